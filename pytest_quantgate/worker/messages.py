@@ -1,0 +1,191 @@
+"""What goes between the test run and a worker process, and nothing else.
+
+Each message is a frozen dataclass whose fields are plain: ``execnet`` carries None, booleans,
+integers, floats, strings, bytes, and lists and tuples of these. Arrays travel as bytes with the
+dtype in the field's description. This module imports only the standard library: it also runs in
+the interpreter of another engine, where this package is not installed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+MessageT = TypeVar("MessageT", bound="Message")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """Base of all messages."""
+
+    def to_wire(self) -> tuple[str, dict[str, Any]]:
+        """Return the message as what ``execnet`` can carry."""
+        return type(self).__name__, {item.name: getattr(self, item.name) for item in fields(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identify(Message):
+    """Ask what the engine is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity(Message):
+    """An engine's own account of itself.
+
+    ``quantizer_sha256`` is over the libraries that make files, ``library_sha256`` over all that
+    compute; ``system_info`` is llama.cpp's line of instruction sets and build options;
+    ``devices`` are the devices that its backends list.
+    """
+
+    kind: str
+    version: str
+    llama_cpp_version: str
+    python_version: str
+    platform: str
+    cpu_name: str
+    system_info: str
+    library_sha256: str
+    quantizer_sha256: str
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantize(Message):
+    """Make a file of another type; ``overrides`` are (pattern, number of the ggml type)."""
+
+    source: str
+    destination: str
+    file_type: int
+    overrides: tuple[tuple[str, int], ...]
+    allow_requantize: bool
+    n_threads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized(Message):
+    """The file stands at the destination."""
+
+    seconds_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenize(Message):
+    """Tokenize a text once with a model's vocabulary and cut it into chunks."""
+
+    model: str
+    text: str
+    n_ctx: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenized(Message):
+    """How a text falls into chunks.
+
+    ``scored_bytes`` has, a chunk, where the bytes of its scored tokens begin and end in the
+    text; ``token_ids_sha256`` a chunk's SHA-256 over its int32 ids as they are decoded.
+    """
+
+    n_tokens: int
+    adds_bos: bool
+    token_ids_sha256: tuple[str, ...]
+    scored_bytes: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Message):
+    """Decode chunks of a text and score the second half of each, as llama-perplexity does.
+
+    ``device`` is ``cpu``, which hides every other device, or a name that ggml lists;
+    ``type_k`` and ``type_v`` are numbers of ggml types.
+    """
+
+    model: str
+    device: str
+    text: str
+    chunks: tuple[int, ...]
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int
+    n_threads: int
+    flash_attention: bool
+    type_k: int
+    type_v: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredChunk(Message):
+    """One chunk's result, sent as soon as it is there.
+
+    ``nll_nats`` is float32, one a scored token; ``nll_sum_nats`` their float64 sum before
+    rounding; ``top_tokens`` int32, the most probable token at each, ties to the lowest id.
+    """
+
+    index: int
+    nll_sum_nats: float
+    nll_nats: bytes
+    top_tokens: bytes
+    token_ids_sha256: str
+    seconds_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored(Message):
+    """All chunks that were asked for have been sent."""
+
+    load_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Message):
+    """The worker is alive: ``done`` of ``total`` units; it also renews the deadline."""
+
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed(Message):
+    """The request cannot be done; the worker lives on. ``kind`` is a verdict's name."""
+
+    kind: str
+    reason: str
+
+
+_KINDS: dict[str, type[Message]] = {
+    kind.__name__: kind
+    for kind in (
+        Identify,
+        Identity,
+        Quantize,
+        Quantized,
+        Tokenize,
+        Tokenized,
+        Score,
+        ScoredChunk,
+        Scored,
+        Progress,
+        Failed,
+    )
+}
+
+
+def from_wire(item: object) -> Message:
+    """Rebuild a message.
+
+    Raises:
+        ValueError: what came over the channel is no message.
+
+    """
+    if (
+        not isinstance(item, tuple)
+        or len(item) != 2
+        or not isinstance(item[1], dict)
+        or item[0] not in _KINDS
+    ):
+        raise ValueError(f"not a message: {str(item)[:200]!r}")
+    kind = _KINDS[item[0]]
+    try:
+        return kind(**item[1])
+    except TypeError as error:
+        raise ValueError(f"not a {item[0]}: {error}") from error

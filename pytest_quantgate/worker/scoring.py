@@ -1,0 +1,190 @@
+"""Perplexity's raw material: the negative log-likelihood of each scored token.
+
+Follows llama.cpp's ``tools/perplexity/perplexity.cpp`` (function ``perplexity`` and
+``log_softmax``): non-overlapping chunks, the first token overwritten by BOS where the
+vocabulary adds one, the second half scored, softmax in float32 with sums in float64.
+
+Runs in the worker alone: standard library, numpy and llama_cpp.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from pytest_quantgate.worker.llama import (
+    EngineRefusal,
+    LogTap,
+    Model,
+    Vocabulary,
+    load_vocabulary,
+)
+from pytest_quantgate.worker.messages import (
+    Message,
+    Progress,
+    Score,
+    Scored,
+    ScoredChunk,
+    Tokenize,
+    Tokenized,
+)
+
+Send = Callable[[Message], None]
+
+_ROWS_AT_ONCE = 64  # rows of logits in float32 work arrays: 64 · 256k tokens · 4 B = 64 MiB
+
+
+def read_text(path: str) -> bytes:
+    """Read a text as ``llama-perplexity -f`` does: bytes, less one trailing newline."""
+    data = Path(path).read_bytes()
+    return data[:-1] if data.endswith(b"\n") else data
+
+
+def first_scored(n_ctx: int) -> int:
+    """Return the first position of a chunk whose logits are used."""
+    return n_ctx // 2
+
+
+def score_rows(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Negative log-likelihood of the targets, and the top token of each row.
+
+    Args:
+        logits: float32, shape (n, n_vocab).
+        targets: integer ids, shape (n,).
+
+    Returns:
+        ``nll`` float64 in nats, shape (n,); ``top`` int32, shape (n,), ties to the lowest id.
+
+    """
+    count = len(targets)
+    nll = np.empty(count, dtype=np.float64)
+    top = np.empty(count, dtype=np.int32)
+    for start in range(0, count, _ROWS_AT_ONCE):
+        rows = logits[start : start + _ROWS_AT_ONCE]
+        wanted = targets[start : start + len(rows)]
+        best = rows.argmax(axis=1)
+        index = np.arange(len(rows))
+        peak = rows[index, best]
+        sums = np.exp(rows - peak[:, None]).sum(axis=1, dtype=np.float64)
+        part = slice(start, start + len(rows))
+        nll[part] = np.log(sums) - (rows[index, wanted] - peak).astype(np.float64)
+        top[part] = best
+    return nll, top
+
+
+class Scorer:
+    """Scores chunks; keeps the last model and the last text's tokens between requests."""
+
+    def __init__(self, send: Send, log: LogTap) -> None:
+        self._send = send
+        self._log = log
+        self._model: Model | None = None
+        self._model_key: Message | None = None
+        self._tokens: np.ndarray | None = None
+        self._text: str | None = None
+
+    def tokenize(self, request: Tokenize) -> Tokenized:
+        """Answer how the text falls into chunks."""
+        vocabulary, free = load_vocabulary(request.model, self._log)
+        try:
+            tokens = vocabulary.tokenize(read_text(request.text))
+            ends = np.concatenate([[0], np.cumsum(_piece_lengths(tokens, vocabulary))])
+            n_ctx, hashes, spans = request.n_ctx, [], []
+            for index in range(len(tokens) // n_ctx):
+                chunk = chunk_tokens(tokens, index, n_ctx, vocabulary)
+                hashes.append(hashlib.sha256(chunk.tobytes()).hexdigest())
+                start = index * n_ctx
+                scored = start + first_scored(n_ctx) + 1
+                spans.append((int(ends[scored]), int(ends[start + n_ctx])))
+            return Tokenized(
+                n_tokens=len(tokens),
+                adds_bos=vocabulary.adds_bos,
+                token_ids_sha256=tuple(hashes),
+                scored_bytes=tuple(spans),
+            )
+        finally:
+            free()
+
+    def score(self, request: Score) -> Scored:
+        """Decode the chunks in the order asked for and send each one's result."""
+        started = time.perf_counter()
+        model = self._open(request)
+        load_s = time.perf_counter() - started
+        tokens = self._tokenize(request.text, model.vocabulary)
+        n_ctx, first = request.n_ctx, first_scored(request.n_ctx)
+        n_chunks = len(tokens) // n_ctx
+        for index in request.chunks:
+            if not 0 <= index < n_chunks:
+                raise EngineRefusal(f"the text has {n_chunks} chunks, not a chunk {index}")
+            begun = time.perf_counter()
+            chunk = chunk_tokens(tokens, index, n_ctx, model.vocabulary)
+            logits = model.decode(chunk, first)
+            nll, top = score_rows(logits[: n_ctx - 1 - first], chunk[first + 1 :])
+            self._send(
+                ScoredChunk(
+                    index=index,
+                    nll_sum_nats=float(nll.sum()),
+                    nll_nats=nll.astype(np.float32).tobytes(),
+                    top_tokens=top.tobytes(),
+                    token_ids_sha256=hashlib.sha256(chunk.tobytes()).hexdigest(),
+                    seconds_s=time.perf_counter() - begun,
+                )
+            )
+        return Scored(load_s=load_s)
+
+    def close(self) -> None:
+        """Free the model; a quantizer that runs next needs its memory."""
+        if self._model is not None:
+            self._model.close()
+        self._model = self._model_key = self._tokens = self._text = None
+
+    def _open(self, request: Score) -> Model:
+        key = replace(request, text="", chunks=())
+        if self._model is None or self._model_key != key:
+            self.close()
+
+            def loading(fraction: float) -> None:
+                self._send(Progress(what="load", done=int(fraction * 100), total=100))
+
+            self._model = Model(
+                request.model,
+                device=request.device,
+                n_ctx=request.n_ctx,
+                n_batch=request.n_batch,
+                n_ubatch=request.n_ubatch,
+                n_threads=request.n_threads,
+                flash_attention=request.flash_attention,
+                type_k=request.type_k,
+                type_v=request.type_v,
+                log=self._log,
+                on_load=loading,
+            )
+            self._model_key = key
+        return self._model
+
+    def _tokenize(self, text: str, vocabulary: Vocabulary) -> np.ndarray:
+        if self._tokens is None or self._text != text:
+            self._tokens = vocabulary.tokenize(read_text(text))
+            self._text = text
+        return self._tokens
+
+
+def chunk_tokens(
+    tokens: np.ndarray, index: int, n_ctx: int, vocabulary: Vocabulary
+) -> np.ndarray:
+    """Return a chunk's ids as they are decoded: the first one is BOS where one is added."""
+    chunk = tokens[index * n_ctx : (index + 1) * n_ctx].copy()
+    if vocabulary.adds_bos:
+        chunk[0] = vocabulary.bos
+    return chunk
+
+
+def _piece_lengths(tokens: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    unique, inverse = np.unique(tokens, return_inverse=True)
+    lengths = np.array([vocabulary.piece_bytes(int(token)) for token in unique])
+    return lengths[inverse]

@@ -1,0 +1,68 @@
+"""The worker's loop: a request in, progress and a result out.
+
+Runs in the worker alone: standard library, numpy and llama_cpp.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from pytest_quantgate.worker.llama import EngineRefusal, LogTap, identify
+from pytest_quantgate.worker.messages import (
+    Failed,
+    Identify,
+    Message,
+    Quantize,
+    Score,
+    Tokenize,
+    from_wire,
+)
+from pytest_quantgate.worker.quantizing import quantize
+from pytest_quantgate.worker.scoring import Scorer
+
+
+class Channel(Protocol):
+    """The part of an execnet channel that is used."""
+
+    def send(self, item: object) -> None: ...
+
+    def __iter__(self) -> Any: ...
+
+
+def serve(channel: Channel) -> None:
+    """Answer requests until the channel closes."""
+
+    def send(message: Message) -> None:
+        channel.send(message.to_wire())
+
+    log = LogTap()
+    scorer = Scorer(send, log)
+    items: Iterable[object] = channel
+    for item in items:
+        try:
+            send(_answer(from_wire(item), scorer, log, send))
+        except EngineRefusal as error:
+            send(Failed(kind="UNSUPPORTED", reason=str(error)))
+        except MemoryError:
+            send(Failed(kind="CRASHED", reason="out of memory"))
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)
+            send(Failed(kind="CRASHED", reason=f"{type(error).__name__}: {error}"))
+
+
+def _answer(request: Message, scorer: Scorer, log: LogTap, send: Any) -> Message:
+    match request:
+        case Identify():
+            return identify()
+        case Quantize():
+            scorer.close()
+            return quantize(request, log, send)
+        case Tokenize():
+            return scorer.tokenize(request)
+        case Score():
+            return scorer.score(request)
+        case _:
+            raise ValueError(f"not a request: {type(request).__name__}")
