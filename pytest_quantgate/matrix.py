@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pytest_quantgate.config import Settings
@@ -26,11 +27,15 @@ class Cell:
     text: str
 
 
-def model_formats(settings: Settings, model: str) -> tuple[Format, ...]:
+def model_formats(
+    settings: Settings, model: str, full_precision: str | None = None
+) -> tuple[Format, ...]:
     """Return the formats in which the profile wants a model.
 
     A model with files of its own comes in the formats of these files that the profile lists or,
-    if the profile lists none of them, in all of them.
+    if the profile lists none of them, in all of them. Where the source is of full precision,
+    that type is the reference: it takes the place of another full precision in the list, since
+    BF16 turned into F16 would be a loss of its own.
 
     Raises:
         ConfigError: a file's key is no format.
@@ -38,25 +43,36 @@ def model_formats(settings: Settings, model: str) -> tuple[Format, ...]:
     """
     files = settings.models[model].files
     if files is None:
-        return settings.formats
+        if full_precision is None:
+            return settings.formats
+        own_type = find_format(full_precision)
+        swapped = (
+            own_type if item.is_full_precision else item for item in settings.formats
+        )
+        return tuple(dict.fromkeys(swapped))
     own = tuple(find_format(name, settings.recipes) for name in files)
     wanted = {item.name for item in settings.formats}
     return tuple(item for item in own if item.name in wanted) or own
 
 
-def expand(settings: Settings) -> tuple[Cell, ...]:
+def expand(
+    settings: Settings, full_precision: Mapping[str, str] | None = None
+) -> tuple[Cell, ...]:
     """Return the cells of the active profile, in the profile's order.
+
+    ``full_precision`` has the source's type of each model whose source is F32, BF16 or F16.
 
     Raises:
         ConfigError: two cells would have one id.
 
     """
     cells = []
+    own = full_precision or {}
     profile = settings.profile
     for model in profile.models:
         for text in profile.texts:
             for device in profile.devices:
-                for item in model_formats(settings, model):
+                for item in model_formats(settings, model, own.get(model)):
                     parts = [model, item.name, device]
                     if len(profile.texts) > 1:
                         parts.append(text)

@@ -1,0 +1,153 @@
+"""From a cell to its file: an existing one, the source itself, or one that is quantized now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_quantgate.artifacts.cache import Cache, key_of, read_json, write_json
+from pytest_quantgate.engines import Engine, OnReply
+from pytest_quantgate.errors import CellUnavailable
+from pytest_quantgate.formats import FILE_TYPES, FULL_PRECISION, TENSOR_TYPES, Format
+from pytest_quantgate.models.gguf_file import GgufFile, TensorDigest, digest_tensors, read_gguf
+from pytest_quantgate.models.source import Model
+from pytest_quantgate.worker.messages import Quantize
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellFile:
+    """The file that a cell measures.
+
+    ``source_sha256`` identifies what it was made from, None for a user's own file;
+    ``quantizer_sha256`` and ``quantizer_cpu`` what made it, None where nothing was made.
+    """
+
+    header: GgufFile
+    sha256: str
+    tensors: tuple[TensorDigest, ...]
+    tensor_data_sha256: str
+    source_sha256: str | None
+    quantizer_sha256: str | None
+    quantizer_cpu: str | None
+
+    @property
+    def path(self) -> Path:
+        return self.header.files[0]
+
+
+class Files:
+    """Finds and makes the files of cells.
+
+    Args:
+        cache: where made files are kept.
+        n_threads: threads for quantizing.
+        hold_device: a context in which nothing else computes on this host's CPU.
+
+    """
+
+    def __init__(self, cache: Cache, n_threads: int, hold_device: Callable[[], Any]) -> None:
+        self._cache = cache
+        self._n_threads = n_threads
+        self._hold_device = hold_device
+
+    def cell_file(
+        self, model: Model, wanted: Format, engine: Engine, on_reply: OnReply
+    ) -> CellFile:
+        """Return the file of a model in a format.
+
+        Raises:
+            CellUnavailable: a pinned SHA-256 does not match.
+            CellError: the engine could not make the file.
+
+        """
+        if model.source is None:
+            header = model.files[wanted.name]
+            sha256 = self._hash(header)
+            _check_pin(model, wanted.name, header, sha256)
+            return self._describe(header, sha256, None, None)
+        source_sha256 = self._hash(model.source)
+        _check_pin(model, "", model.source, source_sha256)
+        if wanted.is_full_precision and wanted.name == model.source.main_type():
+            return self._describe(model.source, source_sha256, source_sha256, None)
+        origin, origin_sha256 = model.source, source_sha256
+        if model.is_requantized:
+            full = Format(name="F16", file_type=FILE_TYPES["F16"])
+            origin, origin_sha256 = self._quantized(
+                model.source, source_sha256, full, engine, on_reply
+            )
+            if wanted.name == full.name:
+                return self._describe(origin, origin_sha256, source_sha256, engine)
+        header, sha256 = self._quantized(origin, origin_sha256, wanted, engine, on_reply)
+        return self._describe(header, sha256, source_sha256, engine)
+
+    def _quantized(
+        self, source: GgufFile, source_sha256: str, wanted: Format, engine: Engine, on_reply: OnReply
+    ) -> tuple[GgufFile, str]:
+        overrides = tuple(
+            (pattern, TENSOR_TYPES[name].number) for pattern, name in wanted.overrides
+        )
+        key = key_of(
+            kind="quantized",
+            source=source_sha256,
+            file_type=wanted.file_type.number,
+            overrides=overrides,
+            imatrix=None,
+            quantizer=engine.identity().quantizer_sha256,
+        )
+
+        def make(path: Path) -> dict[str, Any]:
+            with self._hold_device():
+                reply = engine.quantize(
+                    Quantize(
+                        source=str(source.files[0]),
+                        destination=str(path),
+                        file_type=wanted.file_type.number,
+                        overrides=overrides,
+                        allow_requantize=source.main_type() not in FULL_PRECISION,
+                        n_threads=self._n_threads,
+                    ),
+                    on_reply,
+                )
+            return {"format": wanted.name, "seconds_s": reply.seconds_s}
+
+        entry = self._cache.artifact(key, ".gguf", make)
+        return read_gguf(entry.path), entry.sha256
+
+    def _hash(self, file: GgufFile) -> str:
+        hashes = [self._cache.sha256_of(path) for path in file.files]
+        return hashes[0] if len(hashes) == 1 else key_of(parts=hashes)
+
+    def _describe(
+        self, header: GgufFile, sha256: str, source_sha256: str | None, engine: Engine | None
+    ) -> CellFile:
+        tensors, whole = self._digests(header, sha256)
+        identity = engine.identity() if engine is not None else None
+        return CellFile(
+            header=header,
+            sha256=sha256,
+            tensors=tensors,
+            tensor_data_sha256=whole,
+            source_sha256=source_sha256,
+            quantizer_sha256=identity.quantizer_sha256 if identity else None,
+            quantizer_cpu=identity.system_info if identity else None,
+        )
+
+    def _digests(self, header: GgufFile, sha256: str) -> tuple[tuple[TensorDigest, ...], str]:
+        path = self._cache.sub("digests") / f"{sha256}.json"
+        known = read_json(path)
+        if isinstance(known, dict):
+            return tuple(TensorDigest(**item) for item in known["tensors"]), known["whole"]
+        tensors, whole = digest_tensors(header)
+        write_json(path, {"whole": whole, "tensors": [vars(item) for item in tensors]})
+        return tensors, whole
+
+
+def _check_pin(model: Model, key: str, header: GgufFile, sha256: str) -> None:
+    pinned = model.pinned_sha256.get(key)
+    if pinned is not None and pinned.lower() != sha256:
+        raise CellUnavailable(
+            f"model {model.name!r}: {header.files[0]} has the SHA-256 {sha256}, not the pinned"
+            f" {pinned}; get the right file or change sha256 in [tool.quantgate.models.{model.name}]"
+        )

@@ -1,0 +1,1 @@
+"""Baselines: accepted measurements, one readable JSON a cell, reviewed like code."""

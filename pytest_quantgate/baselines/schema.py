@@ -1,0 +1,151 @@
+"""What a baseline says: units in the names, the identity of all that made it, no pickles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from pytest_quantgate.errors import ConfigError
+
+VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Key(_Part):
+    """What two qualities must share to be comparable; it also names the file."""
+
+    model: str
+    format: str
+    imatrix: str | None
+    text: str
+    n_ctx: int
+    flash_attention: bool
+    type_k: str
+    type_v: str
+    device_kind: str
+
+
+class MadeBy(_Part):
+    """What made the measurement: recorded, not part of the key."""
+
+    engine: str
+    llama_cpp: str
+    library_sha256: str
+    quantizer_sha256: str | None
+    system_info: str
+    cpu: str
+    platform: str
+    n_threads: int
+    n_batch: int
+    n_ubatch: int
+
+
+class Chunks(_Part):
+    """Per-chunk sums in visiting order; the hashes are the first 16 hexadecimal digits."""
+
+    index: tuple[int, ...]
+    tokens: tuple[int, ...]
+    nll_sum_nats: tuple[float, ...]
+    token_ids: tuple[str, ...]
+    top_tokens: tuple[str, ...]
+    document: tuple[int | None, ...]
+
+    @model_validator(mode="after")
+    def _equal_lengths(self) -> Chunks:
+        lengths = {len(getattr(self, name)) for name in type(self).model_fields}
+        if len(lengths) != 1 or lengths == {0}:
+            raise ValueError("the chunks' columns are empty or of unequal length")
+        return self
+
+
+class Perplexity(_Part):
+    """Perplexity, and what a paired comparison with it needs.
+
+    ``per_token_sha256`` names the per-token values where the run's cache still has them.
+    """
+
+    ppl: float
+    text_sha256: str
+    per_token_sha256: str
+    chunks: Chunks
+
+
+class Size(_Part):
+    """The file: its size, and each tensor's type and first 8 digits of its bytes' SHA-256.
+
+    ``tensors`` groups the layers of one tensor name, in file order, as ``TYPE:hash`` words.
+    """
+
+    file_bytes: int
+    bits_per_weight: float
+    fallback_fraction: float
+    tensors: Mapping[str, str]
+
+
+class Anchor(_Part):
+    """The first accepted values, against which slow drift is judged."""
+
+    index: tuple[int, ...]
+    nll_sum_nats: tuple[float, ...]
+    file_bytes: int
+
+
+class Baseline(_Part):
+    """One cell's accepted measurement."""
+
+    version: Literal[1] = VERSION
+    key: Key
+    source_sha256: str | None
+    made_by: MadeBy
+    perplexity: Perplexity
+    size: Size
+    anchor: Anchor
+    reason: str
+
+
+def _render(value: object, depth: int = 0) -> str:
+    """JSON with a key a line and lists on one line, so that a review shows what moved."""
+    if isinstance(value, dict) and value:
+        pad = " " * (depth + 1)
+        lines = (f"{pad}{json.dumps(k)}: {_render(v, depth + 1)}" for k, v in sorted(value.items()))
+        return "{\n" + ",\n".join(lines) + "\n" + " " * depth + "}"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def dump(baseline: Baseline) -> str:
+    """Return the file's text.
+
+    Raises:
+        ValueError: a number that is not finite.
+
+    """
+    return _render(baseline.model_dump(mode="json")) + "\n"
+
+
+def parse(text: str, name: str) -> Baseline:
+    """Read a file's text.
+
+    Raises:
+        ConfigError: no JSON, another version, a field that is missing or wrong.
+
+    """
+    try:
+        raw: Any = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"the baseline {name} is no JSON ({error})") from error
+    if isinstance(raw, dict) and raw.get("version") != VERSION:
+        raise ConfigError(
+            f"the baseline {name} has version {raw.get('version')!r}; this release reads {VERSION}"
+        )
+    try:
+        return Baseline.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"the baseline {name} is damaged: {where}: {first['msg']}") from error

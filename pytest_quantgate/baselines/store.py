@@ -1,0 +1,82 @@
+"""Where baselines are: the project's folder, then those that ship with this package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from pytest_quantgate.baselines.schema import Baseline, Key, parse
+from pytest_quantgate.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a look-up gave: a baseline, or why there is none that can be used.
+
+    ``problem`` is set for a file that is there and cannot be read.
+    """
+
+    path: Path
+    baseline: Baseline | None
+    problem: str | None = None
+
+
+def file_name(key: Key) -> str:
+    """Return a baseline's path below the folder; settings off the common ones are named."""
+    parts = [key.format]
+    if key.imatrix is not None:
+        parts.append(f"imatrix-{key.imatrix}")
+    parts += [key.device_kind, key.text, f"c{key.n_ctx}"]
+    if not key.flash_attention:
+        parts.append("no-fa")
+    if (key.type_k, key.type_v) != ("F16", "F16"):
+        parts.append(f"kv-{key.type_k}-{key.type_v}")
+    return f"{key.model}/{'-'.join(parts)}.json"
+
+
+def shipped_folder() -> Path:
+    """Return the folder of the default profile's baselines in the installed package."""
+    inside = Path(str(files("pytest_quantgate.baselines"))) / "shipped"
+    if inside.is_dir():
+        return inside
+    # In a checkout they stand where they are reviewed.
+    return Path(str(files("pytest_quantgate"))).parent / "baselines"
+
+
+class Store:
+    """Looks baselines up.
+
+    Args:
+        folder: the project's own, where new ones are written.
+        use_shipped: also look among the shipped ones.
+
+    """
+
+    def __init__(self, folder: Path, *, use_shipped: bool) -> None:
+        self.folder = folder
+        self._folders = [folder, *([shipped_folder()] if use_shipped else [])]
+
+    def path(self, key: Key) -> Path:
+        """Return where a cell's baseline is written."""
+        return self.folder / file_name(key)
+
+    def find(self, key: Key) -> Found:
+        """Look a cell's baseline up; a damaged one is never taken for a missing one."""
+        for folder in self._folders:
+            path = folder / file_name(key)
+            try:
+                text = path.read_text(encoding="utf-8")
+            except FileNotFoundError:
+                continue
+            except (OSError, UnicodeDecodeError) as error:
+                return Found(path=path, baseline=None, problem=f"{path} cannot be read: {error}")
+            try:
+                return Found(path=path, baseline=parse(text, str(path)))
+            except ConfigError as error:
+                return Found(path=path, baseline=None, problem=str(error))
+        return Found(path=self.path(key), baseline=None)
+
+    def has_any(self, keys: list[Key]) -> bool:
+        """Tell whether any of the keys has a file, readable or not."""
+        return any((folder / file_name(key)).exists() for folder in self._folders for key in keys)

@@ -1,0 +1,101 @@
+"""A model's tensors as a baseline keeps them, and what changed between two."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from pytest_quantgate.models.gguf_file import TensorDigest
+
+_LAYER = re.compile(r"^blk\.(\d+)\.")
+HASH_DIGITS = 8
+
+
+def pack_tensors(tensors: Iterable[TensorDigest]) -> dict[str, str]:
+    """Group tensors by name without the layer: ``blk.*.attn_k.weight`` → ``TYPE:hash`` words.
+
+    Each word stands for one layer, as ``LAYER=TYPE:hash``; a tensor outside the layers is one
+    word without a layer.
+    """
+    groups: dict[str, list[str]] = {}
+    for tensor in tensors:
+        match = _LAYER.match(tensor.name)
+        word = f"{tensor.type}:{tensor.sha256[:HASH_DIGITS]}"
+        if match is None:
+            groups[tensor.name] = [word]
+        else:
+            groups.setdefault(_LAYER.sub("blk.*.", tensor.name), []).append(f"{match[1]}={word}")
+    return {name: " ".join(words) for name, words in groups.items()}
+
+
+def _unpack(packed: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    tensors = {}
+    for name, words in packed.items():
+        for word in words.split():
+            layer, equals, rest = word.partition("=")
+            kind, _, digest = (rest if equals else word).partition(":")
+            full = name.replace("blk.*.", f"blk.{layer}.") if equals else name
+            tensors[full] = (kind, digest)
+    return tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorChanges:
+    """What differs: ``types_changed`` are (name, old type, new type)."""
+
+    n_tensors: int
+    types_changed: tuple[tuple[str, str, str], ...]
+    bytes_changed: tuple[str, ...]
+    added_or_gone: tuple[str, ...]
+
+    @property
+    def any(self) -> bool:
+        return bool(self.types_changed or self.bytes_changed or self.added_or_gone)
+
+    def describe_types(self) -> str:
+        """Say which tensors changed type, from what to what."""
+        moves: dict[tuple[str, str, str], list[str]] = {}
+        for name, old, new in self.types_changed:
+            match = _LAYER.match(name)
+            kind = _LAYER.sub("", name).removesuffix(".weight")
+            moves.setdefault((kind, old, new), []).append(f"blk.{match[1]}" if match else "")
+        parts = []
+        for (kind, old, new), where in moves.items():
+            named = [item for item in where if item]
+            some = ", ".join(named[:4]) + (" …" if len(named) > 4 else "")
+            parts.append(f"{kind} {old} → {new}{f' in {some}' if some else ''}")
+        return (
+            f"{len(self.types_changed)} of {self.n_tensors} tensors changed type"
+            f" ({'; '.join(parts)})"
+        )
+
+    def describe(self) -> str:
+        """Say all that changed in one phrase."""
+        parts = []
+        if self.types_changed:
+            parts.append(self.describe_types())
+        if self.bytes_changed:
+            some = ", ".join(self.bytes_changed[:3]) + (" …" if len(self.bytes_changed) > 3 else "")
+            parts.append(
+                f"{len(self.bytes_changed)} of {self.n_tensors} tensors changed bytes ({some})"
+            )
+        if self.added_or_gone:
+            parts.append(f"tensors added or gone: {', '.join(self.added_or_gone[:4])}")
+        return "; ".join(parts) or f"all {self.n_tensors} tensors same"
+
+
+def compare_tensors(before: Mapping[str, str], after: Mapping[str, str]) -> TensorChanges:
+    """Compare two packed tables of tensors."""
+    old, new = _unpack(before), _unpack(after)
+    common = [name for name in new if name in old]
+    return TensorChanges(
+        n_tensors=len(new),
+        types_changed=tuple(
+            (name, old[name][0], new[name][0]) for name in common if old[name][0] != new[name][0]
+        ),
+        bytes_changed=tuple(
+            name for name in common if old[name][0] == new[name][0] and old[name] != new[name]
+        ),
+        added_or_gone=tuple(sorted(set(old) ^ set(new))),
+    )

@@ -1,0 +1,392 @@
+"""A cell's way through the gate: measure up to a look, judge, go on until it is decided."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pytest_quantgate import statistics
+from pytest_quantgate.artifacts.files import CellFile
+from pytest_quantgate.artifacts.measurements import per_token_sha256
+from pytest_quantgate.baselines.schema import (
+    Anchor,
+    Baseline,
+    Chunks,
+    MadeBy,
+    Perplexity,
+    Size,
+)
+from pytest_quantgate.baselines.tensors import pack_tensors
+from pytest_quantgate.config import Limits
+from pytest_quantgate.errors import (
+    CellCrashed,
+    CellError,
+    CellInvalid,
+    CellTimeout,
+    CellUnavailable,
+    CellUnsupported,
+)
+from pytest_quantgate.judge import (
+    Observation,
+    conclude,
+    declared_looks,
+    default_limits,
+    judge_perplexity,
+    judge_size,
+    merge_limits,
+)
+from pytest_quantgate.matrix import Cell
+from pytest_quantgate.metrics.perplexity import (
+    PerplexityMeasurement,
+    common_chunks,
+    token_changes,
+)
+from pytest_quantgate.metrics.size import SizeMeasurement
+from pytest_quantgate.report.record import CellRecord, Difference
+from pytest_quantgate.run import Run
+from pytest_quantgate.verdicts import Judgement, Verdict, VerdictKind
+
+FALLBACK_WARNING = 0.25
+"""Share of a file's bytes in fallback types above which the cell says so."""
+
+_VERDICT_OF_ERROR: tuple[tuple[type[CellError], VerdictKind], ...] = (
+    (CellTimeout, VerdictKind.TIMEOUT),
+    (CellUnavailable, VerdictKind.UNAVAILABLE),
+    (CellUnsupported, VerdictKind.UNSUPPORTED),
+    (CellInvalid, VerdictKind.INVALID),
+    (CellCrashed, VerdictKind.CRASHED),
+    (CellError, VerdictKind.CRASHED),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What a test asks of a cell's metric; ``limits`` None asks for all that apply by default."""
+
+    metric: str
+    limits: Limits | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A cell's record, and the baseline that would accept what was measured.
+
+    ``candidate`` is None where nothing acceptable was measured.
+    """
+
+    record: CellRecord
+    verdict: Verdict
+    candidate: Baseline | None
+
+
+def answer(run: Run, cell: Cell, questions: Sequence[Question], *, full: bool = False) -> Answer:
+    """Measure and judge a cell; every error of the cell becomes its verdict.
+
+    Args:
+        run: the run.
+        cell: which cell.
+        questions: what is asked; several of one metric are judged one after the other.
+        full: use the whole budget, whatever a look decides.
+
+    """
+    started = time.perf_counter()
+    run.emit("cell", cell)
+    try:
+        result = _ask(run, cell, questions, full=full)
+    except CellError as error:
+        kind = next(kind for type_, kind in _VERDICT_OF_ERROR if isinstance(error, type_))
+        result = Answer(
+            record=_empty_record(run, cell),
+            verdict=Verdict(kind=kind, reason=str(error)),
+            candidate=None,
+        )
+    verdict = result.verdict
+    record = replace(
+        result.record,
+        verdict=verdict.kind.value,
+        reason=verdict.reason,
+        cause=verdict.cause,
+        judgements=verdict.judgements,
+        seconds_s=time.perf_counter() - started,
+    )
+    run.emit("done", cell, verdict=verdict.kind.value)
+    return Answer(record=record, verdict=verdict, candidate=result.candidate)
+
+
+def _ask(run: Run, cell: Cell, questions: Sequence[Question], *, full: bool) -> Answer:
+    file, size = run.cell_file(cell), run.size(cell)
+    found = run.baseline(cell)
+    asked = [(question, _limits(run, cell, question)) for question in questions]
+    looks = run.looks(cell)
+    reference_cell = run.reference_cell(cell)
+    verdict = Verdict(kind=VerdictKind.MEASURED, reason="measured")
+    perplexity = reference = None
+    for chunks, look in zip(looks, declared_looks(looks), strict=True):
+        perplexity = run.perplexity(cell, chunks)
+        reference = (
+            None if reference_cell == cell else run.perplexity(reference_cell, chunks)
+        )
+        seen = _observe(run, cell, file, size, perplexity, reference, found.baseline)
+        judgements: list[Judgement] = []
+        for question, limits in asked:
+            if question.metric == "perplexity":
+                judgements += judge_perplexity(seen, limits, found.baseline, look)
+            else:
+                judgements += judge_size(seen, limits, found.baseline)
+        judgements += _missing_baseline(run, cell, asked, found.problem, found.baseline)
+        verdict = conclude(
+            judgements,
+            seen,
+            found.baseline,
+            baseline_cpu=found.baseline is not None
+            and found.baseline.made_by.system_info == seen.quantizer_cpu,
+        )
+        compared = any(item.against in {"baseline", "reference"} for item in judgements)
+        undecided = verdict.kind is VerdictKind.INCONCLUSIVE or not compared
+        if not full and not undecided:
+            break
+    assert perplexity is not None
+    record = _record(run, cell, file, size, perplexity, reference)
+    candidate = None
+    if perplexity.is_finite and math.isfinite(perplexity.perplexity):
+        candidate = make_baseline(run, cell, file, size, perplexity, found.baseline)
+    return Answer(record=record, verdict=verdict, candidate=candidate)
+
+
+def _limits(run: Run, cell: Cell, question: Question) -> Limits:
+    """Return the limits of a question: its own, or the configured ones over the defaults."""
+    if question.limits is not None:
+        return question.limits
+    configured = [
+        run.settings.limits[name]
+        for name in ("*", cell.format.name)
+        if name in run.settings.limits
+    ]
+    return merge_limits(default_limits(cell.format), *configured)
+
+
+def _missing_baseline(
+    run: Run,
+    cell: Cell,
+    asked: Sequence[tuple[Question, Limits]],
+    problem: str | None,
+    baseline: Baseline | None,
+) -> list[Judgement]:
+    wanted = any(
+        limits.ppl_vs_baseline is not None or limits.size_vs_baseline is not None
+        for _, limits in asked
+    )
+    if baseline is not None or not wanted:
+        return []
+    command = f'pytest --quant-matrix -k "{cell.id}" --snapshot-update --quant-reason "WHY"'
+    if problem is not None:
+        return [_no_baseline(VerdictKind.NO_BASELINE, f"{problem}; store it anew: {command}")]
+    if not run.gated:
+        return [_no_baseline(VerdictKind.MEASURED, "measured; no baseline is stored yet")]
+    return [
+        _no_baseline(VerdictKind.NO_BASELINE, f"no baseline is stored; store one: {command}")
+    ]
+
+
+def _no_baseline(kind: VerdictKind, reason: str) -> Judgement:
+    # Not "against the baseline": there was nothing to compare with.
+    return Judgement(metric="perplexity", against="nothing", verdict=kind, reason=reason)
+
+
+def _observe(
+    run: Run,
+    cell: Cell,
+    file: CellFile,
+    size: SizeMeasurement,
+    perplexity: PerplexityMeasurement,
+    reference: PerplexityMeasurement | None,
+    baseline: Baseline | None,
+) -> Observation:
+    text = run.text(cell.text)
+    reference_bytes = None
+    if reference is not None:
+        reference_bytes = run.cell_file(run.reference_cell(cell)).header.n_bytes
+    changes = None
+    if baseline is not None:
+        kept = run.measurements.tokens(baseline.perplexity.per_token_sha256)
+        if kept is not None:
+            changes = token_changes(perplexity, kept)
+    return Observation(
+        format=cell.format,
+        perplexity=perplexity,
+        reference=reference,
+        reference_file_bytes=reference_bytes,
+        size=size,
+        tensors=file.tensors,
+        source_sha256=file.source_sha256,
+        text_sha256=text.sha256,
+        text_sha256_with_lf=text.sha256_with_lf,
+        quantizer_cpu=file.quantizer_cpu,
+        same_computation=baseline is not None and _same_computation(run, cell, file, baseline),
+        tokens_changed=changes,
+    )
+
+
+def _same_computation(run: Run, cell: Cell, file: CellFile, baseline: Baseline) -> bool:
+    """Tell whether a CPU is bound to give the baseline's values on every chunk."""
+    made = baseline.made_by
+    identity = run.engine(cell.engine).identity()
+    return (
+        run.settings.devices[cell.device].backend == "cpu"
+        and made.library_sha256 == identity.library_sha256
+        and (made.system_info, made.cpu) == (identity.system_info, identity.cpu_name)
+        and (made.n_batch, made.n_ubatch) == (run.n_batch, run.n_ubatch)
+        and dict(baseline.size.tensors) == pack_tensors(file.tensors)
+    )
+
+
+def make_baseline(
+    run: Run,
+    cell: Cell,
+    file: CellFile,
+    size: SizeMeasurement,
+    perplexity: PerplexityMeasurement,
+    old: Baseline | None,
+) -> Baseline:
+    """Build the baseline that accepts a measurement; it keeps the old one's anchor."""
+    identity = run.engine(cell.engine).identity()
+    sums = tuple(chunk.nll_sum_nats for chunk in perplexity.chunks)
+    indices = tuple(chunk.index for chunk in perplexity.chunks)
+    text_sha256 = run.text(cell.text).sha256
+    comparable = (
+        old is not None
+        and old.perplexity.text_sha256 == text_sha256
+        and old.source_sha256 == file.source_sha256
+    )
+    anchor = Anchor(index=indices, nll_sum_nats=sums, file_bytes=size.file_bytes)
+    return Baseline(
+        key=run.key(cell),
+        source_sha256=file.source_sha256,
+        made_by=MadeBy(
+            engine=f"{identity.kind} {identity.version}",
+            llama_cpp=identity.llama_cpp_version,
+            library_sha256=identity.library_sha256,
+            quantizer_sha256=file.quantizer_sha256,
+            system_info=identity.system_info,
+            cpu=identity.cpu_name,
+            platform=identity.platform,
+            n_threads=run.n_threads,
+            n_batch=run.n_batch,
+            n_ubatch=run.n_ubatch,
+        ),
+        perplexity=Perplexity(
+            ppl=perplexity.perplexity,
+            text_sha256=text_sha256,
+            per_token_sha256=per_token_sha256(perplexity),
+            chunks=Chunks(
+                index=indices,
+                tokens=tuple(chunk.tokens for chunk in perplexity.chunks),
+                nll_sum_nats=sums,
+                token_ids=tuple(chunk.token_ids_sha256[:16] for chunk in perplexity.chunks),
+                top_tokens=tuple(chunk.top_tokens_sha256[:16] for chunk in perplexity.chunks),
+                document=tuple(chunk.document for chunk in perplexity.chunks),
+            ),
+        ),
+        size=Size(
+            file_bytes=size.file_bytes,
+            bits_per_weight=round(size.bits_per_weight, 4),
+            fallback_fraction=round(size.fallback_fraction, 4),
+            tensors=pack_tensors(file.tensors),
+        ),
+        anchor=old.anchor if old is not None and comparable else anchor,
+        reason="",
+    )
+
+
+def _empty_record(run: Run, cell: Cell) -> CellRecord:
+    return CellRecord(
+        id=cell.id,
+        model=cell.model,
+        format=cell.format.name,
+        imatrix=cell.imatrix,
+        device=cell.device,
+        engine=cell.engine,
+        text=cell.text,
+        is_reference=run.reference_cell(cell) == cell,
+        is_requantized=run.model(cell.model).is_requantized,
+        verdict=VerdictKind.MEASURED.value,
+        reason="",
+    )
+
+
+def _notes(cell: Cell, size: SizeMeasurement) -> tuple[str, ...]:
+    notes = []
+    if size.no_effect:
+        types = ", ".join(kind for kind in size.bytes_by_type if kind != "F32")
+        notes.append(
+            f"{cell.format.name} had no effect: no tensor is {cell.format.file_type.main_type},"
+            f" the weights are {types}"
+        )
+    if size.fallback_fraction > FALLBACK_WARNING:
+        notes.append(
+            f"{100 * size.fallback_fraction:.0f} % of the bytes fell back to other types: rows"
+            f" are no multiple of {cell.format.file_type.block_elements}"
+        )
+    return tuple(notes)
+
+
+def _record(
+    run: Run,
+    cell: Cell,
+    file: CellFile,
+    size: SizeMeasurement,
+    perplexity: PerplexityMeasurement,
+    reference: PerplexityMeasurement | None,
+) -> CellRecord:
+    by_domain: dict[str, float] = {}
+    for domain in dict.fromkeys(chunk.domain for chunk in perplexity.chunks):
+        if domain is not None:
+            part = [chunk for chunk in perplexity.chunks if chunk.domain == domain]
+            nats = sum(c.nll_sum_nats for c in part) / sum(c.tokens for c in part)
+            by_domain[domain] = statistics.ppl_change(nats) + 1
+    return replace(
+        _empty_record(run, cell),
+        notes=_notes(cell, size),
+        file_bytes=size.file_bytes,
+        bits_per_weight=size.bits_per_weight,
+        bytes_by_type=size.bytes_by_type,
+        tensors_by_type=size.tensors_by_type,
+        fallbacks=size.fallbacks,
+        fallback_fraction=size.fallback_fraction,
+        file_sha256=file.sha256,
+        tensor_data_sha256=file.tensor_data_sha256,
+        ppl=perplexity.perplexity,
+        chunks=len(perplexity.chunks),
+        tokens=perplexity.n_tokens,
+        chunk_indices=tuple(chunk.index for chunk in perplexity.chunks),
+        chunk_nll_sum_nats=tuple(chunk.nll_sum_nats for chunk in perplexity.chunks),
+        chunk_tokens=tuple(chunk.tokens for chunk in perplexity.chunks),
+        chunk_documents=tuple(chunk.document for chunk in perplexity.chunks),
+        ppl_by_domain=by_domain,
+        ppl_vs_reference=None if reference is None else difference(perplexity, reference),
+    )
+
+
+def difference(seen: PerplexityMeasurement, other: PerplexityMeasurement) -> Difference:
+    """Compare two measurements on their common chunks; the interval is of 95 %."""
+    mine, theirs = common_chunks(seen, other)
+    chunks = [seen.chunks[i] for i in mine]
+    estimate = statistics.compare_paired(
+        [other.chunks[i].nll_sum_nats for i in theirs],
+        [chunk.nll_sum_nats for chunk in chunks],
+        [chunk.tokens for chunk in chunks],
+        [chunk.document for chunk in chunks],
+        [chunk.index for chunk in chunks],
+    )
+    low, high = statistics.ppl_ratio_interval(estimate)
+    return Difference(
+        change=statistics.ppl_change(estimate.mean),
+        low=low,
+        high=high,
+        chunks=estimate.chunks,
+        clusters=estimate.clusters,
+        tokens=estimate.tokens,
+        tokens_changed=token_changes(seen, other).changed,
+    )

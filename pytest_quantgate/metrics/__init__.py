@@ -1,0 +1,1 @@
+"""Metrics: what is observed in a cell. They know nothing of limits or baselines."""

@@ -1,0 +1,132 @@
+"""Perplexity: what llama-perplexity reports, kept chunk by chunk and token by token."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_quantgate.worker.messages import ScoredChunk
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkScore:
+    """One chunk: its place in the text, and what was scored there.
+
+    ``nll_sum_nats`` is the float64 sum over ``tokens`` scored tokens; the hashes are SHA-256 of
+    the decoded int32 ids and of the int32 top tokens. ``document`` and ``domain`` are where most
+    of the scored bytes lie, None where the text declares none.
+    """
+
+    index: int
+    tokens: int
+    nll_sum_nats: float
+    token_ids_sha256: str
+    top_tokens_sha256: str
+    document: int | None
+    domain: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerplexityMeasurement:
+    """The chunks of a cell in the order in which they were visited.
+
+    ``nll_nats`` (float32) and ``top_tokens`` (int32) have shape (chunks, tokens a chunk) and
+    the same order. ``seconds_s`` is decoding time, model loading left out.
+    """
+
+    chunks: tuple[ChunkScore, ...]
+    nll_nats: FloatArray
+    top_tokens: IntArray
+    n_chunks_in_text: int
+    seconds_s: float
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(chunk.tokens for chunk in self.chunks)
+
+    @property
+    def nll_per_token_nats(self) -> float:
+        return math.fsum(chunk.nll_sum_nats for chunk in self.chunks) / self.n_tokens
+
+    @property
+    def perplexity(self) -> float:
+        """Exp of the mean negative log-likelihood; infinite where that overflows."""
+        nats = self.nll_per_token_nats
+        return math.exp(nats) if nats < 700 else math.inf if nats == nats else math.nan
+
+    @property
+    def is_finite(self) -> bool:
+        return all(math.isfinite(chunk.nll_sum_nats) for chunk in self.chunks)
+
+    def first(self, count: int) -> PerplexityMeasurement:
+        """Return the first chunks in visiting order."""
+        return PerplexityMeasurement(
+            chunks=self.chunks[:count],
+            nll_nats=self.nll_nats[:count],
+            top_tokens=self.top_tokens[:count],
+            n_chunks_in_text=self.n_chunks_in_text,
+            seconds_s=self.seconds_s,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenChanges:
+    """How many of the common tokens differ between two measurements, bit for bit."""
+
+    changed: int
+    tokens: int
+    largest_nats: float
+    top_tokens_changed: int
+
+
+def make_chunk(
+    reply: ScoredChunk, document: int | None, domain: str | None
+) -> tuple[ChunkScore, FloatArray, IntArray]:
+    """Turn a worker's reply into a chunk and its arrays of shape (tokens,)."""
+    nll = np.frombuffer(reply.nll_nats, dtype=np.float32)
+    top = np.frombuffer(reply.top_tokens, dtype=np.int32)
+    chunk = ChunkScore(
+        index=reply.index,
+        tokens=len(nll),
+        nll_sum_nats=reply.nll_sum_nats,
+        token_ids_sha256=reply.token_ids_sha256,
+        top_tokens_sha256=hashlib.sha256(reply.top_tokens).hexdigest(),
+        document=document,
+        domain=domain,
+    )
+    return chunk, nll, top
+
+
+def common_chunks(
+    a: PerplexityMeasurement, b: PerplexityMeasurement
+) -> tuple[list[int], list[int]]:
+    """Return the positions in ``a`` and in ``b`` of the chunks that both have, in a's order."""
+    where = {chunk.index: position for position, chunk in enumerate(b.chunks)}
+    pairs = [
+        (position, where[chunk.index])
+        for position, chunk in enumerate(a.chunks)
+        if chunk.index in where
+    ]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def token_changes(a: PerplexityMeasurement, b: PerplexityMeasurement) -> TokenChanges:
+    """Compare two measurements of the same text token by token, on their common chunks."""
+    in_a, in_b = common_chunks(a, b)
+    left, right = a.nll_nats[in_a], b.nll_nats[in_b]
+    differs = left.view(np.int32) != right.view(np.int32)
+    with np.errstate(invalid="ignore"):
+        sizes = np.abs(left.astype(np.float64) - right.astype(np.float64))
+    return TokenChanges(
+        changed=int(np.count_nonzero(differs)),
+        tokens=int(left.size),
+        largest_nats=float(sizes.max()) if sizes.size else 0.0,
+        top_tokens_changed=int(np.count_nonzero(a.top_tokens[in_a] != b.top_tokens[in_b])),
+    )

@@ -1,0 +1,87 @@
+"""Estimates of what a run takes, from the files' headers alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pytest_quantgate.formats import TENSOR_TYPES
+from pytest_quantgate.matrix import Cell
+from pytest_quantgate.run import Run
+
+# A core of 2020 to 2025 decodes batches of 512 at some 40 to 80 GFLOP/s in llama.cpp.
+_FLOPS_PER_THREAD = 5e10
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellPlan:
+    """What one cell would take; disk is 0 for a file that exists."""
+
+    cell: Cell
+    disk_bytes: int
+    memory_bytes: int
+    seconds_s: float
+
+
+def plan_cell(run: Run, cell: Cell) -> CellPlan:
+    """Estimate one cell: nominal bits for a file to be made, two operations a weight and token."""
+    model = run.model(cell.model)
+    profile = run.settings.profile
+    if model.source is None:
+        header = model.files[cell.format.name]
+        made = 0
+        file_bytes = header.n_bytes
+    else:
+        header = model.source
+        file_bytes = int(header.n_parameters * cell.format.nominal_bits_per_weight / 8)
+        is_source = cell.format.is_full_precision and cell.format.name == header.main_type()
+        made = 0 if is_source else file_bytes
+    chunks = run.looks(cell)[-1]
+    operations = 2 * _active_parameters(run, cell) * chunks * profile.n_ctx
+    layers = header.hyperparameter("block_count") or 0
+    width = header.hyperparameter("embedding_length") or 0
+    kv_bytes = (
+        2 * layers * profile.n_ctx * width * TENSOR_TYPES[profile.type_k].bits_per_weight / 8
+    )
+    vocabulary = header.hyperparameter("vocab_size") or 0
+    logits_bytes = 4 * vocabulary * profile.n_ctx
+    quantize_s = made / 4e7
+    return CellPlan(
+        cell=cell,
+        disk_bytes=made,
+        memory_bytes=int(file_bytes + kv_bytes + 2 * logits_bytes),
+        seconds_s=operations / (_FLOPS_PER_THREAD * run.n_threads) + quantize_s,
+    )
+
+
+def _active_parameters(run: Run, cell: Cell) -> float:
+    """Return the weights that one token uses: of the experts only the chosen ones."""
+    header = run.model(cell.model).any_file
+    experts = header.hyperparameter("expert_count")
+    used = header.hyperparameter("expert_used_count")
+    share = used / experts if experts and used else 1.0
+    return sum(
+        tensor.n_elements * (share if "_exps." in tensor.name else 1.0)
+        for tensor in header.tensors
+    )
+
+
+def plan_lines(run: Run) -> list[str]:
+    """Return the plan as lines: a cell each, then the sum."""
+    plans = [plan_cell(run, cell) for cell in run.cells]
+    lines = [f"profile {run.settings.profile_name}: {len(plans)} cells, nothing was run", ""]
+    width = max(len(plan.cell.id) for plan in plans)
+    for plan in plans:
+        looks = ", ".join(str(look) for look in run.looks(plan.cell))
+        lines.append(
+            f"{plan.cell.id.ljust(width)}  disk {plan.disk_bytes / 1e6:8,.0f} MB"
+            f"  memory {plan.memory_bytes / 1e6:8,.0f} MB  up to {plan.seconds_s / 60:6.1f} min"
+            f"  looks at {looks} chunks"
+        )
+    minutes = sum(plan.seconds_s for plan in plans) / 60
+    lines += [
+        "",
+        f"in all: disk {sum(plan.disk_bytes for plan in plans) / 1e9:.2f} GB in"
+        f" {run.cache.folder}, memory {max(plan.memory_bytes for plan in plans) / 1e9:.2f} GB"
+        f" at once, up to about {minutes:.0f} min on {run.n_threads} threads",
+    ]
+    return lines

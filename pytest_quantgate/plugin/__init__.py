@@ -1,0 +1,152 @@
+"""The pytest plugin. This module only routes: what is heavy is imported when it is asked for.
+
+A run without ``--quant-matrix`` and without one of the markers or fixtures in a test imports
+neither numpy nor llama_cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_quantgate.plugin.fixtures import (  # noqa: F401 # found by pytest as fixtures
+    _quant_point,
+    quant_baseline,
+    quant_cell,
+    quant_device,
+    quant_engine,
+    quant_format,
+    quant_imatrix,
+    quant_model,
+    quant_text,
+)
+from pytest_quantgate.plugin.markers import MARKERS, QUANT_FIXTURES
+from pytest_quantgate.plugin.options import add_options, read_options
+from pytest_quantgate.plugin.state import STATE, State
+
+if TYPE_CHECKING:
+    from pytest_quantgate.engines import Engine
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options."""
+    add_options(parser)
+
+
+class Hooks:
+    """Hooks that other plugins and conftest files may implement."""
+
+    @pytest.hookspec(firstresult=True)
+    def pytest_quantgate_make_engine(self, name: str, settings: Any, log: Any) -> Engine | None:
+        """Return an engine of a name from the configuration, None for the usual one."""
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare our hooks."""
+    pluginmanager.add_hookspecs(Hooks)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers; check all settings now where the matrix was asked for."""
+    for marker in MARKERS.values():
+        config.addinivalue_line("markers", f"{marker.name}{marker.signature}: {marker.help}")
+    state = State(config=config, options=read_options(config))
+    config.stash[STATE] = state
+    if state.options.matrix:
+        from pytest_quantgate.plugin.matrix_suite import prepare
+
+        prepare(state)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the worker processes."""
+    state = config.stash.get(STATE, None)
+    if state is not None:
+        state.close()
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Answer ``--quant-plan`` instead of running tests."""
+    if not config.getoption("quant_plan"):
+        return None
+    from pytest_quantgate.plugin.plan import print_plan
+
+    return print_plan(config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(
+    session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Add the built-in suite before other plugins deselect by ``-k`` and ``-m``."""
+    state = config.stash[STATE]
+    if state.options.matrix:
+        from pytest_quantgate.plugin.matrix_suite import collect
+
+        items.extend(collect(session, state))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Parametrize a test that asks for one of the fixtures; check its markers."""
+    used = QUANT_FIXTURES.intersection(metafunc.fixturenames)
+    marked = [mark for mark in metafunc.definition.iter_markers() if mark.name in MARKERS]
+    if used or marked:
+        from pytest_quantgate.plugin.parametrize import generate
+
+        generate(metafunc, used, marked)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """After a test's own body, judge its cell by its markers."""
+    if not hasattr(item, "callspec") or "_quant_point" not in item.callspec.params:
+        yield
+        return
+    from pytest_quantgate.plugin.gating import gate
+
+    yield from gate(item)
+
+
+def pytest_report_teststatus(
+    report: pytest.TestReport, config: pytest.Config
+) -> tuple[str, str, str] | None:
+    """Show a built-in test as a line with its figures instead of a dot."""
+    state = config.stash.get(STATE, None)
+    if state is None or state.progress is None:
+        return None
+    answer: tuple[str, str, str] | None = state.progress.test_status(report)
+    return answer
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Start to show progress, in the process that has the terminal."""
+    state = session.config.stash[STATE]
+    if state.options.matrix and not state.is_xdist_worker:
+        from pytest_quantgate.plugin.terminal import Progress
+
+        state.progress = Progress.start(state)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Make a gated run that judged no cell red."""
+    state = session.config.stash[STATE]
+    if state.progress is not None:
+        state.progress.stop()
+    if state.run is not None and not state.is_xdist_worker:
+        from pytest_quantgate.plugin.terminal import check_something_judged
+
+        check_something_judged(session, state)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print the table and write the report, once: in the process with the terminal."""
+    state = config.stash[STATE]
+    if state.run is not None and not state.is_xdist_worker:
+        from pytest_quantgate.plugin.terminal import summarize
+
+        summarize(terminalreporter, state)

@@ -1,0 +1,71 @@
+"""The public fixtures. A test that asks for one is parametrized over the active profile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_quantgate.plugin.state import STATE
+
+if TYPE_CHECKING:
+    from pytest_quantgate.baselines.schema import Baseline
+    from pytest_quantgate.formats import Format
+    from pytest_quantgate.measured import MeasuredCell
+    from pytest_quantgate.plugin.parametrize import Point
+
+
+@pytest.fixture(scope="session")
+def _quant_point(request: pytest.FixtureRequest) -> Point:
+    point: Point = request.param
+    return point
+
+
+@pytest.fixture(scope="session")
+def quant_cell(_quant_point: Point, pytestconfig: pytest.Config) -> MeasuredCell:
+    """One cell of the profile; its figures are measured when they are first read."""
+    from pytest_quantgate.measured import MeasuredCell
+
+    return MeasuredCell(pytestconfig.stash[STATE].open_run(), _quant_point.cell)
+
+
+@pytest.fixture(scope="session")
+def quant_baseline(_quant_point: Point, pytestconfig: pytest.Config) -> Baseline | None:
+    """The cell's stored baseline, None if there is none."""
+    return pytestconfig.stash[STATE].open_run().baseline(_quant_point.cell).baseline
+
+
+@pytest.fixture(scope="session")
+def quant_model(_quant_point: Point) -> str:
+    """The name of a model of the profile."""
+    return _quant_point.cell.model
+
+
+@pytest.fixture(scope="session")
+def quant_format(_quant_point: Point) -> Format:
+    """A format of the profile."""
+    return _quant_point.cell.format
+
+
+@pytest.fixture(scope="session")
+def quant_device(_quant_point: Point) -> str:
+    """The name of a device of the profile."""
+    return _quant_point.cell.device
+
+
+@pytest.fixture(scope="session")
+def quant_imatrix(_quant_point: Point) -> str | None:
+    """The name of an importance matrix of the profile, None for none."""
+    return _quant_point.cell.imatrix
+
+
+@pytest.fixture(scope="session")
+def quant_engine(_quant_point: Point) -> str:
+    """The name of the profile's engine."""
+    return _quant_point.cell.engine
+
+
+@pytest.fixture(scope="session")
+def quant_text(_quant_point: Point) -> str:
+    """The name of a text of the profile."""
+    return _quant_point.cell.text

@@ -1,0 +1,118 @@
+"""Judges a test's cell by the test's markers, after the test's own body."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator
+from dataclasses import replace
+
+import pytest
+
+from pytest_quantgate.artifacts.cache import write_json
+from pytest_quantgate.baselines.schema import Baseline
+from pytest_quantgate.errors import CellError
+from pytest_quantgate.gate import Answer, answer
+from pytest_quantgate.matrix import Cell
+from pytest_quantgate.plugin.markers import MARKERS, read_marker
+from pytest_quantgate.plugin.parametrize import Point
+from pytest_quantgate.plugin.state import STATE, State
+from pytest_quantgate.report.record import CellRecord, to_plain
+from pytest_quantgate.run import Run
+from pytest_quantgate.verdicts import Verdict, VerdictKind
+
+_NEVER_ACCEPTED = frozenset(
+    {
+        VerdictKind.INVALID,
+        VerdictKind.CRASHED,
+        VerdictKind.TIMEOUT,
+        VerdictKind.UNAVAILABLE,
+        VerdictKind.UNSUPPORTED,
+        VerdictKind.INCONCLUSIVE,
+    }
+)
+
+
+def gate(item: pytest.Item) -> Generator[None, None, None]:
+    """Run a test's body, then judge; a body that could not measure gets the cell's verdict."""
+    state = item.config.stash[STATE]
+    run = state.open_run()
+    assert isinstance(item, pytest.Function)
+    point: Point = item.callspec.params["_quant_point"]
+    questions = [read_marker(mark) for mark in item.iter_markers() if mark.name in MARKERS]
+    try:
+        yield
+    except CellError:
+        if not point.is_whole_cell:
+            raise
+        # Asked again below: the engine's answer becomes a verdict with its record.
+    else:
+        if not questions:
+            return
+    result = answer(run, point.cell, questions)
+    if state.options.update_baselines and result.verdict.kind is not VerdictKind.PASS:
+        _accept(item, state, run, point.cell, result)
+        return
+    _write_record(run, item.nodeid, result.record)
+    _report(run, point.cell, result.verdict)
+
+
+def _report(run: Run, cell: Cell, verdict: Verdict) -> None:
+    message = f"{verdict.kind.value}: {verdict.reason}"
+    if verdict.cause is not None:
+        message += f"\n{verdict.cause}"
+    optional = cell.format.name in run.settings.profile.optional
+    if verdict.kind is VerdictKind.UNSUPPORTED and optional:
+        pytest.skip(f"{cell.id}: {message}")
+    if not verdict.kind.is_green:
+        pytest.fail(f"{cell.id}: {message}", pytrace=False)
+
+
+def _accept(item: pytest.Function, state: State, run: Run, cell: Cell, result: Answer) -> None:
+    """Store a new baseline through syrupy, or refuse."""
+    kind = result.verdict.kind
+    if kind in _NEVER_ACCEPTED:
+        _write_record(run, item.nodeid, result.record)
+        pytest.fail(
+            f"{cell.id}: not accepted as a baseline: {kind.value}: {result.verdict.reason}",
+            pytrace=False,
+        )
+    full = answer(run, cell, [], full=True)
+    candidate = full.candidate
+    if candidate is None:
+        _write_record(run, item.nodeid, full.record)
+        pytest.fail(f"{cell.id}: not accepted as a baseline: INVALID", pytrace=False)
+    candidate = candidate.model_copy(update={"reason": state.options.reason})
+    old = run.baseline(cell).baseline
+    run.measurements.keep_tokens(run.perplexity(cell, run.looks(cell)[-1]))
+    from pytest_quantgate.baselines.extension import accept
+
+    # The fixture is asked for here, and not by the test, so that users' tests need not name it.
+    snapshot = item._request.getfixturevalue("snapshot")
+    accept(snapshot, run.store, candidate)
+    record = replace(
+        full.record,
+        verdict=kind.value,
+        reason=result.verdict.reason,
+        cause=result.verdict.cause,
+        judgements=result.verdict.judgements,
+        accepted=_moved(old, candidate),
+    )
+    _write_record(run, item.nodeid, record)
+
+
+def _moved(old: Baseline | None, new: Baseline) -> str:
+    """Say old → new → Δ for the review."""
+    ppl, size = new.perplexity.ppl, new.size.file_bytes
+    if old is None:
+        return f"PPL {ppl:.4f}, {size:,} bytes (new)"
+    before = old.perplexity
+    return (
+        f"PPL {before.ppl:.4f} → {ppl:.4f} ({100 * (ppl / before.ppl - 1):+.3f} %),"
+        f" {old.size.file_bytes:,} → {size:,} bytes"
+        f" ({100 * (size / old.size.file_bytes - 1):+.2f} %)"
+    )
+
+
+def _write_record(run: Run, nodeid: str, record: CellRecord) -> None:
+    name = hashlib.sha256(nodeid.encode()).hexdigest()[:16]
+    write_json(run.folder / "records" / f"{name}.json", to_plain(record))

@@ -1,0 +1,126 @@
+"""The ``--quant-*`` options, read once.
+
+Nothing heavy is imported here: this module is loaded in every pytest run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_quantgate.config import Overrides
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line says; the lists are still comma-separated text."""
+
+    matrix: bool
+    plan: bool
+    profile: str | None
+    models: str | None
+    formats: str | None
+    devices: str | None
+    texts: str | None
+    engine: str | None
+    report: str | None
+    cache: str | None
+    reason: str | None
+    run_id: str | None
+    update_baselines: bool
+
+    def overrides(self) -> Overrides:
+        """Return what the command line says instead of the configuration."""
+        from pytest_quantgate.config import Overrides
+
+        return Overrides(
+            profile=self.profile,
+            models=_split(self.models),
+            formats=_split(self.formats),
+            devices=_split(self.devices),
+            texts=_split(self.texts),
+            engine=self.engine,
+            report=self.report,
+            cache_dir=self.cache,
+        )
+
+
+def _split(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare the options; a list is comma-separated, so that it eats no path."""
+    group = parser.getgroup("quantgate", "quality gates for quantized GGUF models")
+    add = group.addoption
+    add(
+        "--quant-matrix",
+        dest="quant_matrix",
+        action="store_true",
+        help="add the built-in suite for the active profile; without paths, run only it",
+    )
+    add(
+        "--quant-plan",
+        dest="quant_plan",
+        action="store_true",
+        help="print the cells, disk, memory and minutes that a run would take; run nothing",
+    )
+    add("--quant-profile", dest="quant_profile", metavar="NAME", help="the profile to run")
+    add(
+        "--quant-model",
+        dest="quant_models",
+        metavar="LIST",
+        help="models instead of the profile's: names, paths of GGUF files, package:NAME/FILE",
+    )
+    add(
+        "--quant-formats",
+        dest="quant_formats",
+        metavar="LIST",
+        help="formats instead of the profile's, as Q8_0,Q4_K_M",
+    )
+    add("--quant-devices", dest="quant_devices", metavar="LIST", help="devices, as cpu,CUDA0")
+    add("--quant-engine", dest="quant_engine", metavar="NAME", help="the engine to measure")
+    add(
+        "--quant-text",
+        dest="quant_texts",
+        metavar="LIST",
+        help="texts instead of the profile's: names, or paths of .txt, .raw or .md files",
+    )
+    add(
+        "--quant-report",
+        dest="quant_report",
+        metavar="PATH",
+        help="write the run record: .json, or a report of it: .md",
+    )
+    add("--quant-cache", dest="quant_cache", metavar="DIR", help="the cache's folder")
+    add(
+        "--quant-reason",
+        dest="quant_reason",
+        metavar="TEXT",
+        help="why new baselines are accepted; stored with --snapshot-update",
+    )
+    # Carries the run's name from the controller to pytest-xdist's workers.
+    add("--quant-run-id", dest="quant_run_id", default=None, help="(internal) the run's name")
+
+
+def read_options(config: pytest.Config) -> Options:
+    """Read the options, syrupy's ``--snapshot-update`` too."""
+    get = config.getoption
+    return Options(
+        matrix=get("quant_matrix") or get("quant_plan"),
+        plan=get("quant_plan"),
+        profile=get("quant_profile"),
+        models=get("quant_models"),
+        formats=get("quant_formats"),
+        devices=get("quant_devices"),
+        texts=get("quant_texts"),
+        engine=get("quant_engine"),
+        report=get("quant_report"),
+        cache=get("quant_cache"),
+        reason=get("quant_reason"),
+        run_id=get("quant_run_id"),
+        update_baselines=bool(get("update_snapshots", False)),
+    )

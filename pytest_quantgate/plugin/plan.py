@@ -1,0 +1,21 @@
+"""``--quant-plan``: what a run would take, without running anything."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from pytest_quantgate.plugin.state import STATE
+from pytest_quantgate.planning import plan_lines
+
+
+def print_plan(config: pytest.Config) -> int:
+    """Print the plan in place of a test session, as ``--help`` does."""
+    config._do_configure()
+    try:
+        for line in plan_lines(config.stash[STATE].open_run()):
+            sys.stdout.write(line + "\n")
+    finally:
+        config._ensure_unconfigure()
+    return 0

@@ -1,0 +1,219 @@
+"""What a person sees: a live line or plain lines while it runs, a table at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from pytest_quantgate.artifacts.cache import read_json
+from pytest_quantgate.plugin.matrix_suite import SUITE_NODE
+from pytest_quantgate.plugin.state import State
+from pytest_quantgate.report.record import CellRecord, RunRecord, cell_from_plain
+from pytest_quantgate.report.table import make_tables, text_lines
+from pytest_quantgate.report.write import write_report
+from pytest_quantgate.run import Run
+from pytest_quantgate.verdicts import VerdictKind
+
+_POLL_S = 0.2
+_LINE_EVERY_S = 15.0  # how often a log without a terminal gets a line
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What the run's events add up to."""
+
+    n_cells: int
+    started_s: float
+    done: set[str] = field(default_factory=set)
+    cell: str = ""
+    step: str = ""
+    part: float = 0.0
+
+    def take(self, event: dict[str, object]) -> None:
+        """Take one event in."""
+        self.cell = str(event["cell"])
+        match event["event"]:
+            case "done":
+                self.done.add(self.cell)
+                self.part = 0.0
+            case "score":
+                done, total = int(str(event["done"])), int(str(event["total"]))
+                self.step = f"chunk {done}/{total}"
+                self.part = done / max(total, 1)
+            case "quantize":
+                done, total = int(str(event["done"])), int(str(event["total"]))
+                self.step = f"quantizing {done}/{total}" if total else "preparing the file"
+
+    def line(self) -> str:
+        """Return the line that says where the run is."""
+        elapsed = time.time() - self.started_s
+        finished = len(self.done) + self.part
+        left = "time left unknown"
+        if finished >= 0.5:  # noqa: PLR2004 - before half a cell any guess is wild
+            seconds = elapsed / finished * (self.n_cells - finished)
+            left = f"about {_duration(seconds)} left"
+        return f"[{len(self.done)}/{self.n_cells}] {self.cell}: {self.step}, {left}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:  # noqa: PLR2004
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min"
+
+
+class Progress:
+    """Follows the run's events in a thread and shows them on the real standard output.
+
+    What a test process writes is captured, and under pytest-xdist the tests run in other
+    processes; so they append events to a file, and the process with the terminal reads it.
+    """
+
+    def __init__(self, state: State, events: Path, n_cells: int, stream: IO[str]) -> None:
+        self._state = state
+        self._events = events
+        self._stream = stream
+        self._is_terminal = stream.isatty()
+        self._tally = Tally(n_cells=n_cells, started_s=time.time())
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    @classmethod
+    def start(cls, state: State) -> Progress:
+        """Begin to follow a run."""
+        run = state.open_run()
+        # Captured output goes through descriptor 1; this copy stays the real one.
+        stream = os.fdopen(os.dup(sys.__stdout__.fileno()), "w", encoding="utf-8", buffering=1)
+        progress = cls(state, run.folder / "events.jsonl", len(run.cells), stream)
+        progress._thread.start()
+        return progress
+
+    def stop(self) -> None:
+        """Stop following; what is shown live is wiped."""
+        if not self._stop.is_set():
+            self._stop.set()
+            self._thread.join()
+            self._wipe()
+            self._stream.close()
+
+    def test_status(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """Give a built-in test no letter: its line with the figures stands for it."""
+        if report.when == "call" and report.nodeid.startswith(SUITE_NODE):
+            verbose = {"passed": "PASSED", "failed": "FAILED", "skipped": "SKIPPED"}
+            return report.outcome, "", verbose.get(report.outcome, report.outcome)
+        return None
+
+    def _follow(self) -> None:
+        position = 0
+        last_line_s = time.time()
+        while not self._stop.wait(_POLL_S):
+            news, position = self._read(position)
+            for event in news:
+                self._tally.take(event)
+            if not news:
+                continue
+            if self._is_terminal:
+                self._stream.write("\r\x1b[K" + self._tally.line())
+                self._stream.flush()
+            elif time.time() - last_line_s >= _LINE_EVERY_S:
+                last_line_s = time.time()
+                self._stream.write("\n" + self._tally.line())
+                self._stream.flush()
+
+    def _read(self, position: int) -> tuple[list[dict[str, object]], int]:
+        try:
+            with self._events.open("rb") as stream:
+                stream.seek(position)
+                data = stream.read()
+        except FileNotFoundError:
+            return [], position
+        whole = data[: data.rfind(b"\n") + 1]
+        return [json.loads(line) for line in whole.splitlines()], position + len(whole)
+
+    def _wipe(self) -> None:
+        if self._is_terminal:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+
+def read_records(run: Run) -> tuple[CellRecord, ...]:
+    """Read what the tests of this run wrote, a cell once, the worst of several tests."""
+    order = {cell.id: number for number, cell in enumerate(run.cells)}
+    found: dict[str, CellRecord] = {}
+    for path in sorted((run.folder / "records").glob("*.json")):
+        plain = read_json(path)
+        if isinstance(plain, dict):
+            record = cell_from_plain(plain)
+            other = found.get(record.id)
+            if other is None or (other.kind.is_green and not record.kind.is_green):
+                found[record.id] = record
+    return tuple(sorted(found.values(), key=lambda record: order.get(record.id, len(order))))
+
+
+def make_record(state: State, run: Run) -> RunRecord:
+    """Gather the run's record."""
+    try:
+        started = (run.folder / "events.jsonl").stat()
+        begun = min(started.st_mtime, getattr(started, "st_birthtime", started.st_ctime))
+    except FileNotFoundError:
+        begun = time.time()
+    if state.progress is not None:
+        begun = state.progress._tally.started_s
+    return RunRecord(
+        profile=run.settings.profile_name,
+        gated=run.gated,
+        settings=run.settings_used(),
+        engine=run.engine_facts(run.settings.profile.engine),
+        cells=read_records(run),
+        started=datetime.fromtimestamp(begun, tz=UTC).isoformat(timespec="seconds"),
+        seconds_s=time.time() - begun,
+    )
+
+
+def check_something_judged(session: pytest.Session, state: State) -> None:
+    """Make a gated run in which no cell was judged fail."""
+    run = state.open_run()
+    if state.options.matrix and run.gated and not read_records(run):
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+
+def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
+    """Print the table and what to do next, and write the report."""
+    run = state.open_run()
+    record = make_record(state, run)
+    state.close()
+    if not record.cells:
+        if state.options.matrix and run.gated:
+            reporter.write_line("quantgate: no cell was judged, so the gated run is red", red=True)
+        return
+    reporter.section("quantization gate", "=")
+    for table in make_tables(record):
+        first, heading, *rest = text_lines(table)
+        reporter.write_line(first, bold=True)
+        reporter.write_line(heading)
+        for number, line in enumerate(rest):
+            red = number < len(table.rows) and not table.rows[number].is_green
+            reporter.write_line(line, red=red)
+        reporter.write_line("")
+    for cell in record.cells:
+        if cell.accepted:
+            reporter.write_line(f"accepted {cell.id}: {cell.accepted}")
+    if any(cell.kind is VerdictKind.MEASURED for cell in record.cells) and not run.gated:
+        reporter.write_line(
+            "No baseline is stored for this profile: measured, nothing judged. Store them with:"
+        )
+        reporter.write_line(
+            f"  pytest --quant-matrix --quant-profile {record.profile} --snapshot-update"
+            ' --quant-reason "first baselines"'
+        )
+    if run.settings.report is not None:
+        write_report(run.settings.report, record)
+        reporter.write_line(f"wrote {run.settings.report}")

@@ -1,0 +1,1 @@
+"""Reports: a run record, and everything that is made from it alone."""

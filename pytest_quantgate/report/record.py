@@ -1,0 +1,142 @@
+"""The run record: everything measured and judged in a run, as one versioned JSON.
+
+It holds no environment variables, tokens, credentials or host names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pytest_quantgate.verdicts import Judgement, VerdictKind
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """PPL of a cell against another on common chunks; a relative change, 95 % interval."""
+
+    change: float
+    low: float
+    high: float
+    chunks: int
+    clusters: int
+    tokens: int
+    tokens_changed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellRecord:
+    """One cell: what it is, what was measured, what was said.
+
+    ``notes`` are what must be said aloud of it; ``ppl_vs_reference`` is None for the reference
+    itself. Figures are None where the cell could not be measured.
+    """
+
+    id: str
+    model: str
+    format: str
+    imatrix: str | None
+    device: str
+    engine: str
+    text: str
+    is_reference: bool
+    is_requantized: bool
+    verdict: str
+    reason: str
+    cause: str | None = None
+    notes: tuple[str, ...] = ()
+    file_bytes: int | None = None
+    bits_per_weight: float | None = None
+    bytes_by_type: dict[str, int] = field(default_factory=dict)
+    tensors_by_type: dict[str, int] = field(default_factory=dict)
+    fallbacks: tuple[str, ...] = ()
+    fallback_fraction: float | None = None
+    file_sha256: str | None = None
+    tensor_data_sha256: str | None = None
+    ppl: float | None = None
+    chunks: int | None = None
+    tokens: int | None = None
+    chunk_indices: tuple[int, ...] = ()
+    chunk_nll_sum_nats: tuple[float, ...] = ()
+    chunk_tokens: tuple[int, ...] = ()
+    chunk_documents: tuple[int | None, ...] = ()
+    ppl_by_domain: dict[str, float] = field(default_factory=dict)
+    ppl_vs_reference: Difference | None = None
+    judgements: tuple[Judgement, ...] = ()
+    accepted: str | None = None
+    seconds_s: float = 0.0
+
+    @property
+    def kind(self) -> VerdictKind:
+        return VerdictKind(self.verdict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A whole run."""
+
+    profile: str
+    gated: bool
+    settings: dict[str, Any]
+    engine: dict[str, Any]
+    cells: tuple[CellRecord, ...]
+    started: str
+    seconds_s: float
+    warnings: tuple[str, ...] = ()
+    version: int = VERSION
+
+
+def to_plain(record: RunRecord | CellRecord) -> dict[str, Any]:
+    """Return what JSON can hold; numbers that are not finite become their names."""
+    plain: dict[str, Any] = _plain(asdict(record))
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case VerdictKind():
+            return value.value
+        case float() if value != value or value in {float("inf"), float("-inf")}:
+            return str(value)
+        case _:
+            return value
+
+
+def cell_from_plain(plain: dict[str, Any]) -> CellRecord:
+    """Rebuild a cell from its JSON."""
+    fields = dict(plain)
+    for name in (
+        "notes",
+        "fallbacks",
+        "chunk_indices",
+        "chunk_nll_sum_nats",
+        "chunk_tokens",
+        "chunk_documents",
+    ):
+        fields[name] = tuple(fields[name])
+    fields["chunk_nll_sum_nats"] = tuple(float(item) for item in fields["chunk_nll_sum_nats"])
+    if fields["ppl_vs_reference"] is not None:
+        fields["ppl_vs_reference"] = Difference(**_floats(fields["ppl_vs_reference"]))
+    fields["judgements"] = tuple(
+        Judgement(**{**_floats(item), "verdict": VerdictKind(item["verdict"])})
+        for item in fields["judgements"]
+    )
+    if isinstance(fields["ppl"], str):
+        fields["ppl"] = float(fields["ppl"])
+    fields["ppl_by_domain"] = _floats(fields["ppl_by_domain"])
+    return CellRecord(**fields)
+
+
+def _floats(fields: dict[str, Any]) -> dict[str, Any]:
+    """Turn the names of numbers that are not finite back into numbers."""
+    names = {"inf": float("inf"), "-inf": float("-inf"), "nan": float("nan")}
+    return {
+        key: names.get(value, value) if isinstance(value, str) else value
+        for key, value in fields.items()
+    }

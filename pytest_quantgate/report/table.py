@@ -1,0 +1,219 @@
+"""The table of a run: rows made from its record, best first, for the terminal and Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pytest_quantgate import statistics
+from pytest_quantgate.report.record import CellRecord, RunRecord
+
+FAULT_DETECTOR = "fault detector, not a ranking of formats"
+
+HEADINGS = ("format", "size MB", "bits/w", "PPL", "ΔPPL vs reference [95 %]", "verdict", "why")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One cell's line: texts of the columns of ``HEADINGS``."""
+
+    columns: tuple[str, ...]
+    is_green: bool
+    cell: CellRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The cells that can be compared with each other: one model, text and device."""
+
+    title: str
+    caveat: str | None
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+def _number(value: float | None, layout: str) -> str:
+    if value is None:
+        return "–"
+    return format(value, layout) if math.isfinite(value) else str(value)
+
+
+def common_chunks(cells: Iterable[CellRecord]) -> set[int]:
+    """Return the chunks that every measured cell has: only on these are they compared."""
+    sets = [set(cell.chunk_indices) for cell in cells if cell.ppl is not None]
+    return set.intersection(*sets) if sets else set()
+
+
+def perplexity_on(cell: CellRecord, chunks: set[int]) -> float | None:
+    """Return a cell's perplexity on some of its chunks."""
+    picked = [
+        (nats, tokens)
+        for index, nats, tokens in zip(
+            cell.chunk_indices, cell.chunk_nll_sum_nats, cell.chunk_tokens, strict=True
+        )
+        if index in chunks
+    ]
+    if not picked:
+        return None
+    mean = sum(nats for nats, _ in picked) / sum(tokens for _, tokens in picked)
+    return statistics.ppl_change(mean) + 1
+
+
+def _is_worse(cell: CellRecord, other: CellRecord, chunks: set[int]) -> bool:
+    """Tell whether a cell's perplexity is above another's beyond the 95 % interval."""
+    columns = []
+    for record in (other, cell):
+        sums = dict(zip(record.chunk_indices, record.chunk_nll_sum_nats, strict=True))
+        columns.append([sums[index] for index in sorted(chunks)])
+    tokens = dict(zip(cell.chunk_indices, cell.chunk_tokens, strict=True))
+    documents = dict(zip(cell.chunk_indices, cell.chunk_documents, strict=True))
+    estimate = statistics.compare_paired(
+        *columns,
+        [tokens[index] for index in sorted(chunks)],
+        [documents[index] for index in sorted(chunks)],
+        sorted(chunks),
+    )
+    return statistics.interval(estimate)[0] > 0
+
+
+def dominated_by(cell: CellRecord, peers: Sequence[CellRecord], chunks: set[int]) -> str | None:
+    """Return a format that is no larger and better; only for models from full precision."""
+    if cell.is_requantized or cell.ppl is None or cell.file_bytes is None or not chunks:
+        return None
+    for other in peers:
+        if (
+            other.id != cell.id
+            and other.ppl is not None
+            and other.file_bytes is not None
+            and other.file_bytes < cell.file_bytes
+            and _is_worse(cell, other, chunks)
+        ):
+            return other.format
+    return None
+
+
+def _short(text: str, width: int = 60) -> str:
+    first = text.splitlines()[0] if text else ""
+    return first if len(first) <= width else f"{first[: width - 1]}…"
+
+
+def _delta(cell: CellRecord) -> str:
+    if cell.is_reference:
+        return "reference"
+    delta = cell.ppl_vs_reference
+    if delta is None:
+        return "–"
+    if not math.isfinite(delta.high):
+        return f"{100 * delta.change:+.2f} %"
+    return f"{100 * delta.change:+.2f} % [{100 * delta.low:+.2f}, {100 * delta.high:+.2f}]"
+
+
+def _twins(cells: Sequence[CellRecord]) -> list[str]:
+    notes = []
+    first: dict[str, CellRecord] = {}
+    for cell in cells:
+        if cell.tensor_data_sha256 is None:
+            continue
+        twin = first.setdefault(cell.tensor_data_sha256, cell)
+        if twin is not cell:
+            notes.append(f"{cell.format} has the same tensors, byte for byte, as {twin.format}")
+    return notes
+
+
+def make_tables(record: RunRecord) -> tuple[Table, ...]:
+    """Return a table for each model, text and device of a run."""
+    groups: dict[tuple[str, str, str, str], list[CellRecord]] = {}
+    for cell in record.cells:
+        groups.setdefault((cell.model, cell.text, cell.device, cell.engine), []).append(cell)
+    return tuple(_table(key, cells) for key, cells in groups.items())
+
+
+def _table(key: tuple[str, str, str, str], cells: list[CellRecord]) -> Table:
+    model, text, device, engine = key
+    chunks = common_chunks(cells)
+    ppl = {cell.id: perplexity_on(cell, chunks) for cell in cells}
+    ordered = sorted(
+        cells,
+        key=lambda cell: (
+            value if (value := ppl[cell.id]) is not None and math.isfinite(value) else math.inf
+        ),
+    )
+    rows, notes = [], _twins(cells)
+    for cell in ordered:
+        why = _short(cell.reason)
+        better = dominated_by(cell, ordered, chunks)
+        if better is not None:
+            why = f"larger and worse than {better}; {why}"
+        notes += [f"{cell.format}: {note}" for note in cell.notes]
+        size = None if cell.file_bytes is None else cell.file_bytes / 1e6
+        rows.append(
+            Row(
+                columns=(
+                    cell.format,
+                    _number(size, ",.1f"),
+                    _number(cell.bits_per_weight, ".2f"),
+                    _number(ppl[cell.id], ".4f"),
+                    _delta(cell),
+                    "accepted" if cell.accepted else cell.verdict,
+                    why,
+                ),
+                is_green=cell.kind.is_green or cell.accepted is not None,
+                cell=cell,
+            )
+        )
+    engine_part = "" if engine == "default" else f", engine {engine}"
+    return Table(
+        title=f"{model} on {device}, text {text}, {len(chunks)} common chunks{engine_part}",
+        caveat=FAULT_DETECTOR if any(cell.is_requantized for cell in cells) else None,
+        rows=tuple(rows),
+        notes=tuple(notes),
+    )
+
+
+def text_lines(table: Table) -> list[str]:
+    """Lay a table out for a terminal."""
+    lines = [table.title + (f" ({table.caveat})" if table.caveat else "")]
+    grid = [HEADINGS, *(row.columns for row in table.rows)]
+    widths = [max(len(line[i]) for line in grid) for i in range(len(HEADINGS))]
+    for line in grid:
+        padded = [
+            cell.rjust(width) if i in {1, 2, 3} else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return [*lines, *(f"note: {note}" for note in table.notes)]
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def markdown(record: RunRecord) -> str:
+    """Write a run's report as Markdown."""
+    red = [cell for cell in record.cells if not cell.kind.is_green and not cell.accepted]
+    state = "all green" if not red else f"{len(red)} of {len(record.cells)} cells red"
+    lines = [f"# Quantization gate: {state}", ""]
+    lines += [f"Profile `{record.profile}`, {len(record.cells)} cells, {record.seconds_s:.0f} s."]
+    engine = record.engine
+    if "version" in engine:
+        lines += [f"Engine {engine['kind']} {engine['version']} on {engine['cpu_name']}."]
+    for table in make_tables(record):
+        lines += ["", f"## {table.title}", ""]
+        if table.caveat:
+            lines += [f"*{table.caveat.capitalize()}.*", ""]
+        lines.append("| " + " | ".join(HEADINGS) + " |")
+        lines.append("|---|--:|--:|--:|---|---|---|")
+        lines += ["| " + " | ".join(_escape(c) for c in row.columns) + " |" for row in table.rows]
+        lines += [""] + [f"- {note}" for note in table.notes]
+    if red:
+        lines += ["", "## What is red", ""]
+        for cell in red:
+            lines.append(f"- **{cell.id}** {cell.verdict}: {_escape(cell.reason)}")
+            if cell.cause:
+                lines.append(f"  {_escape(cell.cause)}")
+    accepted = [cell for cell in record.cells if cell.accepted]
+    if accepted:
+        lines += ["", "## Accepted as new baselines", ""]
+        lines += [f"- **{cell.id}** {cell.accepted}" for cell in accepted]
+    return "\n".join(lines) + "\n"

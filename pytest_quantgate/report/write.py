@@ -1,0 +1,19 @@
+"""Writes a run's record, or a report of it, by the file's ending."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pytest_quantgate.artifacts.cache import write_atomically
+from pytest_quantgate.report.record import RunRecord, to_plain
+from pytest_quantgate.report.table import markdown
+
+
+def write_report(path: Path, record: RunRecord) -> None:
+    """Write ``.json`` (the record itself) or ``.md``."""
+    if path.suffix == ".md":
+        text = markdown(record)
+    else:
+        text = json.dumps(to_plain(record), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(path, text.encode())

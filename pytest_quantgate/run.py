@@ -1,0 +1,408 @@
+"""One run: from cells to files, measurements, verdicts and records.
+
+The way of the data is the order of the methods of :class:`Run`. Everything that several
+processes of one run need goes through the cache under a lock.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from filelock import FileLock
+
+from pytest_quantgate.artifacts.cache import Cache, key_of, read_json, write_json
+from pytest_quantgate.artifacts.files import CellFile, Files
+from pytest_quantgate.artifacts.measurements import Measurements
+from pytest_quantgate.baselines.schema import Key
+from pytest_quantgate.baselines.store import Found, Store
+from pytest_quantgate.config import Settings
+from pytest_quantgate.engines import Engine
+from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
+from pytest_quantgate.errors import CellError, CellUnavailable, ConfigError
+from pytest_quantgate.formats import FULL_PRECISION, TENSOR_TYPES
+from pytest_quantgate.matrix import Cell, expand, reference_format
+from pytest_quantgate.metrics.perplexity import (
+    ChunkScore,
+    PerplexityMeasurement,
+    make_chunk,
+)
+from pytest_quantgate.metrics.size import SizeMeasurement, measure_size
+from pytest_quantgate.models.source import Model, find_model
+from pytest_quantgate.texts import Text, load_text
+from pytest_quantgate.texts.chunks import ChunkPlan, make_plan
+from pytest_quantgate.worker.messages import Message, Progress, Score, ScoredChunk, Tokenize
+
+MakeEngine = Callable[[str, Settings, Path], Engine | None]
+"""Given an engine's name, the settings and a log file: an engine, or None for the usual one."""
+
+
+def default_threads() -> int:
+    """Return the number of physical cores that this process may use."""
+    physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    try:
+        usable = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        usable = os.cpu_count() or 1
+    return max(1, min(physical, usable))
+
+
+class Run:
+    """One run's state, in each of its processes.
+
+    Args:
+        settings: checked settings.
+        run_id: the same in all processes of a run.
+        make_engine: makes an engine of a name; None or a result of None is the usual one.
+
+    """
+
+    def __init__(
+        self, settings: Settings, run_id: str, make_engine: MakeEngine | None = None
+    ) -> None:
+        self.settings = settings
+        self.run_id = run_id
+        self.cache = Cache(settings.cache_dir, settings.cache_max_bytes)
+        self.folder = self.cache.sub("runs") / run_id
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.n_threads = settings.profile.n_threads or default_threads()
+        self.store = Store(settings.baselines_dir, use_shipped=settings.uses_built_in_profile)
+        self.measurements = Measurements(self.cache)
+        self._files = Files(self.cache, self.n_threads, lambda: self.hold_device("cpu"))
+        self._make_engine = make_engine
+        self._engines: dict[str, Engine] = {}
+        self._models: dict[str, Model] = {}
+        self._texts: dict[str, Text] = {}
+        self._plans: dict[tuple[str, str], ChunkPlan] = {}
+        self._cell_files: dict[str, CellFile] = {}
+
+    # Cells
+
+    def model(self, name: str) -> Model:
+        """Return a model, its headers read once."""
+        if name not in self._models:
+            self._models[name] = find_model(name, self.settings)
+        return self._models[name]
+
+    def text(self, name: str) -> Text:
+        """Return a text, read once."""
+        if name not in self._texts:
+            self._texts[name] = load_text(name, self.settings.texts, self.settings.root)
+        return self._texts[name]
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """The profile's cells; a model's own full precision takes the place of F16."""
+        own = {}
+        for name in self.settings.profile.models:
+            source = self.model(name).source
+            if source is not None and source.main_type() in FULL_PRECISION:
+                own[name] = source.main_type()
+        return expand(self.settings, own)
+
+    def reference_cell(self, cell: Cell) -> Cell:
+        """Return the cell that a cell is compared with; itself if it is the reference."""
+        peers = [
+            other
+            for other in self.cells
+            if (other.model, other.text, other.device, other.engine)
+            == (cell.model, cell.text, cell.device, cell.engine)
+        ]
+        wanted = reference_format(tuple(other.format for other in peers))
+        return next(other for other in peers if other.format == wanted)
+
+    def key(self, cell: Cell) -> Key:
+        """Return what a cell's baseline is found by."""
+        profile = self.settings.profile
+        backend = self.settings.devices[cell.device].backend
+        return Key(
+            model=cell.model,
+            format=cell.format.name,
+            imatrix=cell.imatrix,
+            text=cell.text,
+            n_ctx=profile.n_ctx,
+            flash_attention=profile.flash_attention,
+            type_k=profile.type_k,
+            type_v=profile.type_v,
+            device_kind="cpu" if backend == "cpu" else backend.rstrip("0123456789").lower(),
+        )
+
+    @cached_property
+    def gated(self) -> bool:
+        """Whether a missing baseline is red: the profile says so, or one is stored."""
+        return self.settings.profile.gate or self.store.has_any(
+            [self.key(cell) for cell in self.cells]
+        )
+
+    def baseline(self, cell: Cell) -> Found:
+        """Look a cell's baseline up."""
+        return self.store.find(self.key(cell))
+
+    # Engines and devices
+
+    def engine(self, name: str) -> Engine:
+        """Return an engine, started at its first request."""
+        if name not in self._engines:
+            log = self.folder / "logs" / f"{name}-{os.getpid()}.log"
+            made = self._make_engine(name, self.settings, log) if self._make_engine else None
+            self._engines[name] = made or LlamaCppPython(
+                python=self.settings.engines[name].python,
+                log=log,
+                stall_s=self.settings.stall_s,
+            )
+        return self._engines[name]
+
+    @contextmanager
+    def hold_device(self, device: str) -> Iterator[None]:
+        """Keep every other measurement on this host off a device.
+
+        The lock is outside the cache: two runs with caches of their own share the processor.
+        """
+        folder = Path(tempfile.gettempdir()) / f"pytest-quantgate-{getpass.getuser()}"
+        folder.mkdir(exist_ok=True)
+        with FileLock(folder / f"device-{device}.lock"):
+            yield
+
+    def close(self) -> None:
+        """End all worker processes."""
+        for engine in self._engines.values():
+            engine.close()
+
+    # Measuring
+
+    def chunk_plan(self, model_name: str, text_name: str) -> ChunkPlan:
+        """Cut a text into chunks for a model and put them into visiting order.
+
+        Raises:
+            ConfigError: the text is too short for two chunks.
+            CellError: the engine could not tokenize.
+
+        """
+        known = self._plans.get((model_name, text_name))
+        if known is not None:
+            return known
+        profile, text, model = self.settings.profile, self.text(text_name), self.model(model_name)
+        path = model.any_file.files[0]
+        too_short = (
+            f"text {text_name!r} is too short: {{}} of {2 * profile.n_ctx:,} tokens that two"
+            f" chunks of n_ctx = {profile.n_ctx} need; take a longer text or a smaller n_ctx"
+        )
+        if len(text.data) < profile.n_ctx // 2:
+            raise ConfigError(too_short.format(f"{len(text.data):,} bytes instead"))
+        engine = self.engine(profile.engine)
+        key = key_of(
+            kind="chunks",
+            model=self.cache.sha256_of(path),
+            text=text.sha256,
+            n_ctx=profile.n_ctx,
+            engine=engine.identity().library_sha256,
+        )
+        with self.cache.lock(f"chunks-{key[:32]}"):
+            stored = self.cache.sub("chunks") / f"{key}.json"
+            facts = read_json(stored)
+            if not isinstance(facts, dict):
+                reply = engine.tokenize(
+                    Tokenize(
+                        model=str(path),
+                        text=str(self.cache.text(text.data, text.sha256)),
+                        n_ctx=profile.n_ctx,
+                    )
+                )
+                facts = {"n_tokens": reply.n_tokens, "scored_bytes": reply.scored_bytes}
+                write_json(stored, facts)
+        if facts["n_tokens"] < 2 * profile.n_ctx:
+            raise ConfigError(too_short.format(f"{facts['n_tokens']:,}"))
+        spans = [(int(start), int(end)) for start, end in facts["scored_bytes"]]
+        seed = profile.seed if profile.chunk_order == "seeded" else None
+        plan = make_plan(text, spans, seed)
+        self._plans[model_name, text_name] = plan
+        return plan
+
+    def looks(self, cell: Cell) -> tuple[int, ...]:
+        """Return the numbers of chunks after which a cell may be decided."""
+        available = self.chunk_plan(cell.model, cell.text).n_chunks
+        declared = self.settings.profile.look_chunks
+        return tuple(sorted({min(look, available) for look in declared}))
+
+    def cell_file(self, cell: Cell) -> CellFile:
+        """Return a cell's file, found or made."""
+        key = f"{cell.model}-{cell.format.name}-{cell.engine}"
+        if key not in self._cell_files:
+            self.emit("quantize", cell, done=0, total=0)
+            self._cell_files[key] = self._files.cell_file(
+                self.model(cell.model),
+                cell.format,
+                self.engine(cell.engine),
+                lambda reply: self._on_progress(cell, reply),
+            )
+        return self._cell_files[key]
+
+    def size(self, cell: Cell) -> SizeMeasurement:
+        """Measure a cell's size."""
+        return measure_size(self.cell_file(cell).header, cell.format)
+
+    def perplexity(self, cell: Cell, n_chunks: int) -> PerplexityMeasurement:
+        """Measure at least so many chunks of a cell and return the first ``n_chunks``.
+
+        What another process of this run measured is used; the reference is also kept for later
+        runs with the same file, text, settings, libraries and processor.
+
+        Raises:
+            CellError: the cell could not be measured.
+
+        """
+        file = self.cell_file(cell)
+        plan = self.chunk_plan(cell.model, cell.text)
+        key = self._measurement_key(cell, file)
+        with self.cache.lock(f"measurement-{key[:32]}"):
+            known = self.measurements.load(key)
+            have = len(known.chunks) if known is not None else 0
+            if known is None or have < n_chunks:
+                known = self._score(cell, file, plan, known, plan.order[have:n_chunks])
+                self.measurements.store(key, known)
+        return known.first(n_chunks)
+
+    def _measurement_key(self, cell: Cell, file: CellFile) -> str:
+        profile = self.settings.profile
+        identity = self.engine(cell.engine).identity()
+        is_reference = self.reference_cell(cell) == cell
+        return key_of(
+            kind="perplexity",
+            file=file.sha256,
+            text=self.text(cell.text).sha256,
+            order=self.chunk_plan(cell.model, cell.text).order,
+            settings=[
+                profile.n_ctx,
+                self.n_batch,
+                self.n_ubatch,
+                profile.flash_attention,
+                profile.type_k,
+                profile.type_v,
+            ],
+            device=self.settings.devices[cell.device].backend,
+            library=identity.library_sha256,
+            cpu=[identity.cpu_name, identity.system_info],
+            # Only a reference outlives its run: a gate measures what it judges.
+            run=None if is_reference else self.run_id,
+        )
+
+    @property
+    def n_batch(self) -> int:
+        """The logical batch, n_ctx unless the profile says otherwise."""
+        return self.settings.profile.n_batch or self.settings.profile.n_ctx
+
+    @property
+    def n_ubatch(self) -> int:
+        """The physical batch, 512 or n_batch unless the profile says otherwise."""
+        return self.settings.profile.n_ubatch or min(512, self.n_batch)
+
+    def _score(
+        self,
+        cell: Cell,
+        file: CellFile,
+        plan: ChunkPlan,
+        known: PerplexityMeasurement | None,
+        wanted: tuple[int, ...],
+    ) -> PerplexityMeasurement:
+        profile, text = self.settings.profile, self.text(cell.text)
+        chunks: list[ChunkScore] = list(known.chunks) if known else []
+        nll = list(known.nll_nats) if known else []
+        top = list(known.top_tokens) if known else []
+        seconds = known.seconds_s if known else 0.0
+        before = len(chunks)
+        self.emit("score", cell, done=before, total=before + len(wanted))
+
+        def on_reply(reply: Message) -> None:
+            nonlocal seconds
+            if isinstance(reply, ScoredChunk):
+                chunk, values, tokens = make_chunk(
+                    reply, plan.documents[reply.index], plan.domains[reply.index]
+                )
+                chunks.append(chunk)
+                nll.append(values)
+                top.append(tokens)
+                seconds += reply.seconds_s
+                self.emit("score", cell, done=len(chunks), total=before + len(wanted))
+
+        backend = self.settings.devices[cell.device].backend
+        engine = self.engine(cell.engine)
+        listed = engine.identity().devices
+        if backend != "cpu" and backend not in listed:
+            raise CellUnavailable(
+                f"device {cell.device!r}: the engine has no {backend!r}; there are: cpu,"
+                f" {', '.join(listed)}"
+            )
+        with self.hold_device(backend):
+            engine.score(
+                Score(
+                    model=str(file.path),
+                    device=backend,
+                    text=str(self.cache.text(text.data, text.sha256)),
+                    chunks=wanted,
+                    n_ctx=profile.n_ctx,
+                    n_batch=self.n_batch,
+                    n_ubatch=self.n_ubatch,
+                    n_threads=self.n_threads,
+                    flash_attention=profile.flash_attention,
+                    type_k=TENSOR_TYPES[profile.type_k].number,
+                    type_v=TENSOR_TYPES[profile.type_v].number,
+                ),
+                on_reply,
+            )
+        if tuple(chunk.index for chunk in chunks[before:]) != wanted:
+            raise CellError(f"the engine scored {len(chunks) - before} of {len(wanted)} chunks")
+        return PerplexityMeasurement(
+            chunks=tuple(chunks),
+            nll_nats=np.stack(nll),
+            top_tokens=np.stack(top),
+            n_chunks_in_text=plan.n_chunks,
+            seconds_s=seconds,
+        )
+
+    # Telling
+
+    def emit(self, event: str, cell: Cell, **facts: Any) -> None:
+        """Append to the run's events, which the process with the terminal follows."""
+        line = json.dumps({"event": event, "cell": cell.id, "time_s": time.time(), **facts})
+        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+
+    def _on_progress(self, cell: Cell, reply: Message) -> None:
+        if isinstance(reply, Progress) and reply.what == "quantize":
+            self.emit("quantize", cell, done=reply.done, total=reply.total)
+
+    def settings_used(self) -> dict[str, Any]:
+        """Return the settings that shape the figures, for the record."""
+        profile = self.settings.profile
+        return {
+            "n_ctx": profile.n_ctx,
+            "n_batch": self.n_batch,
+            "n_ubatch": self.n_ubatch,
+            "n_threads": self.n_threads,
+            "flash_attention": profile.flash_attention,
+            "type_k": profile.type_k,
+            "type_v": profile.type_v,
+            "chunks": profile.chunks,
+            "looks": list(profile.look_chunks),
+            "chunk_order": profile.chunk_order,
+            "seed": profile.seed,
+            "texts": {name: self.text(name).sha256 for name in profile.texts},
+        }
+
+    def engine_facts(self, name: str) -> dict[str, Any]:
+        """Return an engine's identity, for the record."""
+        try:
+            return asdict(self.engine(name).identity())
+        except CellError as error:
+            return {"error": str(error).splitlines()[0]}

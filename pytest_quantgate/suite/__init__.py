@@ -1,0 +1,1 @@
+"""The built-in suite: ordinary tests over the public fixtures and markers."""

@@ -1,0 +1,17 @@
+"""One test a cell of the active profile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_quantgate.measured import MeasuredCell
+
+
+@pytest.mark.quant_size
+@pytest.mark.quant_ppl
+def test_cell(quant_cell: MeasuredCell) -> None:
+    """Judge the cell by the profile's limits and its baseline: the markers do it."""
+    assert quant_cell.file_bytes > 0
