@@ -86,10 +86,10 @@ def synthetic(
 
     def part(size: int, sd_nats: float) -> FloatArray:
         if skewed == 0:
-            return np.asarray(rng.standard_t(5, size)) * (sd_nats / np.sqrt(5 / 3))
+            return np.asarray(rng.standard_t(5, size) * (sd_nats / np.sqrt(5 / 3)), np.float64)
         shape = 4 / skewed**2
-        drawn = np.asarray(rng.gamma(shape, size=size))
-        return (drawn - shape) * (sd_nats * float(np.sign(skewed)) / np.sqrt(shape))
+        drawn = rng.gamma(shape, size=size) - shape
+        return np.asarray(drawn * (np.sign(skewed) * sd_nats / np.sqrt(shape)), np.float64)
 
     per_token = part(clusters.size, chunk_sd_nats * np.sqrt(0.8))
     per_token += part(documents, chunk_sd_nats * np.sqrt(0.2))[clusters]
