@@ -108,7 +108,11 @@ def _guarded_t(alpha: float, clusters: float, adverse_skewness: float) -> float:
     transformation (1992, JRSS B 54, 221-228) undoes the skewness γ:
     t = 3√G/γ · ((1 + γ(t_α − γ/(6√G))/√G)^⅓ − 1). It is used with γ's estimate moved by its own
     standard error in the adverse direction, because few clusters seldom show their tail, and only
-    where it widens the bound: the result is never below t with G − 1 degrees of freedom.
+    where it widens the bound: the result is never below t with G* − 1 degrees of freedom.
+
+    Measured with both, at the three default looks: the levels hold for a skewness up to ±1 (real
+    differences between formats of SmolLM2 have 0.0 to −0.7); for ±2 a share of 0.001 may come to
+    0.002 at worst. The price for symmetric differences is t = 3.6 instead of 3.45 at 64 chunks.
     """
     plain = t_quantile(clusters - 1, alpha)
     if abs(adverse_skewness) < 1e-9 or math.isinf(plain):
@@ -121,14 +125,14 @@ def _guarded_t(alpha: float, clusters: float, adverse_skewness: float) -> float:
 def lower_bound(estimate: MeanEstimate, alpha: float) -> float:
     """Return what the mean exceeds with one-sided confidence 1 − alpha, guarded against skew."""
     adverse = estimate.skewness - estimate.skewness_error
-    quantile = _guarded_t(alpha, estimate.clusters, adverse)
+    quantile = _guarded_t(alpha, estimate.effective_clusters, adverse)
     return estimate.mean - _times(quantile, estimate.standard_error)
 
 
 def upper_bound(estimate: MeanEstimate, alpha: float) -> float:
     """Return what the mean stays below with one-sided confidence 1 − alpha, guarded likewise."""
     adverse = -estimate.skewness - estimate.skewness_error
-    quantile = _guarded_t(alpha, estimate.clusters, adverse)
+    quantile = _guarded_t(alpha, estimate.effective_clusters, adverse)
     return estimate.mean + _times(quantile, estimate.standard_error)
 
 
@@ -245,11 +249,12 @@ def chunks_to_decide(
 
     def decides(chunks: int) -> bool:
         growth = chunks / estimate.chunks
-        clusters = estimate.clusters * growth
+        effective = estimate.effective_clusters * growth
         adverse = -estimate.skewness if passing else estimate.skewness
-        quantile = _guarded_t(alpha, clusters, adverse - estimate.skewness_error / growth**0.5)
-        quantile += t_quantile(clusters - 1, 1 - power)
-        return clusters >= min_clusters and quantile * estimate.standard_error <= gap * growth**0.5
+        quantile = _guarded_t(alpha, effective, adverse - estimate.skewness_error / growth**0.5)
+        quantile += t_quantile(effective - 1, 1 - power)
+        enough = estimate.clusters * growth >= min_clusters
+        return enough and quantile * estimate.standard_error <= gap * growth**0.5
 
     if not decides(MAX_CHUNKS):
         return None

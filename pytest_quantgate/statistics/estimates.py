@@ -30,8 +30,10 @@ class MeanEstimate:
             in the metric's unit; infinite for fewer than two clusters.
         skewness: of the cluster sums' residuals, γ = G₁ of Joanes and Gill (1998); 0 where they
             don't vary, or are symmetric by design.
-        skewness_error: √(6/G), the standard error of γ; 0 where symmetric by design.
+        skewness_error: √(6/G*), the standard error of γ; 0 where symmetric by design.
         clusters: documents, or blocks where the text declares none: G.
+        effective_clusters: G* = N²/Σ n_g² ≤ G (Kish, 1965), what clusters of unequal size are worth;
+            G where they are equal.
         degrees_of_freedom: G − 1, also where the error by chunk is the larger one, so that few
             documents never count as many.
         tokens: scored tokens, N.
@@ -44,6 +46,7 @@ class MeanEstimate:
     skewness: float
     skewness_error: float
     clusters: int
+    effective_clusters: float
     degrees_of_freedom: int
     tokens: int
     chunks: int
@@ -154,6 +157,7 @@ def estimate_mean(
         mean = float(values.sum() / total_tokens)
         cluster_sums = np.bincount(labels, weights=values).astype(np.float64)
         cluster_tokens = np.bincount(labels, weights=counts).astype(np.float64)
+        effective_clusters = float(total_tokens**2 / (cluster_tokens @ cluster_tokens))
         variance = max(
             _clustered_variance(cluster_sums, cluster_tokens, mean),
             _clustered_variance(values, counts, mean),
@@ -163,8 +167,9 @@ def estimate_mean(
         mean=mean,
         standard_error=math.sqrt(variance),
         skewness=skewness,
-        skewness_error=math.sqrt(6 / cluster_sums.size),
+        skewness_error=math.sqrt(6 / effective_clusters),
         clusters=cluster_sums.size,
+        effective_clusters=effective_clusters,
         degrees_of_freedom=cluster_sums.size - 1,
         tokens=int(total_tokens),
         chunks=values.size,

@@ -27,8 +27,9 @@ def chunk_order(
 
     Chunk i of a domain's m stands at i/m, so after any n chunks a domain of weight w among k has
     between n·w − k·w and n·w + 1 of them, and the first k hold one of each. Within a domain the
-    document (or block of neighbours, where none is declared) visited least comes next. Ties go by
-    SHA-256 of the seed and the name, so the order is the same everywhere and always.
+    document (or block of neighbours, where none is declared) visited least comes next (so a short
+    prefix weighs documents alike, whatever their length). Ties go by SHA-256 of the seed and the
+    name, so the order is the same everywhere and always.
 
     Args:
         domains: each chunk's domain, or None.

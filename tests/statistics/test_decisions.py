@@ -38,6 +38,7 @@ def paired(**changes: object) -> PairedEstimate:
         skewness=0.0,
         skewness_error=0.0,
         clusters=16,
+        effective_clusters=16.0,
         degrees_of_freedom=15,
         tokens=4096,
         chunks=16,
@@ -71,7 +72,9 @@ def test_symmetric_bounds_are_students() -> None:
 
 @given(st.floats(-6, 6), st.floats(1e-5, 0.2), st.integers(3, 200))
 def test_the_guard_only_widens(skewness: float, alpha: float, clusters: int) -> None:
-    estimate = paired(skewness=skewness, skewness_error=(6 / clusters) ** 0.5, clusters=clusters)
+    estimate = paired(
+        skewness=skewness, skewness_error=(6 / clusters) ** 0.5, effective_clusters=clusters
+    )
     half = 0.0002 * stats.t.isf(alpha, clusters - 1) * (1 - 1e-9)
     assert upper_bound(estimate, alpha) >= 0.001 + half
     assert lower_bound(estimate, alpha) <= 0.001 - half
@@ -80,7 +83,7 @@ def test_the_guard_only_widens(skewness: float, alpha: float, clusters: int) -> 
 def test_the_guard_inverts_halls_transformation() -> None:
     """Hall: g + γg²/(3√G) + γ²g³/(27G) + γ/(6√G) of the bound's t is the nominal quantile."""
     gamma, clusters = -1.2, 32
-    estimate = paired(mean=0.0, standard_error=1.0, skewness=gamma, clusters=clusters)
+    estimate = paired(mean=0.0, standard_error=1.0, skewness=gamma, effective_clusters=clusters)
     t = -lower_bound(estimate, 0.01)
     root = math.sqrt(clusters)
     cubic = t + gamma * t**2 / (3 * root) + gamma**2 * t**3 / (27 * clusters) + gamma / (6 * root)
@@ -180,7 +183,7 @@ def more(estimate: MeanEstimate, limit: float = LIMIT_NATS) -> int | None:
 
 
 def test_chunks_to_decide_grow_with_the_square_of_the_error() -> None:
-    wide = paired(mean=0.0, standard_error=0.01, clusters=64, chunks=64)
+    wide = paired(mean=0.0, standard_error=0.01, clusters=64, effective_clusters=64, chunks=64)
     few, many = more(wide), more(replace(wide, standard_error=0.04))
     assert few is not None
     assert many is not None
@@ -190,7 +193,10 @@ def test_chunks_to_decide_grow_with_the_square_of_the_error() -> None:
 
 
 def test_chunks_to_decide_reach_the_fewest_clusters() -> None:
-    assert more(paired(clusters=4, degrees_of_freedom=3, standard_error=1e-9)) == 16
+    assert (
+        more(paired(clusters=4, effective_clusters=4, degrees_of_freedom=3, standard_error=1e-9))
+        == 16
+    )
 
 
 @pytest.mark.parametrize(

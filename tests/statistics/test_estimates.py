@@ -54,6 +54,7 @@ def test_worked_example() -> None:
     assert estimate.mean == pytest.approx(0.16)
     assert estimate.standard_error == pytest.approx(math.sqrt(13.04 * 3 / 2) / 50)
     assert (estimate.clusters, estimate.degrees_of_freedom) == (3, 2)
+    assert estimate.effective_clusters == pytest.approx(50**2 / (20**2 + 10**2 + 20**2))
     assert (estimate.tokens, estimate.chunks, estimate.chunks_differing) == (50, 4, 4)
 
 
