@@ -32,8 +32,8 @@ class MeanEstimate:
             don't vary, or are symmetric by design.
         skewness_error: √(6/G*), the standard error of γ; 0 where symmetric by design.
         clusters: documents, or blocks where the text declares none: G.
-        effective_clusters: G* = N²/Σ n_g² ≤ G (Kish, 1965), what clusters of unequal size are worth;
-            G where they are equal.
+        effective_clusters: G* = N²/Σ n_g² ≤ G (Kish, 1965), what clusters of unequal size are
+            worth; G where they are equal.
         degrees_of_freedom: G − 1, also where the error by chunk is the larger one, so that few
             documents never count as many.
         tokens: scored tokens, N.
