@@ -249,7 +249,7 @@ def shares(
 
 def at_most(share: float, level: float, simulations: int) -> bool:
     """Whether a share is no more than its level allows, but for one run in a million."""
-    return share * simulations <= stats.binom.isf(1e-6, simulations, level)
+    return bool(share * simulations <= stats.binom.isf(1e-6, simulations, level))
 
 
 @pytest.mark.parametrize("skewed", [0, 1, -1, 2, -2])
