@@ -1,0 +1,66 @@
+"""The gate's statistics: paired, clustered estimates, and decisions at looks declared beforehand.
+
+Pure functions on numpy arrays. Every estimate is in the metric's own unit: nats per token for
+perplexity and KL divergence, a fraction for same-top, a natural logarithm for ratios of speed.
+Larger is worse throughout; negate a metric where more is better.
+
+estimates.py    means and paired differences, their clustered errors; ratios of speed; percentiles
+decisions.py    intervals, bounds, INSIDE or OUTSIDE a limit, alpha spending
+order.py        the seeded, stratified order of chunks
+"""
+
+from pytest_quantgate.statistics.decisions import (
+    MIN_CLUSTERS,
+    Decision,
+    Outcome,
+    Reason,
+    chunks_to_decide,
+    decide,
+    interval,
+    lower_bound,
+    ppl_change,
+    ppl_limit_nats,
+    ppl_ratio_interval,
+    spending,
+    t_quantile,
+    upper_bound,
+)
+from pytest_quantgate.statistics.estimates import (
+    BLOCK_CHUNKS,
+    MeanEstimate,
+    PairedEstimate,
+    cluster_labels,
+    compare_paired,
+    estimate_mean,
+    mean_and_standard_error,
+    paired_log_ratio,
+    percentile,
+)
+from pytest_quantgate.statistics.order import chunk_order
+
+__all__ = [
+    "BLOCK_CHUNKS",
+    "MIN_CLUSTERS",
+    "Decision",
+    "MeanEstimate",
+    "Outcome",
+    "PairedEstimate",
+    "Reason",
+    "chunk_order",
+    "chunks_to_decide",
+    "cluster_labels",
+    "compare_paired",
+    "decide",
+    "estimate_mean",
+    "interval",
+    "lower_bound",
+    "mean_and_standard_error",
+    "paired_log_ratio",
+    "percentile",
+    "ppl_change",
+    "ppl_limit_nats",
+    "ppl_ratio_interval",
+    "spending",
+    "t_quantile",
+    "upper_bound",
+]
