@@ -109,8 +109,7 @@ class ModelSettings(_Table):
     def _one_of(self) -> ModelSettings:
         if (self.source is None) == (self.files is None):
             raise ValueError(
-                'a model has either source = "PATH or package:NAME/FILE" or'
-                " files = {FORMAT = PATH}"
+                'a model has either source = "PATH or package:NAME/FILE" or files = {FORMAT = PATH}'
             )
         if isinstance(self.sha256, str) and self.files is not None:
             raise ValueError("with files, sha256 is a table too: sha256 = {FORMAT = HEX}")
@@ -441,7 +440,9 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
     cache_dir = overrides.cache_dir or tables.cache_dir
     report = overrides.report or tables.report
     if report is not None and Path(report).suffix not in {".json", ".md"}:
-        raise ConfigError(f"--quant-report {report!r}: the ending tells the kind; valid: .json, .md")
+        raise ConfigError(
+            f"--quant-report {report!r}: the ending tells the kind; valid: .json, .md"
+        )
     return Settings(
         root=root,
         profile_name=name,

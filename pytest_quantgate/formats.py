@@ -27,14 +27,13 @@ class TensorType:
 
     @property
     def bits_per_weight(self) -> float:
+        """Bits of a block over its elements."""
         return 8 * self.block_bytes / self.block_elements
 
 
 TENSOR_TYPES: Mapping[str, TensorType] = MappingProxyType(
     {
-        name: TensorType(
-            name=name, number=number, block_elements=elements, block_bytes=block_bytes
-        )
+        name: TensorType(name=name, number=number, block_elements=elements, block_bytes=block_bytes)
         for name, number, elements, block_bytes in (
             ("F32", 0, 1, 4),
             ("F16", 1, 1, 2),
@@ -99,6 +98,7 @@ class FileType:
 
     @property
     def block_elements(self) -> int:
+        """Elements of a block of the main type, of which a row must be a multiple."""
         return TENSOR_TYPES[self.main_type].block_elements
 
 
@@ -206,14 +206,17 @@ class Format:
 
     @property
     def is_full_precision(self) -> bool:
+        """Whether this is F32, BF16 or F16 throughout."""
         return self.file_type.name in FULL_PRECISION and not self.overrides
 
     @property
     def needs_imatrix(self) -> bool:
+        """Whether llama.cpp refuses to write it without an importance matrix."""
         return self.file_type.needs_imatrix
 
     @property
     def nominal_bits_per_weight(self) -> float:
+        """Bits per weight of the main tensor type."""
         return self.file_type.nominal_bits_per_weight
 
 

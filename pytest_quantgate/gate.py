@@ -125,9 +125,7 @@ def _ask(run: Run, cell: Cell, questions: Sequence[Question], *, full: bool) -> 
     perplexity = reference = None
     for chunks, look in zip(looks, declared_looks(looks), strict=True):
         perplexity = run.perplexity(cell, chunks)
-        reference = (
-            None if reference_cell == cell else run.perplexity(reference_cell, chunks)
-        )
+        reference = None if reference_cell == cell else run.perplexity(reference_cell, chunks)
         seen = _observe(run, cell, file, size, perplexity, reference, found.baseline)
         judgements: list[Judgement] = []
         for question, limits in asked:
@@ -160,9 +158,7 @@ def _limits(run: Run, cell: Cell, question: Question) -> Limits:
     if question.limits is not None:
         return question.limits
     configured = [
-        run.settings.limits[name]
-        for name in ("*", cell.format.name)
-        if name in run.settings.limits
+        run.settings.limits[name] for name in ("*", cell.format.name) if name in run.settings.limits
     ]
     return merge_limits(default_limits(cell.format), *configured)
 
@@ -185,9 +181,7 @@ def _missing_baseline(
         return [_no_baseline(VerdictKind.NO_BASELINE, f"{problem}; store it anew: {command}")]
     if not run.gated:
         return [_no_baseline(VerdictKind.MEASURED, "measured; no baseline is stored yet")]
-    return [
-        _no_baseline(VerdictKind.NO_BASELINE, f"no baseline is stored; store one: {command}")
-    ]
+    return [_no_baseline(VerdictKind.NO_BASELINE, f"no baseline is stored; store one: {command}")]
 
 
 def _no_baseline(kind: VerdictKind, reason: str) -> Judgement:

@@ -253,7 +253,13 @@ def judge_perplexity(
         if limits.ppl_vs_reference is not None:
             judgements.append(
                 _paired(
-                    "reference", before, after, measured, mine, limits.ppl_vs_reference, look,
+                    "reference",
+                    before,
+                    after,
+                    measured,
+                    mine,
+                    limits.ppl_vs_reference,
+                    look,
                     final=False,
                 )
             )

@@ -46,18 +46,14 @@ def model_formats(
         if full_precision is None:
             return settings.formats
         own_type = find_format(full_precision)
-        swapped = (
-            own_type if item.is_full_precision else item for item in settings.formats
-        )
+        swapped = (own_type if item.is_full_precision else item for item in settings.formats)
         return tuple(dict.fromkeys(swapped))
     own = tuple(find_format(name, settings.recipes) for name in files)
     wanted = {item.name for item in settings.formats}
     return tuple(item for item in own if item.name in wanted) or own
 
 
-def expand(
-    settings: Settings, full_precision: Mapping[str, str] | None = None
-) -> tuple[Cell, ...]:
+def expand(settings: Settings, full_precision: Mapping[str, str] | None = None) -> tuple[Cell, ...]:
     """Return the cells of the active profile, in the profile's order.
 
     ``full_precision`` has the source's type of each model whose source is F32, BF16 or F16.

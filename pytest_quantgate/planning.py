@@ -39,9 +39,7 @@ def plan_cell(run: Run, cell: Cell) -> CellPlan:
     operations = 2 * _active_parameters(run, cell) * chunks * profile.n_ctx
     layers = header.hyperparameter("block_count") or 0
     width = header.hyperparameter("embedding_length") or 0
-    kv_bytes = (
-        2 * layers * profile.n_ctx * width * TENSOR_TYPES[profile.type_k].bits_per_weight / 8
-    )
+    kv_bytes = 2 * layers * profile.n_ctx * width * TENSOR_TYPES[profile.type_k].bits_per_weight / 8
     vocabulary = header.hyperparameter("vocab_size") or 0
     logits_bytes = 4 * vocabulary * profile.n_ctx
     quantize_s = made / 4e7
@@ -60,8 +58,7 @@ def _active_parameters(run: Run, cell: Cell) -> float:
     used = header.hyperparameter("expert_used_count")
     share = used / experts if experts and used else 1.0
     return sum(
-        tensor.n_elements * (share if "_exps." in tensor.name else 1.0)
-        for tensor in header.tensors
+        tensor.n_elements * (share if "_exps." in tensor.name else 1.0) for tensor in header.tensors
     )
 
 

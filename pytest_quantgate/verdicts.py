@@ -24,6 +24,7 @@ class VerdictKind(Enum):
 
     @property
     def is_green(self) -> bool:
+        """Whether the verdict passes a test by itself."""
         return self in _GREEN
 
 

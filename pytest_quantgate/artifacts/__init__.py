@@ -1,0 +1,1 @@
+"""Artifacts: GGUF files and measurements in a cache, keyed by what makes them."""

@@ -103,9 +103,7 @@ class Cache:
         with FileLock(self.sub("locks") / f"{name}.lock"):
             yield
 
-    def artifact(
-        self, key: str, suffix: str, make: Callable[[Path], dict[str, Any]]
-    ) -> Entry:
+    def artifact(self, key: str, suffix: str, make: Callable[[Path], dict[str, Any]]) -> Entry:
         """Return the file of a key, made by ``make`` if it is not there or not whole.
 
         Args:

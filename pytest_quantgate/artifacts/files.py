@@ -34,6 +34,7 @@ class CellFile:
 
     @property
     def path(self) -> Path:
+        """The model's first file, which is what llama.cpp is given."""
         return self.header.files[0]
 
 
@@ -83,7 +84,12 @@ class Files:
         return self._describe(header, sha256, source_sha256, engine)
 
     def _quantized(
-        self, source: GgufFile, source_sha256: str, wanted: Format, engine: Engine, on_reply: OnReply
+        self,
+        source: GgufFile,
+        source_sha256: str,
+        wanted: Format,
+        engine: Engine,
+        on_reply: OnReply,
     ) -> tuple[GgufFile, str]:
         overrides = tuple(
             (pattern, TENSOR_TYPES[name].number) for pattern, name in wanted.overrides
@@ -149,5 +155,6 @@ def _check_pin(model: Model, key: str, header: GgufFile, sha256: str) -> None:
     if pinned is not None and pinned.lower() != sha256:
         raise CellUnavailable(
             f"model {model.name!r}: {header.files[0]} has the SHA-256 {sha256}, not the pinned"
-            f" {pinned}; get the right file or change sha256 in [tool.quantgate.models.{model.name}]"
+            f" {pinned}; get the right file or change its sha256 under"
+            f" [tool.quantgate.models.{model.name}]"
         )

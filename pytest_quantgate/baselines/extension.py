@@ -25,7 +25,7 @@ def extension_for(path: Path) -> type[SingleFileSnapshotExtension]:
         _write_mode = WriteMode.TEXT
         file_extension = "json"
 
-        def serialize(self, data: Any, **_kwargs: Any) -> str:  # type: ignore[override]
+        def serialize(self, data: Any, **_kwargs: Any) -> str:
             assert isinstance(data, Baseline)
             return dump(data)
 

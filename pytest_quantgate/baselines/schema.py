@@ -99,7 +99,7 @@ class Anchor(_Part):
 class Baseline(_Part):
     """One cell's accepted measurement."""
 
-    version: Literal[1] = VERSION
+    version: Literal[1] = 1
     key: Key
     source_sha256: str | None
     made_by: MadeBy

@@ -51,6 +51,7 @@ class TensorChanges:
 
     @property
     def any(self) -> bool:
+        """Whether anything differs."""
         return bool(self.types_changed or self.bytes_changed or self.added_or_gone)
 
     def describe_types(self) -> str:

@@ -1,0 +1,1 @@
+"""The codecs of ggml's tensor types, and bounds on their errors."""

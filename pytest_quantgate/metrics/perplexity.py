@@ -49,10 +49,12 @@ class PerplexityMeasurement:
 
     @property
     def n_tokens(self) -> int:
+        """Scored tokens in all chunks."""
         return sum(chunk.tokens for chunk in self.chunks)
 
     @property
     def nll_per_token_nats(self) -> float:
+        """Mean negative log-likelihood of a scored token."""
         return math.fsum(chunk.nll_sum_nats for chunk in self.chunks) / self.n_tokens
 
     @property
@@ -63,6 +65,7 @@ class PerplexityMeasurement:
 
     @property
     def is_finite(self) -> bool:
+        """Whether every chunk's sum is a number."""
         return all(math.isfinite(chunk.nll_sum_nats) for chunk in self.chunks)
 
     def first(self, count: int) -> PerplexityMeasurement:

@@ -1,0 +1,1 @@
+"""Models: where one comes from, and what its files say of themselves."""

@@ -57,10 +57,12 @@ class Tensor:
 
     @property
     def n_elements(self) -> int:
+        """Weights."""
         return math.prod(self.shape)
 
     @property
     def n_bytes(self) -> int:
+        """Bytes of the data, from type and shape."""
         return self.n_elements // self.type.block_elements * self.type.block_bytes
 
 
@@ -78,10 +80,12 @@ class GgufFile:
 
     @property
     def architecture(self) -> str:
+        """The architecture's name, such as ``olmoe``."""
         return str(self.metadata.get("general.architecture", ""))
 
     @property
     def n_parameters(self) -> int:
+        """Weights of all tensors."""
         return sum(tensor.n_elements for tensor in self.tensors)
 
     def hyperparameter(self, name: str) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class Model:
 
     @property
     def any_file(self) -> GgufFile:
+        """A file with the model's vocabulary and shape."""
         return self.source if self.source is not None else next(iter(self.files.values()))
 
     @property
@@ -100,7 +102,7 @@ def find_model(name: str, settings: Settings) -> Model:
         find_format(key, settings.recipes).name: read(path)
         for key, path in (model.files or {}).items()
     }
-    hashes = model.sha256 if isinstance(model.sha256, dict) else dict(model.sha256 or {})
+    hashes = model.sha256 if isinstance(model.sha256, Mapping) else {}
     return Model(
         name=name,
         source=None,

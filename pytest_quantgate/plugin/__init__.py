@@ -23,8 +23,8 @@ from pytest_quantgate.plugin.fixtures import (  # noqa: F401 # found by pytest a
     quant_text,
 )
 from pytest_quantgate.plugin.markers import MARKERS, QUANT_FIXTURES
-from pytest_quantgate.plugin.options import add_options, read_options
-from pytest_quantgate.plugin.state import STATE, State
+from pytest_quantgate.plugin.options import add_options
+from pytest_quantgate.plugin.state import STATE, make_state
 
 if TYPE_CHECKING:
     from pytest_quantgate.engines import Engine
@@ -52,12 +52,18 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the markers; check all settings now where the matrix was asked for."""
     for marker in MARKERS.values():
         config.addinivalue_line("markers", f"{marker.name}{marker.signature}: {marker.help}")
-    state = State(config=config, options=read_options(config))
+    state = make_state(config)
     config.stash[STATE] = state
     if state.options.matrix:
         from pytest_quantgate.plugin.matrix_suite import prepare
 
         prepare(state)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist which run it belongs to."""
+    node.workerinput["quant_run_id"] = node.config.stash[STATE].run_id
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -112,9 +118,13 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
 def pytest_report_teststatus(
     report: pytest.TestReport, config: pytest.Config
 ) -> tuple[str, str, str] | None:
-    """Show a built-in test as a line with its figures instead of a dot."""
+    """Show a built-in test by its line of figures; notice that a cell was judged."""
     state = config.stash.get(STATE, None)
-    if state is None or state.progress is None:
+    if state is None:
+        return None
+    if any(name == "quant_verdict" for name, _ in report.user_properties):
+        state.saw_cells = True  # perhaps in another process of pytest-xdist
+    if state.progress is None:
         return None
     answer: tuple[str, str, str] | None = state.progress.test_status(report)
     return answer
@@ -146,7 +156,8 @@ def pytest_terminal_summary(
 ) -> None:
     """Print the table and write the report, once: in the process with the terminal."""
     state = config.stash[STATE]
-    if state.run is not None and not state.is_xdist_worker:
+    judged = state.run is not None or state.saw_cells
+    if judged and not state.is_xdist_worker:
         from pytest_quantgate.plugin.terminal import summarize
 
         summarize(terminalreporter, state)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_quantgate.artifacts.cache import write_json
+from pytest_quantgate.baselines.extension import accept
 from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.errors import CellError
 from pytest_quantgate.gate import Answer, answer
@@ -37,7 +38,8 @@ def gate(item: pytest.Item) -> Generator[None, None, None]:
     state = item.config.stash[STATE]
     run = state.open_run()
     assert isinstance(item, pytest.Function)
-    point: Point = item.callspec.params["_quant_point"]
+    point = item.callspec.params["_quant_point"]
+    assert isinstance(point, Point)
     questions = [read_marker(mark) for mark in item.iter_markers() if mark.name in MARKERS]
     try:
         yield
@@ -52,7 +54,7 @@ def gate(item: pytest.Item) -> Generator[None, None, None]:
     if state.options.update_baselines and result.verdict.kind is not VerdictKind.PASS:
         _accept(item, state, run, point.cell, result)
         return
-    _write_record(run, item.nodeid, result.record)
+    _write_record(run, item, result.record)
     _report(run, point.cell, result.verdict)
 
 
@@ -71,7 +73,7 @@ def _accept(item: pytest.Function, state: State, run: Run, cell: Cell, result: A
     """Store a new baseline through syrupy, or refuse."""
     kind = result.verdict.kind
     if kind in _NEVER_ACCEPTED:
-        _write_record(run, item.nodeid, result.record)
+        _write_record(run, item, result.record)
         pytest.fail(
             f"{cell.id}: not accepted as a baseline: {kind.value}: {result.verdict.reason}",
             pytrace=False,
@@ -79,13 +81,11 @@ def _accept(item: pytest.Function, state: State, run: Run, cell: Cell, result: A
     full = answer(run, cell, [], full=True)
     candidate = full.candidate
     if candidate is None:
-        _write_record(run, item.nodeid, full.record)
+        _write_record(run, item, full.record)
         pytest.fail(f"{cell.id}: not accepted as a baseline: INVALID", pytrace=False)
     candidate = candidate.model_copy(update={"reason": state.options.reason})
     old = run.baseline(cell).baseline
     run.measurements.keep_tokens(run.perplexity(cell, run.looks(cell)[-1]))
-    from pytest_quantgate.baselines.extension import accept
-
     # The fixture is asked for here, and not by the test, so that users' tests need not name it.
     snapshot = item._request.getfixturevalue("snapshot")
     accept(snapshot, run.store, candidate)
@@ -97,7 +97,7 @@ def _accept(item: pytest.Function, state: State, run: Run, cell: Cell, result: A
         judgements=result.verdict.judgements,
         accepted=_moved(old, candidate),
     )
-    _write_record(run, item.nodeid, record)
+    _write_record(run, item, record)
 
 
 def _moved(old: Baseline | None, new: Baseline) -> str:
@@ -113,6 +113,12 @@ def _moved(old: Baseline | None, new: Baseline) -> str:
     )
 
 
-def _write_record(run: Run, nodeid: str, record: CellRecord) -> None:
-    name = hashlib.sha256(nodeid.encode()).hexdigest()[:16]
+def _write_record(run: Run, item: pytest.Item, record: CellRecord) -> None:
+    # Plain types only: a numpy scalar here would lose a whole run of pytest-xdist.
+    item.user_properties.append(("quant_verdict", record.verdict))
+    if record.ppl is not None:
+        item.user_properties.append(("quant_ppl", float(record.ppl)))
+    if record.file_bytes is not None:
+        item.user_properties.append(("quant_file_bytes", int(record.file_bytes)))
+    name = hashlib.sha256(item.nodeid.encode()).hexdigest()[:16]
     write_json(run.folder / "records" / f"{name}.json", to_plain(record))

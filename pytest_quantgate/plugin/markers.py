@@ -40,6 +40,7 @@ class Marker:
 
     @property
     def signature(self) -> str:
+        """The keywords, as ``pytest --markers`` shows them."""
         return f"({', '.join(f'{keyword}=None' for keyword in self.keywords)})"
 
 
@@ -89,7 +90,9 @@ def read_marker(mark: pytest.Mark) -> Question:
     marker = MARKERS[mark.name]
     valid = ", ".join(marker.keywords)
     if mark.args:
-        raise ConfigError(f"@{mark.name} takes no positional argument {mark.args[0]!r}; use {valid}")
+        raise ConfigError(
+            f"@{mark.name} takes no positional argument {mark.args[0]!r}; use {valid}"
+        )
     values = {}
     for keyword, value in mark.kwargs.items():
         if keyword not in marker.keywords:

@@ -29,7 +29,6 @@ class Options:
     report: str | None
     cache: str | None
     reason: str | None
-    run_id: str | None
     update_baselines: bool
 
     def overrides(self) -> Overrides:
@@ -102,8 +101,6 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="TEXT",
         help="why new baselines are accepted; stored with --snapshot-update",
     )
-    # Carries the run's name from the controller to pytest-xdist's workers.
-    add("--quant-run-id", dest="quant_run_id", default=None, help="(internal) the run's name")
 
 
 def read_options(config: pytest.Config) -> Options:
@@ -121,6 +118,5 @@ def read_options(config: pytest.Config) -> Options:
         report=get("quant_report"),
         cache=get("quant_cache"),
         reason=get("quant_reason"),
-        run_id=get("quant_run_id"),
         update_baselines=bool(get("update_snapshots", False)),
     )

@@ -45,9 +45,7 @@ def points(cells: tuple[Cell, ...], used: AbstractSet[str]) -> list[Point]:
     return list(found.values())
 
 
-def generate(
-    metafunc: pytest.Metafunc, used: AbstractSet[str], marked: list[pytest.Mark]
-) -> None:
+def generate(metafunc: pytest.Metafunc, used: AbstractSet[str], marked: list[pytest.Mark]) -> None:
     """Parametrize one test.
 
     Raises:

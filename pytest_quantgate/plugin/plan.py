@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from pytest_quantgate.plugin.state import STATE
 from pytest_quantgate.planning import plan_lines
+from pytest_quantgate.plugin.state import STATE
 
 
 def print_plan(config: pytest.Config) -> int:

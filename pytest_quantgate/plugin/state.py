@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_quantgate.plugin.options import Options
+from pytest_quantgate.plugin.options import Options, read_options
 
 if TYPE_CHECKING:
     from pytest_quantgate.plugin.terminal import Progress
@@ -17,15 +18,22 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class State:
-    """What hooks of one process share; ``run`` is there once something was asked for."""
+    """What hooks of one process share.
+
+    ``run`` is there once something was asked for; ``saw_cells`` tells that a test, perhaps in
+    another process of pytest-xdist, judged a cell.
+    """
 
     config: pytest.Config
     options: Options
+    run_id: str
+    saw_cells: bool = False
     run: Run | None = None
     progress: Progress | None = None
 
     @property
     def is_xdist_worker(self) -> bool:
+        """Whether this process is one of pytest-xdist's workers."""
         return hasattr(self.config, "workerinput")
 
     def open_run(self) -> Run:
@@ -39,14 +47,11 @@ class State:
             from pytest_quantgate.config import load_settings
             from pytest_quantgate.run import Run
 
-            settings = load_settings(self.config.rootpath, self.options.overrides())
-            run_id = self.config.getoption("quant_run_id") or uuid.uuid4().hex
-            # pytest-xdist gives its workers the controller's options.
-            self.config.option.quant_run_id = run_id
+            settings = load_settings(project_folder(self.config), self.options.overrides())
             hook = self.config.hook.pytest_quantgate_make_engine
             self.run = Run(
                 settings,
-                run_id,
+                self.run_id,
                 lambda name, settings, log: hook(name=name, settings=settings, log=log),
             )
         return self.run
@@ -55,6 +60,22 @@ class State:
         """End the run's worker processes."""
         if self.run is not None:
             self.run.close()
+
+
+def make_state(config: pytest.Config) -> State:
+    """Make the state; a worker of pytest-xdist takes the run's name from its controller."""
+    given = getattr(config, "workerinput", {}).get("quant_run_id")
+    return State(config=config, options=read_options(config), run_id=given or uuid.uuid4().hex)
+
+
+def project_folder(config: pytest.Config) -> Path:
+    """Return the folder whose ``pyproject.toml`` configures the run.
+
+    pytest takes an option's value that is a path for an argument, and may so find a root folder
+    above the project; the folder where it was started comes first if it has a configuration.
+    """
+    start = config.invocation_params.dir
+    return start if (start / "pyproject.toml").is_file() else config.rootpath
 
 
 STATE = pytest.StashKey[State]()

@@ -58,14 +58,14 @@ class Tally:
         elapsed = time.time() - self.started_s
         finished = len(self.done) + self.part
         left = "time left unknown"
-        if finished >= 0.5:  # noqa: PLR2004 - before half a cell any guess is wild
+        if finished >= 0.5:
             seconds = elapsed / finished * (self.n_cells - finished)
             left = f"about {_duration(seconds)} left"
         return f"[{len(self.done)}/{self.n_cells}] {self.cell}: {self.step}, {left}"
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 90:  # noqa: PLR2004
+    if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min"
 
@@ -91,7 +91,8 @@ class Progress:
         """Begin to follow a run."""
         run = state.open_run()
         # Captured output goes through descriptor 1; this copy stays the real one.
-        stream = os.fdopen(os.dup(sys.__stdout__.fileno()), "w", encoding="utf-8", buffering=1)
+        real = sys.__stdout__ or sys.stdout
+        stream = os.fdopen(os.dup(real.fileno()), "w", encoding="utf-8", buffering=1)
         progress = cls(state, run.folder / "events.jsonl", len(run.cells), stream)
         progress._thread.start()
         return progress
@@ -125,7 +126,7 @@ class Progress:
                 self._stream.flush()
             elif time.time() - last_line_s >= _LINE_EVERY_S:
                 last_line_s = time.time()
-                self._stream.write("\n" + self._tally.line())
+                self._stream.write("\n" + self._tally.line() + "\n")
                 self._stream.flush()
 
     def _read(self, position: int) -> tuple[list[dict[str, object]], int]:

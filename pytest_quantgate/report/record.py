@@ -70,6 +70,7 @@ class CellRecord:
 
     @property
     def kind(self) -> VerdictKind:
+        """The verdict, as its enumeration."""
         return VerdictKind(self.verdict)
 
 

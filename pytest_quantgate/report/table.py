@@ -62,14 +62,15 @@ def perplexity_on(cell: CellRecord, chunks: set[int]) -> float | None:
 
 def _is_worse(cell: CellRecord, other: CellRecord, chunks: set[int]) -> bool:
     """Tell whether a cell's perplexity is above another's beyond the 95 % interval."""
-    columns = []
-    for record in (other, cell):
-        sums = dict(zip(record.chunk_indices, record.chunk_nll_sum_nats, strict=True))
-        columns.append([sums[index] for index in sorted(chunks)])
+    before, after = (
+        dict(zip(record.chunk_indices, record.chunk_nll_sum_nats, strict=True))
+        for record in (other, cell)
+    )
     tokens = dict(zip(cell.chunk_indices, cell.chunk_tokens, strict=True))
     documents = dict(zip(cell.chunk_indices, cell.chunk_documents, strict=True))
     estimate = statistics.compare_paired(
-        *columns,
+        [before[index] for index in sorted(chunks)],
+        [after[index] for index in sorted(chunks)],
         [tokens[index] for index in sorted(chunks)],
         [documents[index] for index in sorted(chunks)],
         sorted(chunks),

@@ -22,6 +22,7 @@ class ChunkPlan:
 
     @property
     def n_chunks(self) -> int:
+        """Chunks in the whole text."""
         return len(self.order)
 
 

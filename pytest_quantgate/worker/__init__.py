@@ -1,0 +1,1 @@
+"""The worker process: what runs the engine, and how the test run talks to it."""

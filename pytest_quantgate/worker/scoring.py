@@ -174,9 +174,7 @@ class Scorer:
         return self._tokens
 
 
-def chunk_tokens(
-    tokens: np.ndarray, index: int, n_ctx: int, vocabulary: Vocabulary
-) -> np.ndarray:
+def chunk_tokens(tokens: np.ndarray, index: int, n_ctx: int, vocabulary: Vocabulary) -> np.ndarray:
     """Return a chunk's ids as they are decoded: the first one is BOS where one is added."""
     chunk = tokens[index * n_ctx : (index + 1) * n_ctx].copy()
     if vocabulary.adds_bos:

@@ -27,7 +27,8 @@ from pytest_quantgate.worker.scoring import Scorer
 class Channel(Protocol):
     """The part of an execnet channel that is used."""
 
-    def send(self, item: object) -> None: ...
+    def send(self, item: object) -> None:
+        """Send one message."""
 
     def __iter__(self) -> Any: ...
 
@@ -48,7 +49,7 @@ def serve(channel: Channel) -> None:
             send(Failed(kind="UNSUPPORTED", reason=str(error)))
         except MemoryError:
             send(Failed(kind="CRASHED", reason="out of memory"))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 # any fault is the cell's, told with its log
             traceback.print_exc(file=sys.stderr)
             send(Failed(kind="CRASHED", reason=f"{type(error).__name__}: {error}"))
 

@@ -1,0 +1,3 @@
+"""What every test of this repository needs."""
+
+pytest_plugins = ["pytester"]
