@@ -83,15 +83,29 @@ def _positive(value: object) -> float:
 Positive = Annotated[float, BeforeValidator(_positive)]
 
 
+def _fraction(value: float) -> float:
+    if not 0 < value <= 1:
+        raise ValueError(f"{value!r} is no share above 0 and up to 1")
+    return value
+
+
+Fraction = Annotated[float, BeforeValidator(_positive), AfterValidator(_fraction)]
+
+
 class Limits(_Table):
     """What a cell must keep; None is no limit.
 
-    Relative limits are allowed increases: 0.05 or ``"+5%"``. ``size_*`` speak of bytes on disk.
+    Relative limits are allowed increases: 0.05 or ``"+5%"``. ``kld_*`` are in nats a token
+    against the reference, ``same_top_min`` a share of tokens; ``size_*`` speak of bytes on disk.
     """
 
     ppl_max: Positive | None = None
     ppl_vs_reference: AllowedIncrease | None = None
     ppl_vs_baseline: AllowedIncrease | None = None
+    kld_mean_max: Positive | None = None
+    kld_p99_max: Positive | None = None
+    kld_vs_baseline: AllowedIncrease | None = None
+    same_top_min: Fraction | None = None
     bits_per_weight_max: Positive | None = None
     size_max_bytes: Positive | None = None
     size_vs_reference: AllowedIncrease | None = None

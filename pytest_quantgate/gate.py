@@ -14,6 +14,7 @@ from pytest_quantgate.baselines.schema import (
     Anchor,
     Baseline,
     Chunks,
+    Divergence,
     MadeBy,
     Perplexity,
     Size,
@@ -28,22 +29,17 @@ from pytest_quantgate.errors import (
     CellUnavailable,
     CellUnsupported,
 )
-from pytest_quantgate.judge import (
-    Observation,
-    conclude,
-    declared_looks,
-    default_limits,
-    judge_perplexity,
-    judge_size,
-    merge_limits,
-)
+from pytest_quantgate.judge import JUDGES, conclude, declared_looks
+from pytest_quantgate.limits import default_limits, merge_limits
 from pytest_quantgate.matrix import Cell
+from pytest_quantgate.metrics.divergence import measure_divergence
 from pytest_quantgate.metrics.perplexity import (
     PerplexityMeasurement,
     common_chunks,
     token_changes,
 )
 from pytest_quantgate.metrics.size import SizeMeasurement
+from pytest_quantgate.observation import Observation
 from pytest_quantgate.report.record import CellRecord, Difference
 from pytest_quantgate.run import Run
 from pytest_quantgate.verdicts import Judgement, Verdict, VerdictKind
@@ -129,10 +125,7 @@ def _ask(run: Run, cell: Cell, questions: Sequence[Question], *, full: bool) -> 
         seen = _observe(run, cell, file, size, perplexity, reference, found.baseline)
         judgements: list[Judgement] = []
         for question, limits in asked:
-            if question.metric == "perplexity":
-                judgements += judge_perplexity(seen, limits, found.baseline, look)
-            else:
-                judgements += judge_size(seen, limits, found.baseline)
+            judgements += JUDGES[question.metric](seen, limits, found.baseline, look)
         judgements += _missing_baseline(run, cell, asked, found.problem, found.baseline)
         verdict = conclude(
             judgements,
@@ -149,7 +142,7 @@ def _ask(run: Run, cell: Cell, questions: Sequence[Question], *, full: bool) -> 
     record = _record(run, cell, file, size, perplexity, reference)
     candidate = None
     if perplexity.is_finite and math.isfinite(perplexity.perplexity):
-        candidate = make_baseline(run, cell, file, size, perplexity, found.baseline)
+        candidate = make_baseline(run, cell, file, size, perplexity, reference, found.baseline)
     return Answer(record=record, verdict=verdict, candidate=candidate)
 
 
@@ -171,8 +164,9 @@ def _missing_baseline(
     baseline: Baseline | None,
 ) -> list[Judgement]:
     wanted = any(
-        limits.ppl_vs_baseline is not None or limits.size_vs_baseline is not None
+        limit is not None
         for _, limits in asked
+        for limit in (limits.ppl_vs_baseline, limits.kld_vs_baseline, limits.size_vs_baseline)
     )
     if baseline is not None or not wanted:
         return []
@@ -211,6 +205,7 @@ def _observe(
         format=cell.format,
         perplexity=perplexity,
         reference=reference,
+        divergence=None if reference is None else measure_divergence(perplexity, reference),
         reference_file_bytes=reference_bytes,
         size=size,
         tensors=file.tensors,
@@ -242,6 +237,7 @@ def make_baseline(
     file: CellFile,
     size: SizeMeasurement,
     perplexity: PerplexityMeasurement,
+    reference: PerplexityMeasurement | None,
     old: Baseline | None,
 ) -> Baseline:
     """Build the baseline that accepts a measurement; it keeps the old one's anchor."""
@@ -283,6 +279,7 @@ def make_baseline(
                 document=tuple(chunk.document for chunk in perplexity.chunks),
             ),
         ),
+        divergence=_divergence_part(perplexity, reference),
         size=Size(
             file_bytes=size.file_bytes,
             bits_per_weight=round(size.bits_per_weight, 4),
@@ -291,6 +288,26 @@ def make_baseline(
         ),
         anchor=old.anchor if old is not None and comparable else anchor,
         reason="",
+    )
+
+
+def _divergence_part(
+    perplexity: PerplexityMeasurement, reference: PerplexityMeasurement | None
+) -> Divergence | None:
+    if reference is None:
+        return None
+    found = measure_divergence(perplexity, reference)
+    sums = [chunk.kld_sum_nats for chunk in perplexity.chunks]
+    if found is None or any(value is None or not math.isfinite(value) for value in sums):
+        return None
+    mine, theirs = common_chunks(perplexity, reference)
+    same = perplexity.top_tokens[mine] == reference.top_tokens[theirs]
+    return Divergence(
+        mean_kld_nats=found.mean_kld_nats,
+        same_top=found.same_top,
+        kld_sum_nats=tuple(value for value in sums if value is not None),
+        same_top_tokens=tuple(int(count) for count in same.sum(axis=1)),
+        reference_per_token_sha256=per_token_sha256(reference),
     )
 
 
@@ -360,6 +377,7 @@ def _record(
         chunk_documents=tuple(chunk.document for chunk in perplexity.chunks),
         ppl_by_domain=by_domain,
         ppl_vs_reference=None if reference is None else difference(perplexity, reference),
+        divergence=None if reference is None else measure_divergence(perplexity, reference),
     )
 
 

@@ -6,20 +6,18 @@ Every rule is written as "pass only if": a number that is not finite never passe
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pytest_quantgate import statistics
 from pytest_quantgate.baselines.schema import Baseline
-from pytest_quantgate.baselines.tensors import TensorChanges, compare_tensors, pack_tensors
+from pytest_quantgate.baselines.tensors import compare_tensors, pack_tensors
+from pytest_quantgate.cause import find_cause
 from pytest_quantgate.config import Limits
-from pytest_quantgate.formats import Format
-from pytest_quantgate.metrics.perplexity import (
-    PerplexityMeasurement,
-    TokenChanges,
-    common_chunks,
-)
+from pytest_quantgate.limits import MIN_KLD_INCREASE_NATS
+from pytest_quantgate.metrics.perplexity import ChunkScore, common_chunks
 from pytest_quantgate.metrics.size import SizeMeasurement
-from pytest_quantgate.models.gguf_file import TensorDigest
+from pytest_quantgate.observation import Observation, percent, token_ids_changed
 from pytest_quantgate.verdicts import Judgement, Verdict, VerdictKind, worst
 
 ALPHA_REGRESSED = 0.001
@@ -28,20 +26,12 @@ ALPHA_REGRESSED = 0.001
 ALPHA_PASS = 0.05
 """One-sided; green needs every cell, so PASS needs no correction for many cells."""
 
-
-def default_limits(wanted: Format) -> Limits:
-    """Return the limits against the baseline that hold where nothing else is configured."""
-    bits = wanted.nominal_bits_per_weight
-    ppl = 0.0025 if bits >= 4 else 0.005 if bits >= 3 else 0.01
-    return Limits(ppl_vs_baseline=ppl, size_vs_baseline=0.005)
-
-
-def merge_limits(*layers: Limits) -> Limits:
-    """Return the limits of the last layer that sets each."""
-    merged: dict[str, object] = {}
-    for layer in layers:
-        merged |= layer.model_dump(exclude_none=True)
-    return Limits.model_validate(merged)
+_KIND = {
+    statistics.Outcome.INSIDE: VerdictKind.PASS,
+    statistics.Outcome.OUTSIDE: VerdictKind.REGRESSED,
+    statistics.Outcome.UNDECIDED: VerdictKind.INCONCLUSIVE,
+    statistics.Outcome.NOT_FINITE: VerdictKind.INVALID,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,46 +54,116 @@ def declared_looks(chunks: tuple[int, ...]) -> tuple[Look, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Observation:
-    """What was observed in a cell, up to a look.
+class _Scale:
+    """How a metric is shown: its name, and an estimate's unit turned into what is printed."""
 
-    ``tokens_changed`` compares with the baseline's per-token values, None where they are gone;
-    ``same_computation`` says that file, libraries, processor and settings are the baseline's:
-    on a CPU equal values then stay equal on every further chunk.
+    metric: str
+    name: str
+    shown: Callable[[float], float]
+    text: Callable[[float], str]
+
+
+_PPL = _Scale(metric="perplexity", name="PPL", shown=statistics.ppl_change, text=percent)
+
+
+def _plain_nats(nats: float) -> str:
+    return f"{nats:.3g} nats"
+
+
+_KLD = _Scale(metric="divergence", name="mean KLD", shown=float, text=_plain_nats)
+_KLD_CHANGE = _Scale(
+    metric="divergence", name="mean KLD", shown=float, text=lambda x: f"{x:+.3g} nats"
+)
+_OTHER_TOP = _Scale(
+    metric="divergence",
+    name="share of tokens with another top token",
+    shown=float,
+    text=lambda x: f"{100 * x:.2f} %",
+)
+
+
+def _by_bounds(
+    scale: _Scale,
+    against: str,
+    before: Sequence[float],
+    after: Sequence[float],
+    chunks: Sequence[ChunkScore],
+    limit: float,
+    look: Look,
+    n_chunks_in_text: int,
+    *,
+    final: bool = False,
+) -> Judgement:
+    """Judge a paired difference of per-chunk sums by its confidence bounds.
+
+    Args:
+        scale: how it is shown.
+        against: what ``before`` is of.
+        before: sums to compare with, a chunk each.
+        after: sums that were measured, a chunk each.
+        chunks: these chunks.
+        limit: the largest difference allowed, in the estimate's own unit a token.
+        look: which errors may be spent.
+        n_chunks_in_text: how many there would be.
+        final: bit-equal values here are bit-equal on every further chunk.
+
     """
-
-    format: Format
-    perplexity: PerplexityMeasurement
-    reference: PerplexityMeasurement | None
-    reference_file_bytes: int | None
-    size: SizeMeasurement
-    tensors: tuple[TensorDigest, ...]
-    source_sha256: str | None
-    text_sha256: str
-    text_sha256_with_lf: str
-    quantizer_cpu: str | None
-    same_computation: bool
-    tokens_changed: TokenChanges | None
-
-
-def percent(fraction: float | None, digits: int = 2) -> str:
-    """Format a relative change with its sign."""
-    if fraction is None or not math.isfinite(fraction):
-        return "not finite" if fraction is not None else "–"
-    return f"{100 * fraction:+.{digits}f} %".replace("-", "−")
-
-
-def _measured(metric: str, against: str, value: float) -> Judgement:
+    estimate = statistics.compare_paired(
+        before,
+        after,
+        [chunk.tokens for chunk in chunks],
+        [chunk.document for chunk in chunks],
+        [chunk.index for chunk in chunks],
+    )
+    identical = estimate.chunks_differing == 0
+    decision = statistics.decide(
+        estimate,
+        limit,
+        alpha_pass=look.alpha_pass,
+        alpha_regressed=look.alpha_regressed,
+        identical=identical,
+        last_look=look.is_last or final,
+    )
+    kind = _KIND[decision.outcome]
+    low, high = scale.shown(decision.lower_bound), scale.shown(decision.upper_bound)
+    change, shown_limit = scale.shown(estimate.mean), scale.shown(limit)
+    more = None
+    if identical:
+        reason = f"{scale.name} identical to the {against}'s on {estimate.tokens:,} tokens"
+    else:
+        bounds = f" [{scale.text(low)}, {scale.text(high)}]" if math.isfinite(high) else ""
+        where = "" if against == "limit" else f" against the {against}"
+        reason = (
+            f"{scale.name} {scale.text(change)}{bounds}{where} over {estimate.chunks} chunks in"
+            f" {estimate.clusters} clusters, limit {scale.text(shown_limit)}"
+        )
+    if kind is VerdictKind.INCONCLUSIVE:
+        reason += f": {decision.reason.value}"
+        more = statistics.chunks_to_decide(
+            estimate,
+            limit,
+            alpha_pass=look.alpha_pass,
+            alpha_regressed=look.alpha_regressed,
+        )
+        if more is not None and look.is_last:
+            left = n_chunks_in_text - estimate.chunks
+            reason += f"; about {more:,} more chunks would decide (the text has {left:,} more)"
+    if kind is VerdictKind.PASS and against == "baseline" and 0 < limit < -decision.upper_bound:
+        kind = VerdictKind.IMPROVED
     return Judgement(
-        metric=metric,
+        metric=scale.metric,
         against=against,
-        verdict=VerdictKind.MEASURED,
-        reason="measured",
-        estimate=value,
+        verdict=kind,
+        reason=reason,
+        estimate=change,
+        low=low,
+        high=high,
+        limit=shown_limit,
+        more_chunks=more,
     )
 
 
-def _bounded(metric: str, value: float, limit: float, unit: str) -> Judgement:
+def _at_most(metric: str, name: str, value: float, limit: float, unit: str) -> Judgement:
     """Judge a number that has no sampling error against a maximum."""
     if not math.isfinite(value):
         verdict, relation = VerdictKind.INVALID, "is not finite, limit"
@@ -115,84 +175,14 @@ def _bounded(metric: str, value: float, limit: float, unit: str) -> Judgement:
         metric=metric,
         against="limit",
         verdict=verdict,
-        reason=f"{metric} {value:,.6g}{unit} {relation} {limit:,.6g}{unit}",
+        reason=f"{name} {value:,.6g}{unit} {relation} {limit:,.6g}{unit}",
         estimate=value,
         limit=limit,
     )
 
 
-def _paired(
-    against: str,
-    before: list[float],
-    after: list[float],
-    seen: PerplexityMeasurement,
-    positions: list[int],
-    limit: float,
-    look: Look,
-    *,
-    final: bool,
-) -> Judgement:
-    chunks = [seen.chunks[position] for position in positions]
-    documents = [chunk.document for chunk in chunks]
-    estimate = statistics.compare_paired(
-        before, after, [c.tokens for c in chunks], documents, [c.index for c in chunks]
-    )
-    identical = estimate.chunks_differing == 0
-    decision = statistics.decide(
-        estimate,
-        statistics.ppl_limit_nats(limit),
-        alpha_pass=look.alpha_pass,
-        alpha_regressed=look.alpha_regressed,
-        identical=identical,
-        last_look=look.is_last or final,
-    )
-    change = statistics.ppl_change(estimate.mean)
-    low, high = (
-        statistics.ppl_change(bound) for bound in (decision.lower_bound, decision.upper_bound)
-    )
-    kind = {
-        statistics.Outcome.INSIDE: VerdictKind.PASS,
-        statistics.Outcome.OUTSIDE: VerdictKind.REGRESSED,
-        statistics.Outcome.UNDECIDED: VerdictKind.INCONCLUSIVE,
-        statistics.Outcome.NOT_FINITE: VerdictKind.INVALID,
-    }[decision.outcome]
-    units = f"{estimate.chunks} chunks in {estimate.clusters} clusters"
-    more = None
-    if identical:
-        reason = f"PPL identical to the {against}'s on {estimate.tokens:,} tokens"
-    else:
-        bounds = f" [{percent(low)}, {percent(high)}]" if math.isfinite(high) else ""
-        reason = f"PPL {percent(change)}{bounds} against the {against} over {units}"
-        reason += f", limit {percent(limit)}"
-    if kind is VerdictKind.INCONCLUSIVE:
-        reason += f": {decision.reason.value}"
-        more = statistics.chunks_to_decide(
-            estimate,
-            statistics.ppl_limit_nats(limit),
-            alpha_pass=look.alpha_pass,
-            alpha_regressed=look.alpha_regressed,
-        )
-        left = seen.n_chunks_in_text - len(seen.chunks)
-        if more is not None and look.is_last:
-            reason += f"; about {more:,} more chunks would decide (the text has {left:,} more)"
-    if (
-        kind is VerdictKind.PASS
-        and against == "baseline"
-        and limit > 0
-        and decision.upper_bound < -statistics.ppl_limit_nats(limit)
-    ):
-        kind = VerdictKind.IMPROVED
-    return Judgement(
-        metric="perplexity",
-        against=against,
-        verdict=kind,
-        reason=reason,
-        estimate=change,
-        low=low,
-        high=high,
-        limit=limit,
-        more_chunks=more,
-    )
+def _only(metric: str, against: str, verdict: VerdictKind, reason: str) -> Judgement:
+    return Judgement(metric=metric, against=against, verdict=verdict, reason=reason)
 
 
 def not_comparable(seen: Observation, baseline: Baseline) -> str | None:
@@ -213,19 +203,33 @@ def not_comparable(seen: Observation, baseline: Baseline) -> str | None:
             f"the model's source is another file than the baseline's (SHA-256"
             f" {str(seen.source_sha256)[:12]}, was {str(baseline.source_sha256)[:12]})"
         )
-    stored_chunks = set(stored.chunks.index)
-    if not stored_chunks & {chunk.index for chunk in seen.perplexity.chunks}:
+    if not set(stored.chunks.index) & {chunk.index for chunk in seen.perplexity.chunks}:
         return "the baseline has none of the chunks that were measured"
     return None
 
 
-def _token_ids_changed(seen: Observation, baseline: Baseline) -> int:
-    stored = dict(
-        zip(baseline.perplexity.chunks.index, baseline.perplexity.chunks.token_ids, strict=True)
-    )
-    return sum(
-        stored.get(chunk.index, chunk.token_ids_sha256[:16]) != chunk.token_ids_sha256[:16]
-        for chunk in seen.perplexity.chunks
+def _against_column(
+    scale: _Scale,
+    seen: Observation,
+    baseline: Baseline,
+    column: Sequence[float],
+    value: Callable[[ChunkScore], float],
+    limit: float,
+    look: Look,
+) -> Judgement:
+    """Judge against a column of the baseline's chunks."""
+    stored = dict(zip(baseline.perplexity.chunks.index, column, strict=True))
+    chunks = [chunk for chunk in seen.perplexity.chunks if chunk.index in stored]
+    return _by_bounds(
+        scale,
+        "baseline",
+        [stored[chunk.index] for chunk in chunks],
+        [value(chunk) for chunk in chunks],
+        chunks,
+        limit,
+        look,
+        seen.perplexity.n_chunks_in_text,
+        final=seen.same_computation,
     )
 
 
@@ -235,102 +239,159 @@ def judge_perplexity(
     """Judge perplexity against each limit that is set."""
     measured = seen.perplexity
     if not measured.is_finite or not math.isfinite(measured.perplexity):
-        return [
-            Judgement(
-                metric="perplexity",
-                against="limit",
-                verdict=VerdictKind.INVALID,
-                reason="a token's log-likelihood is not finite",
-            )
-        ]
+        reason = "a token's log-likelihood is not finite"
+        return [_only("perplexity", "limit", VerdictKind.INVALID, reason)]
     judgements = []
     if limits.ppl_max is not None:
-        judgements.append(_bounded("PPL", measured.perplexity, limits.ppl_max, ""))
-    if seen.reference is not None:
+        judgements.append(_at_most("perplexity", "PPL", measured.perplexity, limits.ppl_max, ""))
+    if seen.reference is not None and limits.ppl_vs_reference is not None:
         mine, theirs = common_chunks(measured, seen.reference)
-        after = [measured.chunks[i].nll_sum_nats for i in mine]
-        before = [seen.reference.chunks[i].nll_sum_nats for i in theirs]
-        if limits.ppl_vs_reference is not None:
-            judgements.append(
-                _paired(
-                    "reference",
-                    before,
-                    after,
-                    measured,
-                    mine,
-                    limits.ppl_vs_reference,
-                    look,
-                    final=False,
-                )
+        judgements.append(
+            _by_bounds(
+                _PPL,
+                "reference",
+                [seen.reference.chunks[i].nll_sum_nats for i in theirs],
+                [measured.chunks[i].nll_sum_nats for i in mine],
+                [measured.chunks[i] for i in mine],
+                statistics.ppl_limit_nats(limits.ppl_vs_reference),
+                look,
+                measured.n_chunks_in_text,
             )
-    if limits.ppl_vs_baseline is not None and baseline is not None:
-        reason = not_comparable(seen, baseline)
-        if reason is not None:
-            return [*judgements, _verdict_only("baseline", VerdictKind.NOT_COMPARABLE, reason)]
-        changed = _token_ids_changed(seen, baseline)
-        if changed:
-            judgements.append(
-                _verdict_only(
-                    "baseline",
-                    VerdictKind.REGRESSED,
-                    f"the same text has other token ids in {changed} of"
-                    f" {len(measured.chunks)} chunks",
-                )
-            )
-        else:
-            stored = dict(
-                zip(
-                    baseline.perplexity.chunks.index,
-                    baseline.perplexity.chunks.nll_sum_nats,
-                    strict=True,
-                )
-            )
-            common = [i for i, chunk in enumerate(measured.chunks) if chunk.index in stored]
-            judgements.append(
-                _paired(
-                    "baseline",
-                    [stored[measured.chunks[i].index] for i in common],
-                    [measured.chunks[i].nll_sum_nats for i in common],
-                    measured,
-                    common,
-                    limits.ppl_vs_baseline,
-                    look,
-                    final=seen.same_computation,
-                )
-            )
+        )
+    if limits.ppl_vs_baseline is None or baseline is None:
+        return judgements
+    obstacle = not_comparable(seen, baseline)
+    if obstacle is not None:
+        judgements.append(_only("perplexity", "baseline", VerdictKind.NOT_COMPARABLE, obstacle))
+        return judgements
+    changed = token_ids_changed(seen, baseline)
+    if changed:
+        reason = f"the same text has other token ids in {changed} of {len(measured.chunks)} chunks"
+        judgements.append(_only("perplexity", "baseline", VerdictKind.REGRESSED, reason))
+        return judgements
+    judgements.append(
+        _against_column(
+            _PPL,
+            seen,
+            baseline,
+            baseline.perplexity.chunks.nll_sum_nats,
+            lambda chunk: chunk.nll_sum_nats,
+            statistics.ppl_limit_nats(limits.ppl_vs_baseline),
+            look,
+        )
+    )
     return judgements
 
 
-def _verdict_only(against: str, verdict: VerdictKind, reason: str) -> Judgement:
-    return Judgement(metric="perplexity", against=against, verdict=verdict, reason=reason)
+def judge_divergence(
+    seen: Observation, limits: Limits, baseline: Baseline | None, look: Look
+) -> list[Judgement]:
+    """Judge the divergence from the reference; the reference itself has none."""
+    if seen.reference is None:
+        return []
+    measured, found = seen.perplexity, seen.divergence
+    asked = [limits.kld_mean_max, limits.kld_p99_max, limits.same_top_min, limits.kld_vs_baseline]
+    if found is None:
+        reason = "the engine gave no distributions to compare with the reference's"
+        kind = VerdictKind.UNSUPPORTED
+        return [] if asked == [None] * 4 else [_only("divergence", "reference", kind, reason)]
+    sums = [_kld_sum(chunk) for chunk in measured.chunks]
+    if not all(math.isfinite(value) for value in sums):
+        reason = "a token's divergence is not finite"
+        return [_only("divergence", "reference", VerdictKind.INVALID, reason)]
+    judgements = []
+    zeros = [0.0] * len(sums)
+    if limits.kld_mean_max is not None:
+        if limits.kld_mean_max >= 1 and found.mean_kld_nats < limits.kld_mean_max / 4:
+            # The default limit is there for garbage; far below it no interval is needed.
+            judgements.append(
+                _at_most(
+                    "divergence", "mean KLD", found.mean_kld_nats, limits.kld_mean_max, " nats"
+                )
+            )
+        else:
+            judgements.append(
+                _by_bounds(
+                    _KLD,
+                    "limit",
+                    zeros,
+                    sums,
+                    measured.chunks,
+                    limits.kld_mean_max,
+                    look,
+                    measured.n_chunks_in_text,
+                )
+            )
+    if limits.kld_p99_max is not None:
+        p99 = found.kld_percentiles_nats["99"]
+        judgements.append(_at_most("divergence", "p99 KLD", p99, limits.kld_p99_max, " nats"))
+    if limits.same_top_min is not None:
+        mine, theirs = common_chunks(measured, seen.reference)
+        differing = (
+            (measured.top_tokens[mine] != seen.reference.top_tokens[theirs]).sum(axis=1).tolist()
+        )
+        judgements.append(
+            _by_bounds(
+                _OTHER_TOP,
+                "limit",
+                [0.0] * len(mine),
+                differing,
+                [measured.chunks[i] for i in mine],
+                1 - limits.same_top_min,
+                look,
+                measured.n_chunks_in_text,
+            )
+        )
+    if (
+        limits.kld_vs_baseline is not None
+        and baseline is not None
+        and baseline.divergence is not None
+        and not_comparable(seen, baseline) is None
+        and not token_ids_changed(seen, baseline)
+    ):
+        allowed = max(
+            limits.kld_vs_baseline * baseline.divergence.mean_kld_nats, MIN_KLD_INCREASE_NATS
+        )
+        judgements.append(
+            _against_column(
+                _KLD_CHANGE,
+                seen,
+                baseline,
+                baseline.divergence.kld_sum_nats,
+                _kld_sum,
+                allowed,
+                look,
+            )
+        )
+    return judgements
 
 
-def judge_size(seen: Observation, limits: Limits, baseline: Baseline | None) -> list[Judgement]:
+def _kld_sum(chunk: ChunkScore) -> float:
+    return math.nan if chunk.kld_sum_nats is None else chunk.kld_sum_nats
+
+
+def judge_size(
+    seen: Observation, limits: Limits, baseline: Baseline | None, _look: Look
+) -> list[Judgement]:
     """Judge size and tensor types against each limit that is set."""
     size = seen.size
     judgements = []
     if limits.bits_per_weight_max is not None:
-        judgements.append(
-            _bounded("size", size.bits_per_weight, limits.bits_per_weight_max, " bits per weight")
-        )
+        limit = limits.bits_per_weight_max
+        judgements.append(_at_most("size", "size", size.bits_per_weight, limit, " bits per weight"))
     if limits.size_max_bytes is not None:
-        judgements.append(_bounded("size", size.file_bytes, limits.size_max_bytes, " bytes"))
+        judgements.append(
+            _at_most("size", "size", size.file_bytes, limits.size_max_bytes, " bytes")
+        )
     if limits.size_vs_reference is not None and seen.reference_file_bytes is not None:
         judgements.append(
             _relative_size("reference", size, seen.reference_file_bytes, limits.size_vs_reference)
         )
     if limits.size_vs_baseline is not None and baseline is not None:
-        if not_comparable(seen, baseline) is None:
-            changes = compare_tensors(baseline.size.tensors, pack_tensors(seen.tensors))
-            if changes.types_changed:
-                judgements.append(
-                    Judgement(
-                        metric="size",
-                        against="baseline",
-                        verdict=VerdictKind.REGRESSED,
-                        reason=changes.describe_types(),
-                    )
-                )
+        changes = compare_tensors(baseline.size.tensors, pack_tensors(seen.tensors))
+        if not_comparable(seen, baseline) is None and changes.types_changed:
+            reason = changes.describe_types()
+            judgements.append(_only("size", "baseline", VerdictKind.REGRESSED, reason))
         judgements.append(
             _relative_size("baseline", size, baseline.size.file_bytes, limits.size_vs_baseline)
         )
@@ -355,27 +416,14 @@ def _relative_size(
     )
 
 
-def find_cause(seen: Observation, baseline: Baseline, *, same_quantizer_cpu: bool) -> str:
-    """Say what moved a cell away from its baseline: tokenizer, quantizer or runtime."""
-    if _token_ids_changed(seen, baseline):
-        return "cause: tokenizer (the same text has other token ids)"
-    changes: TensorChanges = compare_tensors(baseline.size.tensors, pack_tensors(seen.tensors))
-    parts = ["tokenization same"]
-    if changes.any:
-        attributable = same_quantizer_cpu or bool(changes.types_changed or changes.added_or_gone)
-        parts.append(changes.describe())
-        parts.append(f"size {percent(seen.size.file_bytes / baseline.size.file_bytes - 1)}")
-        cause = "quantizer" if attributable else "not attributable: made on another kind of CPU"
-    else:
-        parts.append(f"all {len(seen.tensors)} tensors same")
-        cause = "runtime kernels"
-    if seen.tokens_changed is not None:
-        tokens = seen.tokens_changed
-        parts.append(
-            f"{tokens.changed:,} of {tokens.tokens:,} tokens changed, largest |Δ|"
-            f" {tokens.largest_nats:.3g} nats"
-        )
-    return f"cause: {cause} ({'; '.join(parts)})"
+JudgeMetric = Callable[[Observation, Limits, Baseline | None, Look], list[Judgement]]
+
+JUDGES: dict[str, JudgeMetric] = {
+    "perplexity": judge_perplexity,
+    "divergence": judge_divergence,
+    "size": judge_size,
+}
+"""Each metric that a marker may ask about, and what judges it."""
 
 
 def conclude(
@@ -386,7 +434,10 @@ def conclude(
     deciding = [item for item in judgements if item.verdict is kind]
     reason = "; ".join(item.reason for item in deciding) or "measured"
     cause = None
-    regressed = [item for item in deciding if item.against == "baseline"]
-    if kind is VerdictKind.REGRESSED and baseline is not None and regressed:
+    if (
+        kind is VerdictKind.REGRESSED
+        and baseline is not None
+        and any(item.against == "baseline" for item in deciding)
+    ):
         cause = find_cause(seen, baseline, same_quantizer_cpu=baseline_cpu)
     return Verdict(kind=kind, reason=reason, judgements=tuple(judgements), cause=cause)

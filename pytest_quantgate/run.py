@@ -18,7 +18,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 from filelock import FileLock
 
@@ -33,11 +32,7 @@ from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.errors import CellError, CellUnavailable, ConfigError
 from pytest_quantgate.formats import FULL_PRECISION, TENSOR_TYPES
 from pytest_quantgate.matrix import Cell, expand, reference_format
-from pytest_quantgate.metrics.perplexity import (
-    ChunkScore,
-    PerplexityMeasurement,
-    make_chunk,
-)
+from pytest_quantgate.metrics.perplexity import Gathering, PerplexityMeasurement
 from pytest_quantgate.metrics.size import SizeMeasurement, measure_size
 from pytest_quantgate.models.source import Model, find_model
 from pytest_quantgate.texts import Text, load_text
@@ -262,16 +257,25 @@ class Run:
             CellError: the cell could not be measured.
 
         """
+        reference = self.reference_cell(cell)
+        if reference != cell:
+            self.perplexity(reference, n_chunks)
         file = self.cell_file(cell)
         plan = self.chunk_plan(cell.model, cell.text)
         key = self._measurement_key(cell, file)
         with self.cache.lock(f"measurement-{key[:32]}"):
-            known = self.measurements.load(key)
+            is_reference = reference == cell
+            known = self.measurements.load(key, is_reference=is_reference)
             have = len(known.chunks) if known is not None else 0
             if known is None or have < n_chunks:
                 known = self._score(cell, file, plan, known, plan.order[have:n_chunks])
-                self.measurements.store(key, known)
+                self.measurements.store(key, known, is_reference=is_reference)
         return known.first(n_chunks)
+
+    def reference_folder(self, reference: Cell) -> Path:
+        """Return the folder of a reference cell's distribution."""
+        key = self._measurement_key(reference, self.cell_file(reference))
+        return self.measurements.reference_folder(key)
 
     def _measurement_key(self, cell: Cell, file: CellFile) -> str:
         profile = self.settings.profile
@@ -316,24 +320,14 @@ class Run:
         wanted: tuple[int, ...],
     ) -> PerplexityMeasurement:
         profile, text = self.settings.profile, self.text(cell.text)
-        chunks: list[ChunkScore] = list(known.chunks) if known else []
-        nll = list(known.nll_nats) if known else []
-        top = list(known.top_tokens) if known else []
-        seconds = known.seconds_s if known else 0.0
-        before = len(chunks)
+        gathering = Gathering(known, plan.documents, plan.domains)
+        before = len(gathering.chunks)
         self.emit("score", cell, done=before, total=before + len(wanted))
 
         def on_reply(reply: Message) -> None:
-            nonlocal seconds
             if isinstance(reply, ScoredChunk):
-                chunk, values, tokens = make_chunk(
-                    reply, plan.documents[reply.index], plan.domains[reply.index]
-                )
-                chunks.append(chunk)
-                nll.append(values)
-                top.append(tokens)
-                seconds += reply.seconds_s
-                self.emit("score", cell, done=len(chunks), total=before + len(wanted))
+                gathering.take(reply)
+                self.emit("score", cell, done=len(gathering.chunks), total=before + len(wanted))
 
         backend = self.settings.devices[cell.device].backend
         engine = self.engine(cell.engine)
@@ -343,6 +337,10 @@ class Run:
                 f"device {cell.device!r}: the engine has no {backend!r}; there are: cpu,"
                 f" {', '.join(listed)}"
             )
+        reference = self.reference_cell(cell)
+        folder = self.reference_folder(reference)
+        # An engine may score without telling distributions; then nothing is compared.
+        can_compare = reference == cell or (folder / "facts.json").exists()
         with self.hold_device(backend):
             engine.score(
                 Score(
@@ -357,18 +355,25 @@ class Run:
                     flash_attention=profile.flash_attention,
                     type_k=TENSOR_TYPES[profile.type_k].number,
                     type_v=TENSOR_TYPES[profile.type_v].number,
+                    reference=str(folder) if can_compare else "",
+                    captures=reference == cell,
+                    output_matrix=self._output_matrix(self.cell_file(reference)),
                 ),
                 on_reply,
             )
-        if tuple(chunk.index for chunk in chunks[before:]) != wanted:
-            raise CellError(f"the engine scored {len(chunks) - before} of {len(wanted)} chunks")
-        return PerplexityMeasurement(
-            chunks=tuple(chunks),
-            nll_nats=np.stack(nll),
-            top_tokens=np.stack(top),
-            n_chunks_in_text=plan.n_chunks,
-            seconds_s=seconds,
-        )
+        scored = tuple(chunk.index for chunk in gathering.chunks[before:])
+        if scored != wanted:
+            raise CellError(f"the engine scored {len(scored)} of {len(wanted)} chunks")
+        return gathering.finish(plan.n_chunks)
+
+    def _output_matrix(self, file: CellFile) -> tuple[str, int, int, int, int] | None:
+        """Return where a file's output matrix is: its own, or the tied embedding."""
+        tensors = {tensor.name: tensor for tensor in file.header.tensors}
+        found = tensors.get("output.weight") or tensors.get("token_embd.weight")
+        if found is None:
+            return None
+        n_embd, n_vocab = found.shape
+        return str(found.file), found.offset_bytes, found.type.number, n_vocab, n_embd
 
     # Telling
 

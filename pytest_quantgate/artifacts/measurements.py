@@ -17,6 +17,8 @@ import numpy as np
 from pytest_quantgate.artifacts.cache import Cache, write_atomically
 from pytest_quantgate.metrics.perplexity import ChunkScore, PerplexityMeasurement
 
+_OPTIONAL = ("top_probabilities", "kld_nats")
+
 
 def per_token_sha256(measurement: PerplexityMeasurement) -> str:
     """Hash the per-token values and the chunks that they belong to."""
@@ -35,12 +37,16 @@ def _pack(measurement: PerplexityMeasurement) -> bytes:
         "seconds_s": measurement.seconds_s,
     }
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
-        nll_nats=measurement.nll_nats,
-        top_tokens=measurement.top_tokens,
-    )
+    arrays = {
+        "header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
+        "nll_nats": measurement.nll_nats,
+        "top_tokens": measurement.top_tokens,
+    }
+    for name in _OPTIONAL:
+        values = getattr(measurement, name)
+        if values is not None:
+            arrays[name] = values
+    np.savez(buffer, **arrays)  # type: ignore[arg-type] # numpy's stub takes no mapping
     return buffer.getvalue()
 
 
@@ -54,6 +60,7 @@ def _unpack(path: Path) -> PerplexityMeasurement | None:
                 top_tokens=arrays["top_tokens"],
                 n_chunks_in_text=header["n_chunks_in_text"],
                 seconds_s=header["seconds_s"],
+                **{name: arrays[name] for name in _OPTIONAL if name in arrays},
             )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -65,13 +72,22 @@ class Measurements:
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
 
-    def load(self, key: str) -> PerplexityMeasurement | None:
-        """Return a stored measurement, None where there is none that can be read."""
-        return _unpack(self._cache.sub("measurements") / f"{key}.npz")
+    def reference_folder(self, key: str) -> Path:
+        """Return the folder of a reference: its measurement and its distribution together."""
+        return self._cache.sub(f"references/{key}")
 
-    def store(self, key: str, measurement: PerplexityMeasurement) -> None:
+    def load(self, key: str, *, is_reference: bool) -> PerplexityMeasurement | None:
+        """Return a stored measurement, None where there is none that can be read."""
+        return _unpack(self._path(key, is_reference))
+
+    def store(self, key: str, measurement: PerplexityMeasurement, *, is_reference: bool) -> None:
         """Store a measurement."""
-        write_atomically(self._cache.sub("measurements") / f"{key}.npz", _pack(measurement))
+        write_atomically(self._path(key, is_reference), _pack(measurement))
+
+    def _path(self, key: str, is_reference: bool) -> Path:
+        if is_reference:
+            return self.reference_folder(key) / "scores.npz"
+        return self._cache.sub("measurements") / f"{key}.npz"
 
     def keep_tokens(self, measurement: PerplexityMeasurement) -> str:
         """Keep the per-token values under their hash, and return it."""

@@ -76,6 +76,19 @@ class Perplexity(_Part):
     chunks: Chunks
 
 
+class Divergence(_Part):
+    """Divergence from the reference, a column a chunk in the order of the perplexity's chunks.
+
+    ``reference_per_token_sha256`` names the reference's values that it was measured against.
+    """
+
+    mean_kld_nats: float
+    same_top: float
+    kld_sum_nats: tuple[float, ...]
+    same_top_tokens: tuple[int, ...]
+    reference_per_token_sha256: str
+
+
 class Size(_Part):
     """The file: its size, and each tensor's type and first 8 digits of its bytes' SHA-256.
 
@@ -104,6 +117,7 @@ class Baseline(_Part):
     source_sha256: str | None
     made_by: MadeBy
     perplexity: Perplexity
+    divergence: Divergence | None = None
     size: Size
     anchor: Anchor
     reason: str

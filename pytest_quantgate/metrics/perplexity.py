@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ class ChunkScore:
     ``nll_sum_nats`` is the float64 sum over ``tokens`` scored tokens; the hashes are SHA-256 of
     the decoded int32 ids and of the int32 top tokens. ``document`` and ``domain`` are where most
     of the scored bytes lie, None where the text declares none.
+    ``kld_sum_nats`` is the float64 sum of the divergence from the reference, None where there
+    was none to compare with.
     """
 
     index: int
@@ -31,6 +34,7 @@ class ChunkScore:
     top_tokens_sha256: str
     document: int | None
     domain: str | None
+    kld_sum_nats: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,9 @@ class PerplexityMeasurement:
     """The chunks of a cell in the order in which they were visited.
 
     ``nll_nats`` (float32) and ``top_tokens`` (int32) have shape (chunks, tokens a chunk) and
-    the same order. ``seconds_s`` is decoding time, model loading left out.
+    the same order; so have ``top_probabilities`` (float32, that of the top token) and
+    ``kld_nats`` (float32, the divergence from the reference), None where they were not measured.
+    ``seconds_s`` is decoding time, model loading left out.
     """
 
     chunks: tuple[ChunkScore, ...]
@@ -46,6 +52,8 @@ class PerplexityMeasurement:
     top_tokens: IntArray
     n_chunks_in_text: int
     seconds_s: float
+    top_probabilities: FloatArray | None = None
+    kld_nats: FloatArray | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -76,7 +84,13 @@ class PerplexityMeasurement:
             top_tokens=self.top_tokens[:count],
             n_chunks_in_text=self.n_chunks_in_text,
             seconds_s=self.seconds_s,
+            top_probabilities=_first(self.top_probabilities, count),
+            kld_nats=_first(self.kld_nats, count),
         )
+
+
+def _first(rows: FloatArray | None, count: int) -> FloatArray | None:
+    return None if rows is None else rows[:count]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,22 +103,73 @@ class TokenChanges:
     top_tokens_changed: int
 
 
-def make_chunk(
-    reply: ScoredChunk, document: int | None, domain: str | None
-) -> tuple[ChunkScore, FloatArray, IntArray]:
-    """Turn a worker's reply into a chunk and its arrays of shape (tokens,)."""
-    nll = np.frombuffer(reply.nll_nats, dtype=np.float32)
-    top = np.frombuffer(reply.top_tokens, dtype=np.int32)
-    chunk = ChunkScore(
-        index=reply.index,
-        tokens=len(nll),
-        nll_sum_nats=reply.nll_sum_nats,
-        token_ids_sha256=reply.token_ids_sha256,
-        top_tokens_sha256=hashlib.sha256(reply.top_tokens).hexdigest(),
-        document=document,
-        domain=domain,
-    )
-    return chunk, nll, top
+class Gathering:
+    """Gathers a worker's replies into a measurement, continuing one that is known.
+
+    Args:
+        known: what was measured before, None for a fresh start.
+        documents: the document of each chunk, by its place in the text.
+        domains: the domain of each chunk, by its place in the text.
+
+    """
+
+    def __init__(
+        self,
+        known: PerplexityMeasurement | None,
+        documents: Sequence[int | None],
+        domains: Sequence[str | None],
+    ) -> None:
+        self._documents = documents
+        self._domains = domains
+        self.chunks: list[ChunkScore] = list(known.chunks) if known else []
+        self._nll: list[FloatArray] = list(known.nll_nats) if known else []
+        self._top: list[IntArray] = list(known.top_tokens) if known else []
+        self._top_p = _rows(known.top_probabilities if known else None)
+        self._kld = _rows(known.kld_nats if known else None)
+        self._seconds_s = known.seconds_s if known else 0.0
+
+    def take(self, reply: ScoredChunk) -> None:
+        """Take one chunk in."""
+        nll = np.frombuffer(reply.nll_nats, dtype=np.float32)
+        self.chunks.append(
+            ChunkScore(
+                index=reply.index,
+                tokens=len(nll),
+                nll_sum_nats=reply.nll_sum_nats,
+                token_ids_sha256=reply.token_ids_sha256,
+                top_tokens_sha256=hashlib.sha256(reply.top_tokens).hexdigest(),
+                document=self._documents[reply.index],
+                domain=self._domains[reply.index],
+                kld_sum_nats=reply.kld_sum_nats if reply.kld_nats else None,
+            )
+        )
+        self._nll.append(nll)
+        self._top.append(np.frombuffer(reply.top_tokens, dtype=np.int32))
+        self._top_p.append(np.frombuffer(reply.top_probabilities, dtype=np.float32))
+        self._kld.append(np.frombuffer(reply.kld_nats, dtype=np.float32))
+        self._seconds_s += reply.seconds_s
+
+    def finish(self, n_chunks_in_text: int) -> PerplexityMeasurement:
+        """Return the measurement."""
+        return PerplexityMeasurement(
+            chunks=tuple(self.chunks),
+            nll_nats=np.stack(self._nll),
+            top_tokens=np.stack(self._top),
+            n_chunks_in_text=n_chunks_in_text,
+            seconds_s=self._seconds_s,
+            top_probabilities=_stack(self._top_p, self._nll),
+            kld_nats=_stack(self._kld, self._nll),
+        )
+
+
+def _rows(array: FloatArray | None) -> list[FloatArray]:
+    return [] if array is None else list(array)
+
+
+def _stack(rows: list[FloatArray], like: list[FloatArray]) -> FloatArray | None:
+    """Stack rows if every chunk has them."""
+    complete = [len(row) for row in rows] == [len(row) for row in like]
+    return np.stack(rows) if complete else None
 
 
 def common_chunks(

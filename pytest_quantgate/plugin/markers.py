@@ -59,6 +59,17 @@ MARKERS: Mapping[str, Marker] = MappingProxyType(
                 help="limits on the cell's perplexity; without keywords the profile's limits",
             ),
             Marker(
+                name="quant_kld",
+                metric="divergence",
+                keywords={
+                    "max_mean": "kld_mean_max",
+                    "max_p99": "kld_p99_max",
+                    "min_same_top": "same_top_min",
+                    "max_vs_baseline": "kld_vs_baseline",
+                },
+                help="limits on the divergence from the reference, in nats a token",
+            ),
+            Marker(
                 name="quant_size",
                 metric="size",
                 keywords={

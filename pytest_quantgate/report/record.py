@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pytest_quantgate.metrics.divergence import DivergenceMeasurement, Part
 from pytest_quantgate.verdicts import Judgement, VerdictKind
 
 VERSION = 1
@@ -64,6 +65,7 @@ class CellRecord:
     chunk_documents: tuple[int | None, ...] = ()
     ppl_by_domain: dict[str, float] = field(default_factory=dict)
     ppl_vs_reference: Difference | None = None
+    divergence: DivergenceMeasurement | None = None
     judgements: tuple[Judgement, ...] = ()
     accepted: str | None = None
     seconds_s: float = 0.0
@@ -124,6 +126,13 @@ def cell_from_plain(plain: dict[str, Any]) -> CellRecord:
     fields["chunk_nll_sum_nats"] = tuple(float(item) for item in fields["chunk_nll_sum_nats"])
     if fields["ppl_vs_reference"] is not None:
         fields["ppl_vs_reference"] = Difference(**_floats(fields["ppl_vs_reference"]))
+    if fields.get("divergence") is not None:
+        found = _floats(fields["divergence"])
+        for name in ("by_confidence", "by_domain"):
+            found[name] = tuple(Part(**_floats(part)) for part in found[name])
+        for name in ("kld_percentiles_nats", "delta_p_percentiles"):
+            found[name] = _floats(found[name])
+        fields["divergence"] = DivergenceMeasurement(**found)
     fields["judgements"] = tuple(
         Judgement(**{**_floats(item), "verdict": VerdictKind(item["verdict"])})
         for item in fields["judgements"]

@@ -11,7 +11,18 @@ from pytest_quantgate.report.record import CellRecord, RunRecord
 
 FAULT_DETECTOR = "fault detector, not a ranking of formats"
 
-HEADINGS = ("format", "size MB", "bits/w", "PPL", "ΔPPL vs reference [95 %]", "verdict", "why")
+HEADINGS = (
+    "format",
+    "size MB",
+    "bits/w",
+    "PPL",
+    "ΔPPL vs reference [95 %]",
+    "KLD",
+    "same top",
+    "verdict",
+    "why",
+)
+_RIGHT = frozenset({1, 2, 3, 5, 6})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +121,13 @@ def _delta(cell: CellRecord) -> str:
     return f"{100 * delta.change:+.2f} % [{100 * delta.low:+.2f}, {100 * delta.high:+.2f}]"
 
 
+def _divergence(cell: CellRecord) -> tuple[str, str]:
+    found = cell.divergence
+    if found is None:
+        return "–", "–"
+    return f"{found.mean_kld_nats:.4f}", f"{100 * found.same_top:.1f} %"
+
+
 def _twins(cells: Sequence[CellRecord]) -> list[str]:
     notes = []
     first: dict[str, CellRecord] = {}
@@ -156,6 +174,7 @@ def _table(key: tuple[str, str, str, str], cells: list[CellRecord]) -> Table:
                     _number(cell.bits_per_weight, ".2f"),
                     _number(ppl[cell.id], ".4f"),
                     _delta(cell),
+                    *_divergence(cell),
                     "accepted" if cell.accepted else cell.verdict,
                     why,
                 ),
@@ -179,7 +198,7 @@ def text_lines(table: Table) -> list[str]:
     widths = [max(len(line[i]) for line in grid) for i in range(len(HEADINGS))]
     for line in grid:
         padded = [
-            cell.rjust(width) if i in {1, 2, 3} else cell.ljust(width)
+            cell.rjust(width) if i in _RIGHT else cell.ljust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
         lines.append("  ".join(padded).rstrip())
@@ -204,7 +223,7 @@ def markdown(record: RunRecord) -> str:
         if table.caveat:
             lines += [f"*{table.caveat.capitalize()}.*", ""]
         lines.append("| " + " | ".join(HEADINGS) + " |")
-        lines.append("|---|--:|--:|--:|---|---|---|")
+        lines.append("|---|--:|--:|--:|---|--:|--:|---|---|")
         lines += ["| " + " | ".join(_escape(c) for c in row.columns) + " |" for row in table.rows]
         lines += [""] + [f"- {note}" for note in table.notes]
     if red:

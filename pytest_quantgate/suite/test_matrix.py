@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.quant_size
+@pytest.mark.quant_kld
 @pytest.mark.quant_ppl
 def test_cell(quant_cell: MeasuredCell) -> None:
     """Judge the cell by the profile's limits and its baseline: the markers do it."""

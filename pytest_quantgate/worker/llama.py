@@ -182,6 +182,7 @@ class Model:
         type_v: int,
         log: LogTap,
         on_load: Callable[[float], None],
+        graph_callback: Any = None,
     ) -> None:
         low.llama_backend_init()
 
@@ -216,6 +217,9 @@ class Model:
         options.offload_kqv = bool(chosen)
         options.op_offload = bool(chosen)
         options.no_perf = True
+        if graph_callback is not None:
+            options.cb_eval = graph_callback
+        self._graph_callback = graph_callback  # ctypes keeps no reference of its own
         self._context = low.llama_init_from_model(self._model, options)
         if not self._context:
             low.llama_model_free(self._model)

@@ -96,7 +96,9 @@ class Score(Message):
     """Decode chunks of a text and score the second half of each, as llama-perplexity does.
 
     ``device`` is ``cpu``, which hides every other device, or a name that ggml lists;
-    ``type_k`` and ``type_v`` are numbers of ggml types.
+    ``type_k`` and ``type_v`` are numbers of ggml types. ``reference`` is the folder of the
+    reference's distribution: written if ``captures``, else compared with; ``output_matrix`` is
+    ``(path, offset, ggml type, n_vocab, n_embd)`` of the reference's output matrix.
     """
 
     model: str
@@ -110,6 +112,9 @@ class Score(Message):
     flash_attention: bool
     type_k: int
     type_v: int
+    reference: str = ""
+    captures: bool = False
+    output_matrix: tuple[str, int, int, int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +122,10 @@ class ScoredChunk(Message):
     """One chunk's result, sent as soon as it is there.
 
     ``nll_nats`` is float32, one a scored token; ``nll_sum_nats`` their float64 sum before
-    rounding; ``top_tokens`` int32, the most probable token at each, ties to the lowest id.
+    rounding; ``top_tokens`` int32, the most probable token at each, ties to the lowest id;
+    ``top_probabilities`` float32, that token's probability. ``kld_nats`` is float32, the
+    divergence from the reference at each, empty where there was none to compare with, and
+    ``kld_sum_nats`` their float64 sum.
     """
 
     index: int
@@ -126,6 +134,9 @@ class ScoredChunk(Message):
     top_tokens: bytes
     token_ids_sha256: str
     seconds_s: float
+    top_probabilities: bytes = b""
+    kld_nats: bytes = b""
+    kld_sum_nats: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,12 @@ from pytest_quantgate.worker.messages import (
     Tokenize,
     Tokenized,
 )
+from pytest_quantgate.worker.reference import (
+    HiddenCapture,
+    ReferenceStore,
+    divergence,
+    rows_at_once,
+)
 
 Send = Callable[[Message], None]
 
@@ -50,7 +56,9 @@ def first_scored(n_ctx: int) -> int:
     return n_ctx // 2
 
 
-def score_rows(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def score_rows(
+    logits: np.ndarray, targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Negative log-likelihood of the targets, and the top token of each row.
 
     Args:
@@ -58,12 +66,14 @@ def score_rows(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.
         targets: integer ids, shape (n,).
 
     Returns:
-        ``nll`` float64 in nats, shape (n,); ``top`` int32, shape (n,), ties to the lowest id.
+        ``nll`` float64 in nats; ``top`` int32, ties to the lowest id; ``top_p`` float32, that
+        token's probability; each of shape (n,).
 
     """
     count = len(targets)
     nll = np.empty(count, dtype=np.float64)
     top = np.empty(count, dtype=np.int32)
+    top_p = np.empty(count, dtype=np.float32)
     for start in range(0, count, _ROWS_AT_ONCE):
         rows = logits[start : start + _ROWS_AT_ONCE]
         wanted = targets[start : start + len(rows)]
@@ -74,7 +84,8 @@ def score_rows(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.
         part = slice(start, start + len(rows))
         nll[part] = np.log(sums) - (rows[index, wanted] - peak).astype(np.float64)
         top[part] = best
-    return nll, top
+        top_p[part] = 1 / sums
+    return nll, top, top_p
 
 
 class Scorer:
@@ -87,6 +98,7 @@ class Scorer:
         self._model_key: Message | None = None
         self._tokens: np.ndarray | None = None
         self._text: str | None = None
+        self._capture: HiddenCapture | None = None
 
     def tokenize(self, request: Tokenize) -> Tokenized:
         """Answer how the text falls into chunks."""
@@ -118,13 +130,18 @@ class Scorer:
         tokens = self._tokenize(request.text, model.vocabulary)
         n_ctx, first = request.n_ctx, first_scored(request.n_ctx)
         n_chunks = len(tokens) // n_ctx
+        store = None
+        if request.reference and request.output_matrix is not None:
+            store = ReferenceStore(request.reference, request.output_matrix)
         for index in request.chunks:
             if not 0 <= index < n_chunks:
                 raise EngineRefusal(f"the text has {n_chunks} chunks, not a chunk {index}")
             begun = time.perf_counter()
             chunk = chunk_tokens(tokens, index, n_ctx, model.vocabulary)
             logits = model.decode(chunk, first)
-            nll, top = score_rows(logits[: n_ctx - 1 - first], chunk[first + 1 :])
+            scored = logits[: n_ctx - 1 - first]
+            nll, top, top_p = score_rows(scored, chunk[first + 1 :])
+            kld = self._compare(store, request, index, scored)
             self._send(
                 ScoredChunk(
                     index=index,
@@ -133,9 +150,29 @@ class Scorer:
                     top_tokens=top.tobytes(),
                     token_ids_sha256=hashlib.sha256(chunk.tobytes()).hexdigest(),
                     seconds_s=time.perf_counter() - begun,
+                    top_probabilities=top_p.tobytes(),
+                    kld_nats=kld.astype(np.float32).tobytes(),
+                    kld_sum_nats=float(kld.sum()),
                 )
             )
         return Scored(load_s=load_s)
+
+    def _compare(
+        self, store: ReferenceStore | None, request: Score, index: int, logits: np.ndarray
+    ) -> np.ndarray:
+        """Keep the reference's rows, or return the divergence from them, float64 of shape (n,)."""
+        if store is None:
+            return np.empty(0)
+        if request.captures:
+            hidden = self._capture.take() if self._capture is not None else None
+            store.write(index, None if hidden is None else hidden[: len(logits)], logits)
+            return np.empty(0)
+        kld = np.empty(len(logits), dtype=np.float64)
+        step = rows_at_once(logits.shape[1])
+        for start in range(0, len(logits), step):
+            stop = min(start + step, len(logits))
+            kld[start:stop] = divergence(store.logits(index, start, stop), logits[start:stop])
+        return kld
 
     def close(self) -> None:
         """Free the model; a quantizer that runs next needs its memory."""
@@ -144,13 +181,14 @@ class Scorer:
         self._model = self._model_key = self._tokens = self._text = None
 
     def _open(self, request: Score) -> Model:
-        key = replace(request, text="", chunks=())
+        key = replace(request, text="", chunks=(), reference="", output_matrix=None)
         if self._model is None or self._model_key != key:
             self.close()
 
             def loading(fraction: float) -> None:
                 self._send(Progress(what="load", done=int(fraction * 100), total=100))
 
+            self._capture = HiddenCapture() if request.captures else None
             self._model = Model(
                 request.model,
                 device=request.device,
@@ -163,6 +201,7 @@ class Scorer:
                 type_v=request.type_v,
                 log=self._log,
                 on_load=loading,
+                graph_callback=self._capture.callback if self._capture is not None else None,
             )
             self._model_key = key
         return self._model

@@ -1,0 +1,36 @@
+"""The limits that hold for a cell: defaults, then the configuration's, then a marker's."""
+
+from __future__ import annotations
+
+from pytest_quantgate.config import Limits
+from pytest_quantgate.formats import Format
+
+MAX_MEAN_KLD_NATS = 1.0
+"""A mean divergence at or above this is garbage, whatever the format."""
+
+MIN_KLD_INCREASE_NATS = 1e-4
+"""An increase of the mean divergence below this is never a regression, however small it was."""
+
+
+def default_limits(wanted: Format) -> Limits:
+    """Return the limits that hold where nothing else is configured.
+
+    Perplexity against the baseline: +0.25 % for formats of 4 bits per weight and more, +0.5 %
+    for 3 to 4, +1 % below 3.
+    """
+    bits = wanted.nominal_bits_per_weight
+    ppl = 0.0025 if bits >= 4 else 0.005 if bits >= 3 else 0.01
+    return Limits(
+        ppl_vs_baseline=ppl,
+        kld_mean_max=MAX_MEAN_KLD_NATS,
+        kld_vs_baseline=0.03,
+        size_vs_baseline=0.005,
+    )
+
+
+def merge_limits(*layers: Limits) -> Limits:
+    """Return the limits of the last layer that sets each."""
+    merged: dict[str, object] = {}
+    for layer in layers:
+        merged |= layer.model_dump(exclude_none=True)
+    return Limits.model_validate(merged)
