@@ -242,6 +242,9 @@ BUILT_IN_PROFILES = ("default", "smollm2")
 EVALUATION_TEXT = "evaluation"
 """The name of the text that ships with this package."""
 
+ALL_FORMATS = "*"
+"""The key of limits that hold for every format; a format's own limits stand above them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Overrides:
@@ -448,9 +451,12 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
         _known("device", device, devices)
     _known("engine", profile.engine, engines)
     formats = tuple(find_format(item, recipes) for item in profile.formats)
-    limits = {find_format(key, recipes).name: value for key, value in profile.limits.items()}
-    for item in profile.optional:
-        find_format(item, recipes)
+    limits = {
+        key if key == ALL_FORMATS else find_format(key, recipes).name: value
+        for key, value in profile.limits.items()
+    }
+    optional = tuple(find_format(item, recipes).name for item in profile.optional)
+    profile = profile.model_copy(update={"optional": optional})
     cache_dir = overrides.cache_dir or tables.cache_dir
     report = overrides.report or tables.report
     if report is not None and Path(report).suffix not in {".json", ".md"}:

@@ -20,7 +20,7 @@ from pytest_quantgate.baselines.schema import (
     Size,
 )
 from pytest_quantgate.baselines.tensors import pack_tensors
-from pytest_quantgate.config import Limits
+from pytest_quantgate.config import ALL_FORMATS, Limits
 from pytest_quantgate.errors import (
     CellCrashed,
     CellError,
@@ -150,9 +150,8 @@ def _limits(run: Run, cell: Cell, question: Question) -> Limits:
     """Return the limits of a question: its own, or the configured ones over the defaults."""
     if question.limits is not None:
         return question.limits
-    configured = [
-        run.settings.limits[name] for name in ("*", cell.format.name) if name in run.settings.limits
-    ]
+    named = run.settings.limits
+    configured = [named[name] for name in (ALL_FORMATS, cell.format.name) if name in named]
     return merge_limits(default_limits(cell.format), *configured)
 
 

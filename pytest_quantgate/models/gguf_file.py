@@ -112,6 +112,12 @@ def _read(stream: BinaryIO, size: int) -> bytes:
     return data
 
 
+def _skip(stream: BinaryIO, size: int) -> None:
+    if size > 1 << 40:  # far beyond any header; a larger step overflows the file's position
+        raise _Truncated
+    stream.seek(size, 1)
+
+
 def _number(stream: BinaryIO, layout: str) -> int:
     return int(struct.unpack(layout, _read(stream, struct.calcsize(layout)))[0])
 
@@ -129,13 +135,12 @@ def _value(stream: BinaryIO, kind: int) -> Value | None:
     if kind == _ARRAY:
         item_kind, count = _number(stream, "<I"), _number(stream, "<Q")
         if item_kind in _SCALARS:
-            stream.seek(count * struct.calcsize(_SCALARS[item_kind]), 1)
-        else:
+            _skip(stream, count * struct.calcsize(_SCALARS[item_kind]))
+        elif item_kind == _STRING:
             for _ in range(count):
-                if item_kind == _STRING:
-                    stream.seek(_number(stream, "<Q"), 1)
-                else:
-                    _value(stream, item_kind)
+                _skip(stream, _number(stream, "<Q"))
+        else:
+            raise _Truncated  # llama.cpp refuses arrays of arrays too
         return None
     layout = _SCALARS.get(kind)
     if layout is None:
@@ -182,14 +187,21 @@ def _parse(path: Path, stream: BinaryIO) -> GgufFile:
         if n_dimensions > 4:
             raise _Truncated
         shape = tuple(_number(stream, "<Q") for _ in range(n_dimensions))
+        if 0 in shape:
+            raise _Truncated
         number, offset = _number(stream, "<I"), _number(stream, "<Q")
         tensor_type = _BY_NUMBER.get(number)
         if tensor_type is None:
             raise ModelFileError(
-                f"model file {path}: tensor {name} has the unknown ggml type {number}"
+                f"model file {path}: tensor {name!r} has the unknown ggml type {number}"
             )
         tensors.append((name, tensor_type, shape, offset))
-    alignment = int(metadata.get("general.alignment", 32))
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
+        raise ModelFileError(
+            f"model file {path} is damaged: general.alignment is {alignment!r}, no power of two;"
+            " get it again"
+        )
     start = -(-stream.tell() // alignment) * alignment
     n_bytes = path.stat().st_size
     found = tuple(

@@ -1,0 +1,222 @@
+"""Settings: every mistake is one line that names the value and what is valid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_quantgate.config import (
+    Limits,
+    Overrides,
+    ProfileSettings,
+    load_settings,
+    parse_relative,
+)
+from pytest_quantgate.errors import ConfigError
+
+BASE = """
+[tool.quantgate.models.m]
+source = "m.gguf"
+[tool.quantgate.texts.t]
+source = "t.txt"
+[tool.quantgate.profiles.p]
+models = ["m"]
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    """Write a pyproject.toml."""
+    (folder / "pyproject.toml").write_text(text, encoding="utf-8")
+    return folder
+
+
+MISTAKES = {
+    "wrong key at the top": (
+        "[tool.quantgate]\nprofle = 1",
+        ["[tool.quantgate] has the unknown key 'profle' (did you mean 'profile'?); valid: "],
+    ),
+    "wrong key of a model": (
+        '[tool.quantgate.models.m]\nsorce = "x"\nsource = "y"',
+        ["[tool.quantgate.models.m] has the unknown key 'sorce'", "valid: files, sha256, source"],
+    ),
+    "wrong key of a limit": (
+        BASE + "[tool.quantgate.profiles.p.limits.Q4_0]\nppl_vs_refrence = 0.1",
+        ["unknown key 'ppl_vs_refrence' (did you mean 'ppl_vs_reference'?)", "valid: bits_per_"],
+    ),
+    "no source": ("[tool.quantgate.models.m]", ["models.m", 'either source = "PATH or package']),
+    "both sources": (
+        '[tool.quantgate.models.m]\nsource = "x"\nfiles = { F16 = "y" }',
+        ["models.m", "either source"],
+    ),
+    "sha256 of the wrong shape": (
+        '[tool.quantgate.models.m]\nsource = "x"\nsha256 = { F16 = "y" }',
+        ["with source, sha256 is one string"],
+    ),
+    "a text without a file": ("[tool.quantgate.texts.t]", ['either source = "PATH" or domains']),
+    "a profile without models": ("[tool.quantgate.profiles.p]", ["profiles.p.models is missing"]),
+    "an empty list": (BASE + "formats = []", ["formats is empty; name at least one"]),
+    "a format twice": (BASE + 'formats = ["Q4_0", "Q4_0"]', ["formats has 'Q4_0' twice"]),
+    "a number below its range": (BASE + "n_ctx = 4", ["profiles.p.n_ctx = 4", "greater than"]),
+    "chunks of none": (BASE + "chunks = 0", ["profiles.p.chunks = 0"]),
+    "looks that fall": (BASE + "looks = [8, 4]", ["looks = [8, 4] must rise and end at or below"]),
+    "looks beyond the budget": (BASE + "chunks = 8\nlooks = [4, 16]", ["at or below chunks = 8"]),
+    "an unknown order": (BASE + 'chunk_order = "random"', ["'seeded' or 'text'", "'random'"]),
+    "an unknown KV type": (BASE + 'type_k = "Q9"', ["type_k = 'Q9' is no tensor type; valid: F32"]),
+    "a negative limit": (
+        BASE + "[tool.quantgate.profiles.p.limits.Q4_0]\nppl_vs_reference = -0.1",
+        ["ppl_vs_reference = -0.1: -0.1 is negative"],
+    ),
+    "a limit that is no number": (
+        BASE + '[tool.quantgate.profiles.p.limits.Q4_0]\nppl_vs_reference = "much"',
+        ["'much' is no relative change; write for example \"+5%\" or 0.05"],
+    ),
+    "a limit of NaN": (
+        BASE + "[tool.quantgate.profiles.p.limits.Q4_0]\nppl_max = nan",
+        ["is no finite number"],
+    ),
+    "limits of an unknown format": (
+        '[tool.quantgate]\nprofile="p"'
+        + BASE
+        + "[tool.quantgate.profiles.p.limits.Q4_9]\nppl_max = 20",
+        ["unknown format 'Q4_9'"],
+    ),
+    "an unknown optional format": (
+        '[tool.quantgate]\nprofile="p"' + BASE + 'optional = ["Q4_9"]',
+        ["unknown format 'Q4_9'"],
+    ),
+    "an unknown profile": (
+        '[tool.quantgate]\nprofile = "fast"' + BASE,
+        ["unknown profile 'fast'; valid: default, p, smollm2; add one as [tool.quantgate.profiles"],
+    ),
+    "an unknown model": (
+        '[tool.quantgate]\nprofile = "q"\n[tool.quantgate.profiles.q]\nmodels = ["smollm"]',
+        ["unknown model 'smollm' (did you mean 'smollm2'?); valid: smollm2"],
+    ),
+    "an unknown text": (
+        '[tool.quantgate]\nprofile="p"' + BASE + 'texts = ["wiki"]',
+        ["unknown text 'wiki'; valid: evaluation, t"],
+    ),
+    "an unknown device": (
+        '[tool.quantgate]\nprofile="p"' + BASE + 'devices = ["gpu"]',
+        ["unknown device 'gpu' (did you mean 'cpu'?); valid: cpu"],
+    ),
+    "an unknown engine": (
+        '[tool.quantgate]\nprofile="p"' + BASE + 'engine = "new"',
+        ["unknown engine 'new'; valid: default"],
+    ),
+    "an unknown format": (
+        '[tool.quantgate]\nprofile="p"' + BASE + 'formats = ["Q4_9"]',
+        ["unknown format 'Q4_9'", "did you mean Q4_"],
+    ),
+    "a name that cannot stand in an id": (
+        '[tool.quantgate.models."a b"]\nsource = "x"',
+        ["[tool.quantgate.models] the name 'a b' cannot stand in a cell's id"],
+    ),
+    "no TOML": ("[tool", ["is no valid TOML"]),
+    "no table": ("[tool]\nquantgate = 3", ["tool.quantgate is no table but 3"]),
+    "a stall of nothing": ("[tool.quantgate]\nstall_s = 0", ["stall_s = 0", "is not above zero"]),
+    "a report of unknown kind": ('[tool.quantgate]\nreport = "r.pdf"', ["valid: .json, .md"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES.keys())
+def test_every_mistake_is_one_line(tmp_path: Path, mistake: tuple[str, list[str]]) -> None:
+    text, parts = mistake
+    with pytest.raises(ConfigError) as caught:
+        load_settings(write(tmp_path, text))
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (Overrides(profile="x"), "unknown profile 'x'; valid: default, smollm2"),
+        (Overrides(models=("x",)), "unknown model 'x'; valid: smollm2"),
+        (Overrides(formats=("x",)), "unknown format 'x'"),
+        (Overrides(formats=()), "formats is empty"),
+        (Overrides(formats=("Q4_0", "Q4_0")), "twice"),
+        (Overrides(devices=("x",)), "unknown device 'x'; valid: cpu"),
+        (Overrides(texts=("x",)), "unknown text 'x'; valid: evaluation"),
+        (Overrides(engine="x"), "unknown engine 'x'; valid: default"),
+        (Overrides(report="x.html"), "--quant-report 'x.html'"),
+    ],
+)
+def test_a_mistake_on_the_command_line(tmp_path: Path, overrides: Overrides, part: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(tmp_path, overrides)
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_any_configuration_the_default_profile_runs_smollm2(tmp_path: Path) -> None:
+    settings = load_settings(tmp_path)
+    assert settings.uses_built_in_profile
+    assert settings.profile.models == ("smollm2",)
+    assert len(settings.formats) == 14
+    assert settings.baselines_dir == tmp_path / "baselines"
+
+
+def test_the_command_line_keeps_what_it_does_not_name(tmp_path: Path) -> None:
+    write(tmp_path, '[tool.quantgate]\nprofile="p"' + BASE + 'texts=["t"]\nn_ctx = 128\n')
+    settings = load_settings(tmp_path, Overrides(formats=("q8_0",)))
+    assert [item.name for item in settings.formats] == ["Q8_0"]
+    assert settings.profile.n_ctx == 128
+    assert settings.profile.texts == ("t",)
+
+
+def test_limits_find_their_format_by_alias(tmp_path: Path) -> None:
+    text = BASE + '[tool.quantgate.profiles.p.limits.mxfp4]\nppl_vs_reference = "+5%"'
+    settings = load_settings(write(tmp_path, '[tool.quantgate]\nprofile="p"' + text))
+    assert settings.limits["MXFP4_MOE"].ppl_vs_reference == 0.05
+
+
+def test_an_optional_format_may_be_an_alias(tmp_path: Path) -> None:
+    text = '[tool.quantgate]\nprofile="p"' + BASE + 'optional = ["mxfp4"]'
+    assert load_settings(write(tmp_path, text)).profile.optional == ("MXFP4_MOE",)
+
+
+def test_limits_for_all_formats(tmp_path: Path) -> None:
+    text = BASE + '[tool.quantgate.profiles.p.limits."*"]\nppl_vs_reference = "+5%"'
+    settings = load_settings(write(tmp_path, '[tool.quantgate]\nprofile="p"' + text))
+    assert settings.limits["*"].ppl_vs_reference == 0.05
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [("+5%", 0.05), ("5%", 0.05), ("-10%", -0.1), ("−10%", -0.1), (0.05, 0.05), ("0.05", 0.05)],
+)
+def test_relative_changes(value: object, number: float) -> None:
+    assert parse_relative(value) == pytest.approx(number, abs=1e-15)
+
+
+@pytest.mark.parametrize("value", ["", "%", "nan", "inf%", "five", True, None, float("nan"), [1]])
+def test_what_is_no_relative_change(value: object) -> None:
+    with pytest.raises(ValueError, match="is no relative change"):
+        parse_relative(value)
+
+
+@given(st.text(max_size=8))
+def test_a_relative_change_is_finite_or_refused(text: str) -> None:
+    try:
+        number = parse_relative(text)
+    except ValueError:
+        return
+    assert abs(number) < float("inf")
+
+
+def test_looks_end_with_the_budget() -> None:
+    profile = ProfileSettings(models=("m",), chunks=16, looks=(4, 16))
+    assert profile.look_chunks == (4, 16)
+    assert ProfileSettings(models=("m",), chunks=16).look_chunks == (16,)
+    assert ProfileSettings(models=("m",), chunks=16, looks=(4,)).look_chunks == (4, 16)
+
+
+def test_limits_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Limits().ppl_max = 3.0  # type: ignore[misc]
