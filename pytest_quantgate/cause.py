@@ -2,9 +2,47 @@
 
 from __future__ import annotations
 
+from pytest_quantgate import statistics
 from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.baselines.tensors import TensorChanges, compare_tensors, pack_tensors
 from pytest_quantgate.observation import Observation, percent, token_ids_changed
+
+
+def _common_cause(seen: Observation, baseline: Baseline) -> str | None:
+    """Say how much of a move the reference made too, and what is left beyond it."""
+    mine, theirs = seen.perplexity, seen.reference
+    if theirs is None or seen.reference_baseline is None:
+        return None
+    columns = []
+    for measured, stored in ((mine, baseline), (theirs, seen.reference_baseline)):
+        if stored.perplexity.text_sha256 != seen.text_sha256:
+            return None
+        before = dict(
+            zip(stored.perplexity.chunks.index, stored.perplexity.chunks.nll_sum_nats, strict=True)
+        )
+        columns.append(
+            {
+                chunk.index: chunk.nll_sum_nats - before[chunk.index]
+                for chunk in measured.chunks
+                if chunk.index in before
+            }
+        )
+    chunks = [c for c in mine.chunks if c.index in columns[0] and c.index in columns[1]]
+    reference_moves = [columns[1][chunk.index] for chunk in chunks]
+    if not any(reference_moves):
+        return None
+    tokens, documents = [c.tokens for c in chunks], [c.document for c in chunks]
+    places = [c.index for c in chunks]
+    shared = statistics.estimate_mean(reference_moves, tokens, documents, places)
+    excess = statistics.compare_paired(
+        reference_moves, [columns[0][c.index] for c in chunks], tokens, documents, places
+    )
+    low, high = statistics.ppl_ratio_interval(excess)
+    return (
+        f"common cause: the reference moved {percent(statistics.ppl_change(shared.mean))} too,"
+        f" the excess over it is {percent(statistics.ppl_change(excess.mean))}"
+        f" [{percent(low)}, {percent(high)}]"
+    )
 
 
 def find_cause(seen: Observation, baseline: Baseline, *, same_quantizer_cpu: bool) -> str:
@@ -27,4 +65,7 @@ def find_cause(seen: Observation, baseline: Baseline, *, same_quantizer_cpu: boo
             f"{tokens.changed:,} of {tokens.tokens:,} tokens changed, largest |Δ|"
             f" {tokens.largest_nats:.3g} nats"
         )
+    common = _common_cause(seen, baseline)
+    if common is not None:
+        parts.append(common)
     return f"cause: {cause} ({'; '.join(parts)})"

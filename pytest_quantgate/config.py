@@ -102,6 +102,7 @@ class Limits(_Table):
     ppl_max: Positive | None = None
     ppl_vs_reference: AllowedIncrease | None = None
     ppl_vs_baseline: AllowedIncrease | None = None
+    ppl_vs_anchor: AllowedIncrease | None = None
     kld_mean_max: Positive | None = None
     kld_p99_max: Positive | None = None
     kld_vs_baseline: AllowedIncrease | None = None

@@ -214,6 +214,9 @@ def _observe(
         quantizer_cpu=file.quantizer_cpu,
         same_computation=baseline is not None and _same_computation(run, cell, file, baseline),
         tokens_changed=changes,
+        reference_baseline=None
+        if reference is None
+        else run.baseline(run.reference_cell(cell)).baseline,
     )
 
 

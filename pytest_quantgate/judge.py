@@ -280,7 +280,37 @@ def judge_perplexity(
             look,
         )
     )
-    return judgements
+    return [*judgements, *_judge_drift(seen, limits, baseline, look)]
+
+
+def _judge_drift(
+    seen: Observation, limits: Limits, baseline: Baseline, look: Look
+) -> list[Judgement]:
+    """Judge the sum of the accepted changes: steps that are small each can add up."""
+    accepted = dict(
+        zip(baseline.perplexity.chunks.index, baseline.perplexity.chunks.nll_sum_nats, strict=True)
+    )
+    first = dict(zip(baseline.anchor.index, baseline.anchor.nll_sum_nats, strict=True))
+    if limits.ppl_vs_anchor is None or all(
+        first.get(index, value) == value for index, value in accepted.items()
+    ):
+        return []
+    chunks = [chunk for chunk in seen.perplexity.chunks if chunk.index in first]
+    if not chunks:
+        return []
+    return [
+        _by_bounds(
+            _PPL,
+            "anchor",
+            [first[chunk.index] for chunk in chunks],
+            [chunk.nll_sum_nats for chunk in chunks],
+            chunks,
+            statistics.ppl_limit_nats(limits.ppl_vs_anchor),
+            look,
+            seen.perplexity.n_chunks_in_text,
+            final=seen.same_computation,
+        )
+    ]
 
 
 def judge_divergence(
@@ -437,7 +467,7 @@ def conclude(
     if (
         kind is VerdictKind.REGRESSED
         and baseline is not None
-        and any(item.against == "baseline" for item in deciding)
+        and any(item.against in {"baseline", "anchor"} for item in deciding)
     ):
         cause = find_cause(seen, baseline, same_quantizer_cpu=baseline_cpu)
     return Verdict(kind=kind, reason=reason, judgements=tuple(judgements), cause=cause)

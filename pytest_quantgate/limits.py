@@ -16,12 +16,13 @@ def default_limits(wanted: Format) -> Limits:
     """Return the limits that hold where nothing else is configured.
 
     Perplexity against the baseline: +0.25 % for formats of 4 bits per weight and more, +0.5 %
-    for 3 to 4, +1 % below 3.
+    for 3 to 4, +1 % below 3. The sum of all accepted changes may be four times as large.
     """
     bits = wanted.nominal_bits_per_weight
     ppl = 0.0025 if bits >= 4 else 0.005 if bits >= 3 else 0.01
     return Limits(
         ppl_vs_baseline=ppl,
+        ppl_vs_anchor=4 * ppl,
         kld_mean_max=MAX_MEAN_KLD_NATS,
         kld_vs_baseline=0.03,
         size_vs_baseline=0.005,

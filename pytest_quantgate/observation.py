@@ -17,7 +17,7 @@ from pytest_quantgate.models.gguf_file import TensorDigest
 class Observation:
     """What was observed in a cell, up to a look.
 
-    ``tokens_changed`` compares with the baseline's per-token values, None where they are gone;
+    ``reference_baseline`` is the reference's own, ``tokens_changed`` compares with the baseline's per-token values, None where they are gone;
     ``same_computation`` says that file, libraries, processor and settings are the baseline's:
     on a CPU equal values then stay equal on every further chunk.
     """
@@ -35,6 +35,7 @@ class Observation:
     quantizer_cpu: str | None
     same_computation: bool
     tokens_changed: TokenChanges | None
+    reference_baseline: Baseline | None = None
 
 
 def percent(fraction: float | None, digits: int = 2) -> str:

@@ -113,7 +113,10 @@ def test_split_files_are_one_model(tmp_path: Path) -> None:
         parts.append(path)
     header = read_gguf(parts[0])
     assert header.files == tuple(parts)
-    assert [tensor.name for tensor in header.tensors] == ["token_embd.weight", "blk.0.attn_q.weight"]
+    assert [tensor.name for tensor in header.tensors] == [
+        "token_embd.weight",
+        "blk.0.attn_q.weight",
+    ]
     assert header.n_bytes == sum(part.stat().st_size for part in parts)
     digests, _ = digest_tensors(header)
     assert [digest.sha256 for digest in digests] == [
