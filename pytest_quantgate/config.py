@@ -107,6 +107,7 @@ class Limits(_Table):
     kld_p99_max: Positive | None = None
     kld_vs_baseline: AllowedIncrease | None = None
     same_top_min: Fraction | None = None
+    batch_kld_max: Positive | None = None
     bits_per_weight_max: Positive | None = None
     size_max_bytes: Positive | None = None
     size_vs_reference: AllowedIncrease | None = None
@@ -184,6 +185,7 @@ class ProfileSettings(_Table):
     looks: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     chunk_order: Literal["seeded", "text"] = "seeded"
     seed: int = 0
+    batch_geometry: bool = False
     gate: bool = False
     optional: tuple[str, ...] = ()
     limits: Mapping[str, Limits] = Field(default_factory=dict)

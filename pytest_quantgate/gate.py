@@ -119,10 +119,14 @@ def _ask(run: Run, cell: Cell, questions: Sequence[Question], *, full: bool) -> 
     reference_cell = run.reference_cell(cell)
     verdict = Verdict(kind=VerdictKind.MEASURED, reason="measured")
     perplexity = reference = None
+    batches = (
+        run.batches(cell) if any(question.metric == "batches" for question in questions) else None
+    )
     for chunks, look in zip(looks, declared_looks(looks), strict=True):
         perplexity = run.perplexity(cell, chunks)
         reference = None if reference_cell == cell else run.perplexity(reference_cell, chunks)
         seen = _observe(run, cell, file, size, perplexity, reference, found.baseline)
+        seen = replace(seen, batches=batches)
         judgements: list[Judgement] = []
         for question, limits in asked:
             judgements += JUDGES[question.metric](seen, limits, found.baseline, look)
@@ -139,7 +143,7 @@ def _ask(run: Run, cell: Cell, questions: Sequence[Question], *, full: bool) -> 
         if not full and not undecided:
             break
     assert perplexity is not None
-    record = _record(run, cell, file, size, perplexity, reference)
+    record = replace(_record(run, cell, file, size, perplexity, reference), batches=batches)
     candidate = None
     if perplexity.is_finite and math.isfinite(perplexity.perplexity):
         candidate = make_baseline(run, cell, file, size, perplexity, reference, found.baseline)

@@ -446,11 +446,23 @@ def _relative_size(
     )
 
 
+def judge_batches(
+    seen: Observation, limits: Limits, _baseline: Baseline | None, _look: Look
+) -> list[Judgement]:
+    """Judge the batch geometry that is furthest from one batch."""
+    if seen.batches is None or limits.batch_kld_max is None:
+        return []
+    worst_one = seen.batches.worst
+    name = f"mean KLD of {worst_one.name} against one batch"
+    return [_at_most("batches", name, worst_one.mean_kld_nats, limits.batch_kld_max, " nats")]
+
+
 JudgeMetric = Callable[[Observation, Limits, Baseline | None, Look], list[Judgement]]
 
 JUDGES: dict[str, JudgeMetric] = {
     "perplexity": judge_perplexity,
     "divergence": judge_divergence,
+    "batches": judge_batches,
     "size": judge_size,
 }
 """Each metric that a marker may ask about, and what judges it."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.formats import Format
+from pytest_quantgate.metrics.batches import BatchMeasurement
 from pytest_quantgate.metrics.divergence import DivergenceMeasurement
 from pytest_quantgate.metrics.perplexity import PerplexityMeasurement, TokenChanges
 from pytest_quantgate.metrics.size import SizeMeasurement
@@ -17,9 +18,11 @@ from pytest_quantgate.models.gguf_file import TensorDigest
 class Observation:
     """What was observed in a cell, up to a look.
 
-    ``reference_baseline`` is the reference's own, ``tokens_changed`` compares with the baseline's per-token values, None where they are gone;
-    ``same_computation`` says that file, libraries, processor and settings are the baseline's:
-    on a CPU equal values then stay equal on every further chunk.
+    ``reference_baseline`` is the reference's own; ``batches`` is there only if asked for.
+    ``tokens_changed`` compares with the
+    baseline's per-token values, None where they are gone; ``same_computation`` says that file,
+    libraries, processor and settings are the baseline's: on a CPU equal values then stay equal
+    on every further chunk.
     """
 
     format: Format
@@ -36,6 +39,7 @@ class Observation:
     same_computation: bool
     tokens_changed: TokenChanges | None
     reference_baseline: Baseline | None = None
+    batches: BatchMeasurement | None = None
 
 
 def percent(fraction: float | None, digits: int = 2) -> str:

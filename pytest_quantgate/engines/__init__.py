@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pytest_quantgate.worker.messages import (
+    BatchesCompared,
+    CompareBatches,
     Identity,
     Message,
     Quantize,
@@ -39,6 +41,9 @@ class Engine(Protocol):
 
     def score(self, request: Score, on_reply: OnReply) -> Scored:
         """Score chunks; each is a reply on the way."""
+
+    def compare_batches(self, request: CompareBatches, on_reply: OnReply) -> BatchesCompared:
+        """Decode the same tokens in batches of other sizes."""
 
     def close(self) -> None:
         """End the engine's processes."""

@@ -10,6 +10,8 @@ from typing import TypeVar
 from pytest_quantgate.engines import OnReply
 from pytest_quantgate.errors import CellCrashed
 from pytest_quantgate.worker.messages import (
+    BatchesCompared,
+    CompareBatches,
     Identify,
     Identity,
     Message,
@@ -69,6 +71,10 @@ class LlamaCppPython:
     def score(self, request: Score, on_reply: OnReply) -> Scored:
         """Score chunks; each is a reply on the way."""
         return _expect(Scored, self._worker.request(request, on_reply))
+
+    def compare_batches(self, request: CompareBatches, on_reply: OnReply) -> BatchesCompared:
+        """Decode the same tokens in batches of other sizes."""
+        return _expect(BatchesCompared, self._worker.request(request, on_reply))
 
     def close(self) -> None:
         """End the worker."""

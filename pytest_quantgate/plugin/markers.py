@@ -70,6 +70,12 @@ MARKERS: Mapping[str, Marker] = MappingProxyType(
                 help="limits on the divergence from the reference, in nats a token",
             ),
             Marker(
+                name="quant_batches",
+                metric="batches",
+                keywords={"max_mean_kld": "batch_kld_max"},
+                help="limit on the divergence between batch sizes, in nats a token",
+            ),
+            Marker(
                 name="quant_size",
                 metric="size",
                 keywords={

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pytest_quantgate.metrics.batches import BatchMeasurement, Geometry
 from pytest_quantgate.metrics.divergence import DivergenceMeasurement, Part
 from pytest_quantgate.verdicts import Judgement, VerdictKind
 
@@ -66,6 +67,7 @@ class CellRecord:
     ppl_by_domain: dict[str, float] = field(default_factory=dict)
     ppl_vs_reference: Difference | None = None
     divergence: DivergenceMeasurement | None = None
+    batches: BatchMeasurement | None = None
     judgements: tuple[Judgement, ...] = ()
     accepted: str | None = None
     seconds_s: float = 0.0
@@ -133,6 +135,11 @@ def cell_from_plain(plain: dict[str, Any]) -> CellRecord:
         for name in ("kld_percentiles_nats", "delta_p_percentiles"):
             found[name] = _floats(found[name])
         fields["divergence"] = DivergenceMeasurement(**found)
+    if fields.get("batches") is not None:
+        found = fields["batches"]["geometries"]
+        fields["batches"] = BatchMeasurement(
+            geometries=tuple(Geometry(**_floats(item)) for item in found)
+        )
     fields["judgements"] = tuple(
         Judgement(**{**_floats(item), "verdict": VerdictKind(item["verdict"])})
         for item in fields["judgements"]

@@ -16,3 +16,9 @@ if TYPE_CHECKING:
 def test_cell(quant_cell: MeasuredCell) -> None:
     """Judge the cell by the profile's limits and its baseline: the markers do it."""
     assert quant_cell.file_bytes > 0
+
+
+@pytest.mark.quant_batches
+def test_batch_geometry(quant_cell: MeasuredCell) -> None:
+    """Judge the cell in batches of other sizes; only with ``batch_geometry = true``."""
+    assert quant_cell.file_bytes > 0

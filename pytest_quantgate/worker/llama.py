@@ -183,6 +183,7 @@ class Model:
         log: LogTap,
         on_load: Callable[[float], None],
         graph_callback: Any = None,
+        repack: bool = True,
     ) -> None:
         low.llama_backend_init()
 
@@ -201,6 +202,7 @@ class Model:
         parameters.devices = ctypes.cast(self._devices, ctypes.c_void_p)
         parameters.n_gpu_layers = 999 if chosen else 0
         parameters.progress_callback = self._loading
+        parameters.use_extra_bufts = repack
         self._model = low.llama_model_load_from_file(path.encode(), parameters)
         if not self._model:
             raise EngineRefusal(f"llama.cpp cannot load the model: {log.last_error()}")

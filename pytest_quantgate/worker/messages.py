@@ -147,6 +147,36 @@ class Scored(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareBatches(Message):
+    """Decode the first tokens of a chunk in batches of other sizes, and compare with one batch.
+
+    ``n_ubatches`` are the physical batch sizes to compare with ``n_tokens`` at once; 0 stands
+    for token by token, as in generating text. ``repack`` tells whether the CPU's repacked
+    weights are allowed.
+    """
+
+    model: str
+    device: str
+    text: str
+    chunk: int
+    n_ctx: int
+    n_tokens: int
+    n_ubatches: tuple[int, ...]
+    n_threads: int
+    flash_attention: bool
+    type_k: int
+    type_v: int
+    repack: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchesCompared(Message):
+    """A row a size: ``(n_ubatch, mean KLD, largest KLD, other top tokens)``, in nats."""
+
+    rows: tuple[tuple[int, float, float, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Progress(Message):
     """The worker is alive: ``done`` of ``total`` units; it also renews the deadline."""
 
@@ -175,6 +205,8 @@ _KINDS: dict[str, type[Message]] = {
         Score,
         ScoredChunk,
         Scored,
+        CompareBatches,
+        BatchesCompared,
         Progress,
         Failed,
     )

@@ -31,6 +31,7 @@ SENT_MODULES = (
     "pytest_quantgate.worker.llama",
     "pytest_quantgate.worker.reference",
     "pytest_quantgate.worker.scoring",
+    "pytest_quantgate.worker.batches",
     "pytest_quantgate.worker.quantizing",
     "pytest_quantgate.worker.serve",
 )

@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from pytest_quantgate.worker.llama import EngineRefusal, LogTap, identify
+from pytest_quantgate.worker.batches import compare_batches
 from pytest_quantgate.worker.messages import (
+    CompareBatches,
     Failed,
     Identify,
     Message,
@@ -65,5 +67,8 @@ def _answer(request: Message, scorer: Scorer, log: LogTap, send: Any) -> Message
             return scorer.tokenize(request)
         case Score():
             return scorer.score(request)
+        case CompareBatches():
+            scorer.close()
+            return compare_batches(request, log, send)
         case _:
             raise ValueError(f"not a request: {type(request).__name__}")
