@@ -103,6 +103,11 @@ def _measured(metric: str, against: str, value: float) -> Judgement:
     )
 
 
+def _figure(value: float) -> str:
+    """Write a perplexity with its digits, and a number of bytes in full."""
+    return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:,.6g}"
+
+
 def _bounded(metric: str, value: float, limit: float, unit: str) -> Judgement:
     """Judge a number that has no sampling error against a maximum."""
     if not math.isfinite(value):
@@ -115,7 +120,7 @@ def _bounded(metric: str, value: float, limit: float, unit: str) -> Judgement:
         metric=metric,
         against="limit",
         verdict=verdict,
-        reason=f"{metric} {value:,.6g}{unit} {relation} {limit:,.6g}{unit}",
+        reason=f"{metric} {_figure(value)}{unit} {relation} {_figure(limit)}{unit}",
         estimate=value,
         limit=limit,
     )
