@@ -34,6 +34,7 @@ class Shape:
     dtype: str = "F16"
     merges: tuple[str, ...] = ("t h", "th e")
     n_ctx: int = 2048
+    adds_bos: bool = False
 
 
 def _vocabulary(writer: gguf.GGUFWriter, shape: Shape) -> int:
@@ -45,7 +46,7 @@ def _vocabulary(writer: gguf.GGUFWriter, shape: Shape) -> int:
     writer.add_token_merges(list(shape.merges))
     writer.add_bos_token_id(len(tokens) - 1)
     writer.add_eos_token_id(len(tokens) - 1)
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(shape.adds_bos)
     return len(tokens)
 
 
