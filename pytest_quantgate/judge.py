@@ -6,6 +6,7 @@ Every rule is written as "pass only if": a number that is not finite never passe
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from dataclasses import dataclass
 
 from pytest_quantgate import statistics
@@ -200,6 +201,17 @@ def _paired(
     )
 
 
+def _other_source(seen: Observation, baseline: Baseline) -> str | None:
+    """Say that a model was made from another file than the baseline's, or None."""
+    before, now = baseline.source_sha256, seen.source_sha256
+    if before is None or now is None or before == now:
+        return None
+    return (
+        f"the model's source is another file than the baseline's (SHA-256 {now[:12]},"
+        f" was {before[:12]})"
+    )
+
+
 def not_comparable(seen: Observation, baseline: Baseline) -> str | None:
     """Say why a measurement and a baseline cannot be compared, or None."""
     stored = baseline.perplexity
@@ -211,13 +223,9 @@ def not_comparable(seen: Observation, baseline: Baseline) -> str | None:
             f"the text's bytes are not the baseline's (SHA-256 {seen.text_sha256[:12]}, was"
             f" {stored.text_sha256[:12]}){hint}"
         )
-    if None not in (baseline.source_sha256, seen.source_sha256) and (
-        baseline.source_sha256 != seen.source_sha256
-    ):
-        return (
-            f"the model's source is another file than the baseline's (SHA-256"
-            f" {str(seen.source_sha256)[:12]}, was {str(baseline.source_sha256)[:12]})"
-        )
+    other = _other_source(seen, baseline)
+    if other is not None:
+        return other
     stored_chunks = set(stored.chunks.index)
     if not stored_chunks & {chunk.index for chunk in seen.perplexity.chunks}:
         return "the baseline has none of the chunks that were measured"
@@ -325,6 +333,13 @@ def judge_size(seen: Observation, limits: Limits, baseline: Baseline | None) -> 
             _relative_size("reference", size, seen.reference_file_bytes, limits.size_vs_reference)
         )
     if limits.size_vs_baseline is not None and baseline is not None:
+        other = _other_source(seen, baseline)
+        if other is not None:
+            kind = VerdictKind.NOT_COMPARABLE
+            return [
+                *judgements,
+                Judgement(metric="size", against="baseline", verdict=kind, reason=other),
+            ]
         if not_comparable(seen, baseline) is None:
             changes = compare_tensors(baseline.size.tensors, pack_tensors(seen.tensors))
             if changes.types_changed:
@@ -360,8 +375,14 @@ def _relative_size(
     )
 
 
-def find_cause(seen: Observation, baseline: Baseline, *, same_quantizer_cpu: bool) -> str:
-    """Say what moved a cell away from its baseline: tokenizer, quantizer or runtime."""
+def find_cause(
+    seen: Observation, baseline: Baseline, *, same_quantizer_cpu: bool, moved: Set[str]
+) -> str:
+    """Say what moved a cell away from its baseline: tokenizer, quantizer or runtime.
+
+    ``moved`` has the metrics that regressed: a file that grew around equal tensors did so in
+    its metadata.
+    """
     if _token_ids_changed(seen, baseline):
         return "cause: tokenizer (the same text has other token ids)"
     changes: TensorChanges = compare_tensors(baseline.size.tensors, pack_tensors(seen.tensors))
@@ -373,7 +394,7 @@ def find_cause(seen: Observation, baseline: Baseline, *, same_quantizer_cpu: boo
         cause = "quantizer" if attributable else "not attributable: made on another kind of CPU"
     else:
         parts.append(f"all {len(seen.tensors)} tensors same")
-        cause = "runtime kernels"
+        cause = "the file's metadata" if moved == {"size"} else "runtime kernels"
     if seen.tokens_changed is not None:
         tokens = seen.tokens_changed
         parts.append(
@@ -389,9 +410,15 @@ def conclude(
     """Combine judgements: the worst decides, and a regression gets its cause."""
     kind = worst([item.verdict for item in judgements])
     deciding = [item for item in judgements if item.verdict is kind]
-    reason = "; ".join(item.reason for item in deciding) or "measured"
+    # Both metrics may give one reason, such as another source.
+    reason = "; ".join(dict.fromkeys(item.reason for item in deciding)) or "measured"
     cause = None
     regressed = [item for item in deciding if item.against == "baseline"]
     if kind is VerdictKind.REGRESSED and baseline is not None and regressed:
-        cause = find_cause(seen, baseline, same_quantizer_cpu=baseline_cpu)
+        cause = find_cause(
+            seen,
+            baseline,
+            same_quantizer_cpu=baseline_cpu,
+            moved={item.metric for item in regressed},
+        )
     return Verdict(kind=kind, reason=reason, judgements=tuple(judgements), cause=cause)
