@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
+
 from pytest_quantgate import statistics
 from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.baselines.tensors import TensorChanges, compare_tensors, pack_tensors
@@ -45,8 +47,14 @@ def _common_cause(seen: Observation, baseline: Baseline) -> str | None:
     )
 
 
-def find_cause(seen: Observation, baseline: Baseline, *, same_quantizer_cpu: bool) -> str:
-    """Say what moved a cell away from its baseline: tokenizer, quantizer or runtime."""
+def find_cause(
+    seen: Observation, baseline: Baseline, *, same_quantizer_cpu: bool, moved: AbstractSet[str]
+) -> str:
+    """Say what moved a cell away from its baseline: tokenizer, quantizer or runtime.
+
+    ``moved`` has the metrics that regressed: a file that grew around equal tensors did so in
+    its metadata.
+    """
     if token_ids_changed(seen, baseline):
         return "cause: tokenizer (the same text has other token ids)"
     changes: TensorChanges = compare_tensors(baseline.size.tensors, pack_tensors(seen.tensors))
@@ -58,7 +66,7 @@ def find_cause(seen: Observation, baseline: Baseline, *, same_quantizer_cpu: boo
         cause = "quantizer" if attributable else "not attributable: made on another kind of CPU"
     else:
         parts.append(f"all {len(seen.tensors)} tensors same")
-        cause = "runtime kernels"
+        cause = "the file's metadata" if moved == {"size"} else "runtime kernels"
     if seen.tokens_changed is not None:
         tokens = seen.tokens_changed
         parts.append(

@@ -163,6 +163,11 @@ def _by_bounds(
     )
 
 
+def _figure(value: float) -> str:
+    """Write a perplexity with its digits, and a number of bytes in full."""
+    return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:,.6g}"
+
+
 def _at_most(metric: str, name: str, value: float, limit: float, unit: str) -> Judgement:
     """Judge a number that has no sampling error against a maximum."""
     if not math.isfinite(value):
@@ -175,7 +180,7 @@ def _at_most(metric: str, name: str, value: float, limit: float, unit: str) -> J
         metric=metric,
         against="limit",
         verdict=verdict,
-        reason=f"{name} {value:,.6g}{unit} {relation} {limit:,.6g}{unit}",
+        reason=f"{name} {_figure(value)}{unit} {relation} {_figure(limit)}{unit}",
         estimate=value,
         limit=limit,
     )
@@ -183,6 +188,17 @@ def _at_most(metric: str, name: str, value: float, limit: float, unit: str) -> J
 
 def _only(metric: str, against: str, verdict: VerdictKind, reason: str) -> Judgement:
     return Judgement(metric=metric, against=against, verdict=verdict, reason=reason)
+
+
+def _other_source(seen: Observation, baseline: Baseline) -> str | None:
+    """Say that a model was made from another file than the baseline's, or None."""
+    before, now = baseline.source_sha256, seen.source_sha256
+    if before is None or now is None or before == now:
+        return None
+    return (
+        f"the model's source is another file than the baseline's (SHA-256 {now[:12]},"
+        f" was {before[:12]})"
+    )
 
 
 def not_comparable(seen: Observation, baseline: Baseline) -> str | None:
@@ -196,13 +212,9 @@ def not_comparable(seen: Observation, baseline: Baseline) -> str | None:
             f"the text's bytes are not the baseline's (SHA-256 {seen.text_sha256[:12]}, was"
             f" {stored.text_sha256[:12]}){hint}"
         )
-    if None not in (baseline.source_sha256, seen.source_sha256) and (
-        baseline.source_sha256 != seen.source_sha256
-    ):
-        return (
-            f"the model's source is another file than the baseline's (SHA-256"
-            f" {str(seen.source_sha256)[:12]}, was {str(baseline.source_sha256)[:12]})"
-        )
+    other = _other_source(seen, baseline)
+    if other is not None:
+        return other
     if not set(stored.chunks.index) & {chunk.index for chunk in seen.perplexity.chunks}:
         return "the baseline has none of the chunks that were measured"
     return None
@@ -418,6 +430,9 @@ def judge_size(
             _relative_size("reference", size, seen.reference_file_bytes, limits.size_vs_reference)
         )
     if limits.size_vs_baseline is not None and baseline is not None:
+        other = _other_source(seen, baseline)
+        if other is not None:
+            return [*judgements, _only("size", "baseline", VerdictKind.NOT_COMPARABLE, other)]
         changes = compare_tensors(baseline.size.tensors, pack_tensors(seen.tensors))
         if not_comparable(seen, baseline) is None and changes.types_changed:
             reason = changes.describe_types()
@@ -474,12 +489,15 @@ def conclude(
     """Combine judgements: the worst decides, and a regression gets its cause."""
     kind = worst([item.verdict for item in judgements])
     deciding = [item for item in judgements if item.verdict is kind]
-    reason = "; ".join(item.reason for item in deciding) or "measured"
+    # Several metrics may give one reason, such as another source.
+    reason = "; ".join(dict.fromkeys(item.reason for item in deciding)) or "measured"
     cause = None
-    if (
-        kind is VerdictKind.REGRESSED
-        and baseline is not None
-        and any(item.against in {"baseline", "anchor"} for item in deciding)
-    ):
-        cause = find_cause(seen, baseline, same_quantizer_cpu=baseline_cpu)
+    regressed = [item for item in deciding if item.against in {"baseline", "anchor"}]
+    if kind is VerdictKind.REGRESSED and baseline is not None and regressed:
+        cause = find_cause(
+            seen,
+            baseline,
+            same_quantizer_cpu=baseline_cpu,
+            moved={item.metric for item in regressed},
+        )
     return Verdict(kind=kind, reason=reason, judgements=tuple(judgements), cause=cause)

@@ -202,13 +202,14 @@ def _parse(path: Path, stream: BinaryIO) -> GgufFile:
             f"model file {path} is damaged: general.alignment is {alignment!r}, no power of two;"
             " get it again"
         )
-    start = -(-stream.tell() // alignment) * alignment
+    header_bytes = stream.tell()
+    start = -(-header_bytes // alignment) * alignment
     n_bytes = path.stat().st_size
     found = tuple(
         Tensor(name=name, type=kind, shape=shape, offset_bytes=start + offset, file=path)
         for name, kind, shape, offset in tensors
     )
-    end = max((tensor.offset_bytes + tensor.n_bytes for tensor in found), default=start)
+    end = max((tensor.offset_bytes + tensor.n_bytes for tensor in found), default=header_bytes)
     if end > n_bytes:
         raise ModelFileError(
             f"model file {path} is truncated: {n_bytes:,} bytes of {end:,}; get it again"

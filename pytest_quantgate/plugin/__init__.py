@@ -116,12 +116,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
 
 
 def pytest_report_teststatus(
-    report: pytest.TestReport, config: pytest.Config
+    report: pytest.TestReport | pytest.CollectReport, config: pytest.Config
 ) -> tuple[str, str, str] | None:
     """Show a built-in test by its line of figures; notice that a cell was judged."""
     state = config.stash.get(STATE, None)
-    if state is None:
-        return None
+    if state is None or not isinstance(report, pytest.TestReport):
+        return None  # a collection error is reported here too
     if any(name == "quant_verdict" for name, _ in report.user_properties):
         state.saw_cells = True  # perhaps in another process of pytest-xdist
     if state.progress is None:

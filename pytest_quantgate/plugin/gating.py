@@ -21,6 +21,8 @@ from pytest_quantgate.report.record import CellRecord, to_plain
 from pytest_quantgate.run import Run
 from pytest_quantgate.verdicts import Verdict, VerdictKind
 
+NEEDS_REASON = '--snapshot-update needs a reason; add --quant-reason "WHY"'
+
 _NEVER_ACCEPTED = frozenset(
     {
         VerdictKind.INVALID,
@@ -72,6 +74,9 @@ def _report(run: Run, cell: Cell, verdict: Verdict) -> None:
 def _accept(item: pytest.Function, state: State, run: Run, cell: Cell, result: Answer) -> None:
     """Store a new baseline through syrupy, or refuse."""
     kind = result.verdict.kind
+    if not state.options.reason:
+        _write_record(run, item, result.record)
+        pytest.fail(f"{cell.id}: {NEEDS_REASON}", pytrace=False)
     if kind in _NEVER_ACCEPTED:
         _write_record(run, item, result.record)
         pytest.fail(

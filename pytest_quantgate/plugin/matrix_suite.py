@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_quantgate.errors import CellError, ConfigError
+from pytest_quantgate.plugin.gating import NEEDS_REASON
 from pytest_quantgate.plugin.state import State
 
 SUITE_MODULE = "pytest_quantgate.suite.test_matrix"
@@ -36,7 +37,7 @@ def prepare(state: State) -> None:
             except CellError:
                 continue  # the engine's trouble is the cell's verdict, not a usage error
         if state.options.update_baselines and not state.options.reason:
-            raise ConfigError('--snapshot-update needs a reason; add --quant-reason "WHY"')
+            raise ConfigError(NEEDS_REASON)
         if state.options.update_baselines and not config.pluginmanager.hasplugin("syrupy"):
             raise ConfigError("--snapshot-update needs syrupy; remove -p no:syrupy")
     except ConfigError as error:

@@ -207,7 +207,8 @@ def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
     for cell in record.cells:
         if cell.accepted:
             reporter.write_line(f"accepted {cell.id}: {cell.accepted}")
-    if any(cell.kind is VerdictKind.MEASURED for cell in record.cells) and not run.gated:
+    unjudged = [c for c in record.cells if c.kind is VerdictKind.MEASURED and not c.accepted]
+    if unjudged and not run.gated:
         reporter.write_line(
             "No baseline is stored for this profile: measured, nothing judged. Store them with:"
         )

@@ -115,11 +115,16 @@ class LogTap:
         low.llama_log_set(self._callback, ctypes.c_void_p(0))
 
     def last_error(self) -> str:
-        """Return the last line that reports a failure, or the last line."""
-        for line in reversed(self.lines):
-            if any(word in line.lower() for word in ("error", "fail", "invalid", "unknown")):
-                return line.strip()
-        return next((line.strip() for line in reversed(self.lines) if line.strip()), "no message")
+        """Return the last line that reports why something failed, or the last line."""
+        told = [line.strip() for line in reversed(self.lines) if line.strip()]
+        for line in told:
+            # llama.cpp ends a failed load with a line that only says so; the reason is above it.
+            says_why = not line.endswith("failed to load model")
+            if says_why and any(
+                word in line.lower() for word in ("error", "fail", "invalid", "unknown")
+            ):
+                return line
+        return told[0] if told else "no message"
 
 
 class Vocabulary:

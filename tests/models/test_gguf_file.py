@@ -287,5 +287,18 @@ def test_a_model_without_vocabulary_or_embedding_is_refused(tmp_path: Path) -> N
         check_language_model(read_gguf(tmp_path / "a.gguf"))
 
 
+def test_a_file_without_tensors_is_not_called_truncated(tmp_path: Path) -> None:
+    """Nothing pads its header: it is a vocabulary alone."""
+    writer = gguf.GGUFWriter(tmp_path / "vocabulary.gguf", "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    header = read_gguf(tmp_path / "vocabulary.gguf")
+    assert header.tensors == ()
+    with pytest.raises(ModelFileError, match="it has no tensor token_embd.weight"):
+        check_language_model(header)
+
+
 def test_a_real_model_is_a_language_model(tiny_model: Path) -> None:
     check_language_model(read_gguf(tiny_model))

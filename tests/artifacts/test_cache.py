@@ -1,0 +1,216 @@
+"""The cache: whole or not there, made once, verified on read, bounded, safe after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_quantgate.artifacts.cache import (
+    Cache,
+    file_sha256,
+    key_of,
+    read_json,
+    write_atomically,
+    write_json,
+)
+
+KEY = key_of(kind="test")
+
+
+def make_bytes(data: bytes, calls: list[Path] | None = None) -> Any:
+    """Return what makes an artifact of these bytes, and notes its calls."""
+
+    def make(path: Path) -> dict[str, Any]:
+        if calls is not None:
+            calls.append(path)
+        path.write_bytes(data)
+        return {"seconds_s": 1.5}
+
+    return make
+
+
+def test_an_artifact_is_made_once_and_found_by_the_next_run(tmp_path: Path) -> None:
+    calls: list[Path] = []
+    first = Cache(tmp_path, 1 << 30).artifact(KEY, ".bin", make_bytes(b"data", calls))
+    second = Cache(tmp_path, 1 << 30).artifact(KEY, ".bin", make_bytes(b"other", calls))
+    assert len(calls) == 1
+    assert first == second
+    assert second.path.read_bytes() == b"data"
+    assert second.sha256 == hashlib.sha256(b"data").hexdigest()
+    assert second.facts == {"seconds_s": 1.5}
+
+
+def test_it_is_written_beside_its_place_and_renamed(tmp_path: Path) -> None:
+    calls: list[Path] = []
+    entry = Cache(tmp_path, 1 << 30).artifact(KEY, ".bin", make_bytes(b"data", calls))
+    assert calls[0] != entry.path
+    assert calls[0].parent == entry.path.parent
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("damage", [b"dat", b"datX", b""])
+def test_a_damaged_artifact_is_made_anew(tmp_path: Path, damage: bytes) -> None:
+    entry = Cache(tmp_path, 1 << 30).artifact(KEY, ".bin", make_bytes(b"data"))
+    entry.path.write_bytes(damage)
+    again = Cache(tmp_path, 1 << 30).artifact(KEY, ".bin", make_bytes(b"data"))
+    assert again.path.read_bytes() == b"data"
+
+
+def test_an_artifact_without_a_readable_stamp_is_made_anew(tmp_path: Path) -> None:
+    """As after a kill between the two renames."""
+    entry = Cache(tmp_path, 1 << 30).artifact(KEY, ".bin", make_bytes(b"data"))
+    stamp = entry.path.with_name(f"{entry.path.name}.json")
+    for text in ("{", "[]", '{"version": 99}'):
+        calls: list[Path] = []
+        stamp.write_text(text)
+        Cache(tmp_path, 1 << 30).artifact(KEY, ".bin", make_bytes(b"data", calls))
+        assert len(calls) == 1
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+    def fail(path: Path) -> dict[str, Any]:
+        path.write_bytes(b"half")
+        raise RuntimeError("the engine died")
+
+    with pytest.raises(RuntimeError):
+        Cache(tmp_path, 1 << 30).artifact(KEY, ".bin", fail)
+    assert not list((tmp_path / "artifacts").iterdir())
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    """The process is killed while it writes."""
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from pytest_quantgate.artifacts.cache import Cache\n"
+        "def make(path):\n"
+        "    path.write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"Cache(Path({str(tmp_path)!r}), 1 << 30).artifact({KEY!r}, '.bin', make)\n"
+    )
+    died = subprocess.run([sys.executable, "-c", script], check=False)
+    assert died.returncode == -9
+    assert len(list(tmp_path.rglob("*.partial"))) == 1
+    Cache(tmp_path, 1 << 30).artifact(KEY, ".bin", make_bytes(b"data"))
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_two_processes_make_one_artifact_once(tmp_path: Path) -> None:
+    """Both start at the same moment; each call of ``make`` leaves a file."""
+    script = (
+        "import sys, uuid\n"
+        "from pathlib import Path\n"
+        "from pytest_quantgate.artifacts.cache import Cache\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "def make(path):\n"
+        "    (folder / f'made-{uuid.uuid4().hex}').touch()\n"
+        "    path.write_bytes(b'data' * 100000)\n"
+        "    return {}\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.readline()\n"
+        f"entry = Cache(folder, 1 << 30).artifact({KEY!r}, '.bin', make)\n"
+        "print(entry.sha256)\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    answers = [process.communicate("go\n", timeout=60)[0] for process in processes]
+    assert answers[0] == answers[1]
+    assert len(list(tmp_path.glob("made-*"))) == 1
+
+
+def test_old_artifacts_go_when_the_bound_is_reached_but_not_what_is_in_use(
+    tmp_path: Path,
+) -> None:
+    for age, name in ((300, "oldest"), (200, "older")):
+        entry = Cache(tmp_path, 1 << 30).artifact(key_of(n=name), ".bin", make_bytes(b"x" * 100))
+        stamp = entry.path.with_name(f"{entry.path.name}.json")
+        os.utime(stamp, (1e9 - age, 1e9 - age))
+    cache = Cache(tmp_path, 250)
+    mine = cache.artifact(key_of(n="mine"), ".bin", make_bytes(b"x" * 100))
+    left = {path.name for path in (tmp_path / "artifacts").glob("*.bin")}
+    assert left == {f"{key_of(n='older')}.bin", mine.path.name}
+    also = cache.artifact(key_of(n="also"), ".bin", make_bytes(b"x" * 200))
+    assert mine.path.exists(), "in use, although the bound is passed"
+    assert also.path.exists()
+    assert not (tmp_path / "artifacts" / f"{key_of(n='older')}.bin").exists()
+    stamps = {path.name.removesuffix(".json") for path in (tmp_path / "artifacts").glob("*.json")}
+    assert stamps == {mine.path.name, also.path.name}
+
+
+def test_reading_an_artifact_makes_it_recent(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        entry = Cache(tmp_path, 1 << 30).artifact(key_of(n=name), ".bin", make_bytes(b"x" * 100))
+        os.utime(entry.path.with_name(f"{entry.path.name}.json"), (1e9, 1e9))
+    Cache(tmp_path, 1 << 30).artifact(key_of(n="a"), ".bin", make_bytes(b""))
+    Cache(tmp_path, 250).artifact(key_of(n="c"), ".bin", make_bytes(b"x" * 100))
+    left = {path.stem for path in (tmp_path / "artifacts").glob("*.bin")}
+    assert left == {key_of(n="a"), key_of(n="c")}
+
+
+def test_a_file_is_hashed_once_until_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"one")
+    os.utime(file, ns=(10**18, 10**18))
+    cache = Cache(tmp_path / "cache", 1 << 30)
+    assert cache.sha256_of(file) == hashlib.sha256(b"one").hexdigest()
+    hashed: list[Path] = []
+    module = "pytest_quantgate.artifacts.cache.file_sha256"
+
+    def count(path: Path) -> str:
+        hashed.append(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    monkeypatch.setattr(module, count)
+    assert cache.sha256_of(file) == hashlib.sha256(b"one").hexdigest()
+    assert not hashed
+    file.write_bytes(b"two")
+    os.utime(file, ns=(10**18 + 1, 10**18 + 1))
+    assert cache.sha256_of(file) == hashlib.sha256(b"two").hexdigest()
+    assert hashed == [file]
+
+
+def test_a_text_is_restored_when_it_was_damaged(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 1 << 30)
+    digest = hashlib.sha256(b"text\r\n").hexdigest()
+    path = cache.text(b"text\r\n", digest)
+    assert path.read_bytes() == b"text\r\n"
+    path.write_bytes(b"text\n")
+    assert cache.text(b"text\r\n", digest).read_bytes() == b"text\r\n"
+
+
+def test_keys_depend_on_every_part_and_not_on_their_order() -> None:
+    assert key_of(a=1, b=2) == key_of(b=2, a=1)
+    assert len({key_of(a=1), key_of(a=2), key_of(b=1), key_of(a="1"), key_of(a=None)}) == 5
+
+
+def test_json_is_sorted_and_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "x.json"
+    write_json(path, {"b": 1, "a": "ü"})
+    assert path.read_text(encoding="utf-8").index('"a"') < path.read_text().index('"b"')
+    write_atomically(path, b"{")
+    assert read_json(path) is None
+    assert read_json(tmp_path / "nothing.json") is None
+    assert [item.name for item in path.parent.iterdir()] == ["x.json"]
+
+
+def test_a_file_hash_is_of_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    assert file_sha256(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()

@@ -1,0 +1,114 @@
+"""A conftest.py for test projects: an engine that fails on demand.
+
+It runs in the test process, so its crash is only told, not real. ``faults.json`` in the project
+maps a format's name to a fault; ``reference`` figures come from nothing, and no test of a figure
+uses this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pytest_quantgate.errors import CellCrashed, CellTimeout, CellUnsupported
+from pytest_quantgate.formats import FILE_TYPES
+from pytest_quantgate.worker.messages import (
+    Identity,
+    Quantize,
+    Quantized,
+    Score,
+    Scored,
+    ScoredChunk,
+    Tokenize,
+    Tokenized,
+)
+
+_MARK = b"FILE TYPE "
+
+
+def _fault(format_name: str) -> str:
+    path = Path("faults.json")
+    faults = json.loads(path.read_text()) if path.is_file() else {}
+    return str(faults.get(format_name, faults.get("*", "")))
+
+
+class FakeEngine:
+    """Every byte is a token; a format's figures depend on its name and its fault alone."""
+
+    def identity(self) -> Identity:
+        runtime = _fault("library") or "library"
+        return Identity(
+            kind="fake",
+            version="1",
+            llama_cpp_version="",
+            python_version="",
+            platform="",
+            cpu_name="a processor",
+            system_info="FAKE = 1",
+            library_sha256=hashlib.sha256(runtime.encode()).hexdigest(),
+            quantizer_sha256=hashlib.sha256(b"quantizer").hexdigest(),
+            devices=("CPU",),
+        )
+
+    def tokenize(self, request: Tokenize) -> Tokenized:
+        n_tokens = Path(request.text).stat().st_size
+        n_ctx, chunks = request.n_ctx, n_tokens // request.n_ctx
+        spans = [(i * n_ctx + n_ctx // 2 + 1, (i + 1) * n_ctx) for i in range(chunks)]
+        return Tokenized(
+            n_tokens=n_tokens, adds_bos=False, token_ids_sha256=(), scored_bytes=tuple(spans)
+        )
+
+    def quantize(self, request: Quantize, on_reply: Any) -> Quantized:
+        del on_reply
+        name = next(row.name for row in FILE_TYPES.values() if row.number == request.file_type)
+        if _fault(name) == "refuse":
+            raise CellUnsupported(f"llama.cpp cannot quantize: {name} is not for this engine")
+        shutil.copyfile(request.source, request.destination)
+        with Path(request.destination).open("ab") as stream:
+            stream.write(_MARK + name.encode())
+        return Quantized(seconds_s=0.01)
+
+    def score(self, request: Score, on_reply: Any) -> Scored:
+        tail = Path(request.model).read_bytes()[-32:]
+        name = tail.rpartition(_MARK)[2].decode() if _MARK in tail else "F16"
+        fault = _fault(name)
+        if fault == "crash":
+            raise CellCrashed("the worker died: killed by SIGABRT. Last log lines:\nGGML_ASSERT")
+        if fault == "hang":
+            raise CellTimeout("no sign of life for 300 s; the worker was ended.")
+        for index in request.chunks:
+            count = request.n_ctx - 1 - request.n_ctx // 2
+            random = np.random.default_rng([index, *name.encode()])
+            nll = random.uniform(1.0, 3.0, count)
+            # Not by the same amount everywhere, which would leave no error to estimate.
+            nll += {"worse": 1.0, "better": -1.0}.get(fault, 0.0) * (0.05 + index / 10_000)
+            if fault == "noisy":
+                nll += 0.5 * (-1) ** (index // 2 % 2)
+            if fault == "nan" and index == request.chunks[-1]:
+                nll[3] = np.nan
+            ids = b"other ids" if fault == "other ids" else b"ids"
+            on_reply(
+                ScoredChunk(
+                    index=index,
+                    nll_sum_nats=float(nll.sum()),
+                    nll_nats=nll.astype(np.float32).tobytes(),
+                    top_tokens=np.arange(count, dtype=np.int32).tobytes(),
+                    token_ids_sha256=hashlib.sha256(ids + str(index).encode()).hexdigest(),
+                    seconds_s=0.001,
+                )
+            )
+        return Scored(load_s=0.0)
+
+    def close(self) -> None:
+        pass
+
+
+def pytest_quantgate_make_engine(name: str, settings: Any, log: Any) -> FakeEngine:
+    """Stand in for every engine."""
+    del name, settings, log
+    return FakeEngine()
