@@ -33,17 +33,13 @@ CANCELLATION = 131.0
 class _Affine:
     """What distinguishes Q2_K, Q4_K and Q5_K."""
 
-    elements: int  # of a sub-block
     top: int  # the largest code
-    iota_low: float  # the smallest and largest trial inverse scale, in units of 1/range
-    iota_high: float
     super_top: int  # the largest code of a sub-block's scale and minimum
-    mad: bool  # the search minimizes the weighted absolute instead of the squared error
 
 
-_Q4_K = _Affine(elements=32, top=15, iota_low=14.0, iota_high=16.0, super_top=63, mad=False)
-_Q5_K = _Affine(elements=32, top=31, iota_low=30.5, iota_high=32.0, super_top=63, mad=False)
-_Q2_K = _Affine(elements=16, top=3, iota_low=2.5, iota_high=4.0, super_top=15, mad=True)
+_Q4_K = _Affine(top=15, super_top=63)
+_Q5_K = _Affine(top=31, super_top=63)
+_Q2_K = _Affine(top=3, super_top=15)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,95 +56,100 @@ class _Fit:
     certain: npt.NDArray[np.bool_]
 
 
-def _first_candidate_error(x: Float64Array, low: Float64Array, step: Float64Array, top: int) -> Float64Array:
+def _first_candidate_error(x: Float64Array, top: int) -> Float64Array:
     """Return the error of the search's first candidate: min-max rounding, shape of ``x``."""
+    low = np.minimum(x.min(axis=2, keepdims=True), 0.0)
+    step = (x.max(axis=2, keepdims=True) - low) / top
     safe = np.where(step == 0, 1.0, step)
     code = np.clip(np.rint((x - low) / safe), 0, top)
     return np.asarray(np.where(step == 0, 0.0, np.abs(code * step + low - x)))
 
 
-def _least_spread(x_low: Float64Array, low: Float64Array, span: Float64Array, kind: _Affine) -> Float64Array:
-    """Return a lower limit of L(largest x) − L(smallest x) over every trial inverse scale.
+def _largest_scale(x: Float64Array, error: Float64Array) -> Float64Array:
+    """Return an upper limit of the fitted scale, (b, s, 1); inf if no two elements are apart.
 
-    The trial code of x is min(top, round(ι (x − low)/span)), ι in [iota_low, iota_high]. The
-    difference is at least min(top, ι − ½) − (ι p + ½), p = (x_low − low)/span, which is concave in ι:
-    its least value lies at an end of the interval.
+    Elements further apart than the sum of their errors have different codes. A chain of n + 1 such
+    elements spans at least n codes: scale ≤ (x_n − x_0 + e_0 + e_n)/n (docs: "The fitted scale").
+    The chain is built greedily from either end; every prefix of it counts.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = np.where(span > 0, (x_low - low) / np.where(span > 0, span, 1.0), 0.0)
-    spread = np.full_like(p, np.inf)
-    for iota in (kind.iota_low, kind.iota_high):
-        spread = np.minimum(spread, np.minimum(kind.top, iota - 0.5) - (iota * p + 0.5))
-    rounded = np.ceil(spread - 1e-5)
-    # p = 0: the smallest element's code is 0 exactly, the largest's at least round(iota_low)
-    return np.where(p == 0, np.floor(kind.iota_low), np.maximum(rounded, 0.0))
+    limit = np.full(x.shape[:2], np.inf)
+    for side in (x, -x):
+        order = np.argsort(side, axis=2)
+        values, errors = (np.take_along_axis(part, order, axis=2) for part in (side, error))
+        first, first_error = values[..., 0], errors[..., 0]
+        last, last_error = first, first_error
+        links = np.zeros(first.shape)
+        for index in range(1, x.shape[2]):
+            value, its_error = values[..., index], errors[..., index]
+            started = np.isfinite(first_error)
+            apart = started & (value - last > last_error + its_error)
+            links = np.where(apart, links + 1, links)
+            span = value - first + first_error + its_error
+            limit = np.where(apart, np.minimum(limit, span / np.maximum(links, 1)), limit)
+            # an element without weight can't begin a chain
+            step = apart | ~started
+            last, last_error = np.where(step, value, last), np.where(step, its_error, last_error)
+            first, first_error = (
+                np.where(started, first, value),
+                np.where(started, first_error, its_error),
+            )
+    return limit[..., None]
+
+
+def _fit(x: Float64Array, error: Float64Array, unpinned: Float64Array, kind: _Affine) -> _Fit:
+    """Limit scale and minimum from the errors; ``unpinned``: the scale's limit without a chain."""
+    chained = _largest_scale(x, error)
+    scale = np.where(np.isfinite(chained), chained, unpinned) * (1 + 2.0**-12)
+    x_high = x.max(axis=2, keepdims=True)
+    at_high = np.take_along_axis(error, x.argmax(axis=2)[:, :, None], axis=2)
+    minimum = np.maximum(kind.top * scale - x_high + at_high, 0.0)
+    # max = min: nothing is searched, the fit is exact
+    low = np.minimum(x.min(axis=2, keepdims=True), 0.0)
+    flat = x_high == low
+    return _Fit(
+        error=np.where(flat, 0.0, error),
+        scale=np.where(flat, 0.0, scale),
+        minimum=np.where(flat, -low, minimum),
+        certain=flat | np.isfinite(chained) | ((low == 0) & (x_high > at_high)),
+    )
 
 
 def _fit_squared(x: Float64Array, kind: _Affine) -> _Fit:
     """Q4_K and Q5_K: weights rms + |x|, squared error (docs: "Sub-block fit")."""
     u = FLOAT32_ROUNDING
-    x_low = x.min(axis=2, keepdims=True)
-    x_high = x.max(axis=2, keepdims=True)
-    low = np.minimum(x_low, 0.0)
-    span = x_high - low
     weight = np.sqrt((x * x).mean(axis=2, keepdims=True)) + np.abs(x)
     total = weight.sum(axis=2, keepdims=True)
-    first = _first_candidate_error(x, low, span / kind.top, kind.top)
+    first = _first_candidate_error(x, kind.top)
     square = (weight * first * first).sum(axis=2, keepdims=True)
     safe_weight = np.where(weight == 0, 1.0, weight)
     reach = np.sqrt(total / safe_weight)  # how far one element's error may exceed the mean error
-    magnitude = np.maximum(np.abs(x_low), np.abs(x_high))
-    error = np.sqrt(square / safe_weight) * SUM_SLACK + 32 * u * magnitude * reach
-
-    def of(extreme: npt.NDArray[np.intp]) -> Float64Array:
-        return np.take_along_axis(error, extreme[:, :, None], axis=2)
-
-    at_low, at_high = of(x.argmin(axis=2)), of(x.argmax(axis=2))
-    spread = _least_spread(x_low, low, span, kind)
-    regular = spread >= 1
-    scale = np.where(
-        regular,
-        (x_high - x_low + at_low + at_high) / np.maximum(spread, 1.0),
-        CANCELLATION * np.abs(x_high) / np.floor(kind.iota_low),
-    )
-    p = np.where(span > 0, (x_low - low) / np.where(span > 0, span, 1.0), 0.0)
-    low_code = np.where(p == 0, 0.0, np.minimum(kind.top, np.floor(kind.iota_high * p + 0.5 + 1e-5)))
-    minimum = np.where(
-        regular, np.maximum(scale * low_code - x_low + at_low, 0.0), kind.top * scale
-    )
-    # max = min: nothing is searched; the fit is exact
-    flat = span == 0
-    scale = np.where(flat, 0.0, scale)
-    minimum = np.where(flat, -low, minimum)
-    error = np.where(flat, 0.0, error + 8 * u * reach * (kind.top * scale + minimum))
-    certain = flat | (x_high - x_low > at_low + at_high) | (x_low > 0)
-    return _Fit(error=error, scale=scale, minimum=minimum, certain=certain)
+    magnitude = np.abs(x).max(axis=2, keepdims=True)
+    exact = np.sqrt(square / safe_weight) * SUM_SLACK + 32 * u * magnitude * reach
+    spread = x.max(axis=2, keepdims=True) - x.min(axis=2, keepdims=True)
+    unpinned = np.maximum(CANCELLATION * magnitude / (kind.top - 1), 1.1 * spread + 0.02 * magnitude)
+    fit = _fit(x, exact, unpinned, kind)
+    # float32 evaluates the error itself with a rounding that grows with scale and minimum
+    rounding = 8 * u * (kind.top * fit.scale + fit.minimum) * reach
+    return _fit(x, np.where(fit.scale == 0, exact, exact + rounding), unpinned, kind)
 
 
 def _affine_bound(x: Float64Array, fit: _Fit, kind: _Affine) -> Float64Array:
     """Add what rounding the super-block's scales does (docs: "Super-block rounding")."""
     u = FLOAT32_ROUNDING
-    largest_scale = fit.scale.max(axis=1, keepdims=True)
-    largest_minimum = fit.minimum.max(axis=1, keepdims=True)
 
     def off(largest: Float64Array) -> Float64Array:
         top = kind.super_top
         return (largest / (2 * top) + top * half_ulp16(largest / top)) * (1 + 2.0**-20)
 
-    off_scale, off_minimum = off(largest_scale), off(largest_minimum)
-    x_low = x.min(axis=2, keepdims=True)
-    x_high = x.max(axis=2, keepdims=True)
-    low = np.minimum(x_low, 0.0)
-    span = np.where(x_high > low, x_high - low, 1.0)
-    code = np.minimum(kind.top, np.floor(kind.iota_high * (x - low) / span + 0.5 + 1e-5))
-    kept = fit.error + code * off_scale + off_minimum
+    off_scale = off(fit.scale.max(axis=1, keepdims=True))
+    off_minimum = off(fit.minimum.max(axis=1, keepdims=True))
     # a scale that may be fitted below zero wraps to any code: level 0 remains
-    kept = np.where(fit.certain, kept, fit.error + kind.top * fit.scale + off_minimum)
-    extremes = [
+    kept = fit.error + off_minimum + kind.top * np.where(fit.certain, off_scale, fit.scale)
+    at_low, at_high = (
         np.take_along_axis(fit.error, at[:, :, None], axis=2) for at in (x.argmin(2), x.argmax(2))
-    ]
-    highest = x_high - extremes[1] - kind.top * off_scale - off_minimum
-    lowest = x_low + extremes[0] + off_minimum
+    )
+    highest = x.max(axis=2, keepdims=True) - at_high - kind.top * off_scale - off_minimum
+    lowest = x.min(axis=2, keepdims=True) + at_low + kind.top * off_scale + off_minimum
     nearest = np.maximum((fit.scale + off_scale) / 2, np.maximum(x - highest, lowest - x))
     limit = np.where(fit.certain, np.minimum(kept, nearest), kept)
     slack = 8 * u * (np.abs(x) + kind.top * (fit.scale + off_scale) + fit.minimum + off_minimum)
@@ -167,52 +168,24 @@ def q5_k(rows: Float32Array) -> Float64Array:
     return _affine_bound(x, _fit_squared(x, _Q5_K), _Q5_K).reshape(-1, SUPER_BLOCK)
 
 
-def _fit_absolute(x: Float64Array) -> _Fit:
-    """Q2_K: weights |x|, absolute error; inf where no two elements pin the scale (docs: "Q2_K")."""
+def q2_k(rows: Float32Array) -> Float64Array:
+    """Q2_K: sixteen sub-blocks of 16, four-bit scales and minima (docs: "Q2_K").
+
+    The search weighs absolute errors by |x|. No claim (inf) for a super-block in which some
+    sub-block has no two elements further apart than the sum of their errors.
+    """
     u = FLOAT32_ROUNDING
-    kind = _Q2_K
-    x_low = x.min(axis=2, keepdims=True)
-    x_high = x.max(axis=2, keepdims=True)
-    low = np.minimum(x_low, 0.0)
-    span = x_high - low
+    x = blocks(rows, SUPER_BLOCK).reshape(-1, 16, 16)
     weight = np.abs(x)
     total = weight.sum(axis=2, keepdims=True)
-    first = (weight * _first_candidate_error(x, low, span / 3, 3)).sum(axis=2, keepdims=True)
+    first = (weight * _first_candidate_error(x, 3)).sum(axis=2, keepdims=True)
     magnitude = weight.max(axis=2, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        error = (first * SUM_SLACK + 64 * u * magnitude * total) / weight
-    error = np.where(weight == 0, np.inf, error)
-    order = np.argsort(x, axis=2)
-    s, e = np.take_along_axis(x, order, axis=2), np.take_along_axis(error, order, axis=2)
-    t = (s - low) / np.where(span > 0, span, 1.0)
-    scale = np.zeros_like(x_low)
-    for trial in range(16):
-        iota = kind.iota_low + 0.1 * trial
-        least = np.minimum(3, np.ceil(iota * t - 0.5 - 1e-5))  # a lower and an upper limit of the code
-        most = np.minimum(3, np.floor(iota * t + 0.5 + 1e-5))
-        apart = least[:, :, None, :] - most[:, :, :, None]  # code(b) - code(a), [.., a, b]
-        gap = s[:, :, None, :] - s[:, :, :, None] + e[:, :, None, :] + e[:, :, :, None]
-        pinned = np.where(apart >= 1, gap / np.maximum(apart, 1), np.inf).min(axis=(2, 3))[..., None]
-        scale = np.maximum(scale, pinned)
-    top_code = np.minimum(3, np.floor(kind.iota_high * t + 0.5 + 1e-5))
-    minimum = np.maximum((scale * top_code - s + e).min(axis=2, keepdims=True), 0.0)
-    flat = span == 0
-    scale = np.where(flat, 0.0, scale)
-    minimum = np.where(flat, -low, minimum)
-    slack = 8 * u * (3 * scale + minimum) * total
-    with np.errstate(divide="ignore", invalid="ignore"):
-        error = np.where(flat, 0.0, error + np.where(weight == 0, np.inf, slack / weight))
-    e_low = np.take_along_axis(error, x.argmin(2)[:, :, None], 2)
-    e_high = np.take_along_axis(error, x.argmax(2)[:, :, None], 2)
-    certain = flat | (x_high - x_low > e_low + e_high)
-    return _Fit(error=error, scale=scale, minimum=minimum, certain=certain)
-
-
-def q2_k(rows: Float32Array) -> Float64Array:
-    """Q2_K: sixteen sub-blocks of 16, four-bit scales and minima (docs: "Q2_K")."""
-    x = blocks(rows, SUPER_BLOCK).reshape(-1, 16, 16)
-    fit = _fit_absolute(x)
-    with np.errstate(invalid="ignore"):
+    nowhere = np.full(magnitude.shape, np.inf)
+    with np.errstate(divide="ignore", invalid="ignore"):  # inf − inf, 0 · inf, 0/0: no claim
+        exact = np.where(weight > 0, (first * SUM_SLACK + 64 * u * magnitude * total) / weight, np.inf)
+        fit = _fit(x, exact, nowhere, _Q2_K)
+        rounding = 8 * u * (3 * fit.scale + fit.minimum) * total / weight
+        fit = _fit(x, np.where(weight > 0, exact + rounding, np.inf), nowhere, _Q2_K)
         limit = _affine_bound(x, fit, _Q2_K)
     return np.where(np.isnan(limit), np.inf, limit).reshape(-1, SUPER_BLOCK)
 
@@ -256,13 +229,13 @@ def q3_k(rows: Float32Array) -> Float64Array:
     top = (weight * x * code).sum(axis=2, keepdims=True)
     bottom = (weight * code * code).sum(axis=2, keepdims=True)
     scale = np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1.0), 0.0)
-    residual = np.sqrt((weight * (x - scale * code) ** 2).sum(axis=2, keepdims=True)) * SUM_SLACK
+    squared = (weight * (x - scale * code) ** 2).sum(axis=2, keepdims=True)
+    # the errors are compared in float32 as differences of nearly equal numbers: 200 u of Σ x⁴
+    residual = np.sqrt(squared + 2.0**-16 * (weight * weight).sum(axis=2, keepdims=True))
     magnitude = np.abs(x)
     largest = magnitude.max(axis=(1, 2), keepdims=True)
     off = largest / 32 + 32 * half_ulp16(largest / 32)
     with np.errstate(divide="ignore", invalid="ignore"):
         kept = np.where(magnitude > 0, residual / magnitude, np.inf) + 4 * off
-    # the weighted errors are compared in float32 as differences of nearly equal numbers
-    kept += 2.0**-10 * np.abs(extreme) * np.abs(extreme) / np.where(magnitude > 0, magnitude, 1.0)
     limit = np.minimum(magnitude, kept)
     return (limit * (1 + 2.0**-18) + 16 * FLOAT32_ROUNDING * magnitude).reshape(-1, SUPER_BLOCK)
