@@ -107,7 +107,7 @@ def gguf_codec(name: str) -> GgufCodec | None:
         return None
     codec = GgufCodec(name)
     try:
-        dequantize(np.zeros((1, codec.spec.block_bytes), dtype=np.uint8), codec._type)  # noqa: SLF001 - same module
+        dequantize(np.zeros((1, codec.spec.block_bytes), dtype=np.uint8), codec._type)
     except NotImplementedError:
         return None
     return codec

@@ -142,13 +142,13 @@ BOUNDS: dict[str, Bound] = {
         Bound(name="Q5_0", function=q5_0, max_magnitude=16 * FLOAT16_MAX, factor=1.01),
         Bound(name="Q4_1", function=q4_1, max_magnitude=FLOAT16_MAX, factor=1.01),
         Bound(name="Q5_1", function=q5_1, max_magnitude=FLOAT16_MAX, factor=1.01),
-        Bound(name="Q2_K", function=bounds_k.q2_k, max_magnitude=2.0**12, factor=2.0),
-        Bound(name="Q3_K", function=bounds_k.q3_k, max_magnitude=2.0**12, factor=2.0),
-        Bound(name="Q4_K", function=bounds_k.q4_k, max_magnitude=2.0**12, factor=2.0),
-        Bound(name="Q5_K", function=bounds_k.q5_k, max_magnitude=2.0**12, factor=2.0),
-        Bound(name="Q6_K", function=bounds_k.q6_k, max_magnitude=2.0**12, factor=2.0),
-        Bound(name="IQ4_NL", function=bounds_codebook.iq4_nl, max_magnitude=2.0**12, factor=2.0),
-        Bound(name="IQ4_XS", function=bounds_codebook.iq4_xs, max_magnitude=2.0**12, factor=2.0),
+        Bound(name="Q2_K", function=bounds_k.q2_k, max_magnitude=2.0**12, factor=1.02),
+        Bound(name="Q3_K", function=bounds_k.q3_k, max_magnitude=2.0**12, factor=1.01),
+        Bound(name="Q4_K", function=bounds_k.q4_k, max_magnitude=2.0**12, factor=1.02),
+        Bound(name="Q5_K", function=bounds_k.q5_k, max_magnitude=2.0**12, factor=1.02),
+        Bound(name="Q6_K", function=bounds_k.q6_k, max_magnitude=2.0**12, factor=1.03),
+        Bound(name="IQ4_NL", function=bounds_codebook.iq4_nl, max_magnitude=2.0**12, factor=1.14),
+        Bound(name="IQ4_XS", function=bounds_codebook.iq4_xs, max_magnitude=2.0**12, factor=1.16),
     )
 }
 """The proved bounds, by type name."""

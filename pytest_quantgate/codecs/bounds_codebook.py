@@ -83,7 +83,9 @@ def iq4_xs(rows: Float32Array) -> Float64Array:
     return _finish(limit + stored, x).reshape(-1, 256)
 
 
-def _stored(value: Float64Array, low: Float64Array, high: Float64Array, codes: float) -> Float64Array:
+def _stored(
+    value: Float64Array, low: Float64Array, high: Float64Array, codes: float
+) -> Float64Array:
     """Return what rounding the scale, in [low, high], to half precision does to ``value``.
 
     The decoded value is codes · scale, so its relative error is the scale's; never more than

@@ -126,7 +126,9 @@ def _fit_squared(x: Float64Array, kind: _Affine) -> _Fit:
     magnitude = np.abs(x).max(axis=2, keepdims=True)
     exact = np.sqrt(square / safe_weight) * SUM_SLACK + 32 * u * magnitude * reach
     spread = x.max(axis=2, keepdims=True) - x.min(axis=2, keepdims=True)
-    unpinned = np.maximum(CANCELLATION * magnitude / (kind.top - 1), 1.1 * spread + 0.02 * magnitude)
+    unpinned = np.maximum(
+        CANCELLATION * magnitude / (kind.top - 1), 1.1 * spread + 0.02 * magnitude
+    )
     fit = _fit(x, exact, unpinned, kind)
     # float32 evaluates the error itself with a rounding that grows with scale and minimum
     rounding = 8 * u * (kind.top * fit.scale + fit.minimum) * reach
@@ -182,7 +184,9 @@ def q2_k(rows: Float32Array) -> Float64Array:
     magnitude = weight.max(axis=2, keepdims=True)
     nowhere = np.full(magnitude.shape, np.inf)
     with np.errstate(divide="ignore", invalid="ignore"):  # inf − inf, 0 · inf, 0/0: no claim
-        exact = np.where(weight > 0, (first * SUM_SLACK + 64 * u * magnitude * total) / weight, np.inf)
+        exact = np.where(
+            weight > 0, (first * SUM_SLACK + 64 * u * magnitude * total) / weight, np.inf
+        )
         fit = _fit(x, exact, nowhere, _Q2_K)
         rounding = 8 * u * (3 * fit.scale + fit.minimum) * total / weight
         fit = _fit(x, np.where(weight > 0, exact + rounding, np.inf), nowhere, _Q2_K)

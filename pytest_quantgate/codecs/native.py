@@ -145,9 +145,9 @@ class NativeCodecs:
         """
         found = []
         for name, type_id in TYPE_IDS.items():
-            if not hasattr(self._base, f"quantize_{name.replace('_K', '_k').lower()}") and not hasattr(
-                self._base, f"quantize_{name[0].lower()}{name[1:]}"
-            ):
+            if not hasattr(
+                self._base, f"quantize_{name.replace('_K', '_k').lower()}"
+            ) and not hasattr(self._base, f"quantize_{name[0].lower()}{name[1:]}"):
                 continue
             reported = self._base.ggml_type_name(type_id)
             if reported is None or reported.decode().lower() != name.lower():
@@ -173,7 +173,9 @@ class NativeCodecs:
             return self._types[name]
         except KeyError:
             valid = ", ".join(self._types)
-            raise ValueError(f"this engine has no quantized type {name!r}; it has {valid}") from None
+            raise ValueError(
+                f"this engine has no quantized type {name!r}; it has {valid}"
+            ) from None
 
     def quantize(
         self,

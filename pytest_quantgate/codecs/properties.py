@@ -124,7 +124,12 @@ def stays_finite(codec: Codec, case: Case) -> None:
     wrong = ~np.isfinite(decoded)
     if wrong.any():
         raise _fail(
-            codec, "finite", "finite values decode to NaN or infinity", rows=rows, decoded=decoded, wrong=wrong
+            codec,
+            "finite",
+            "finite values decode to NaN or infinity",
+            rows=rows,
+            decoded=decoded,
+            wrong=wrong,
         )
 
 
@@ -196,7 +201,12 @@ def is_odd(codec: Codec, case: Case) -> None:
     wrong = decoded != -mirrored
     if wrong.any():
         raise _fail(
-            codec, "sign", "the negated block decodes differently", rows=rows, decoded=mirrored, wrong=wrong
+            codec,
+            "sign",
+            "the negated block decodes differently",
+            rows=rows,
+            decoded=mirrored,
+            wrong=wrong,
         )
 
 
@@ -205,7 +215,9 @@ def is_local(codec: Codec, case: Case) -> None:
     rows = _rows(case)
     n = codec.spec.block_elements
     size = codec.spec.block_bytes
-    row = np.concatenate([rows[0, :n], np.linspace(-1, 1, n, dtype=np.float32), rows[0, -n:]])[None, :]
+    row = np.concatenate([rows[0, :n], np.linspace(-1, 1, n, dtype=np.float32), rows[0, -n:]])[
+        None, :
+    ]
     before = codec.quantize(row).reshape(3, size)
     changed = row.copy()
     changed[0, n : 2 * n] = changed[0, n : 2 * n][::-1] * np.float32(17)
@@ -235,7 +247,14 @@ def keeps_zeros(codec: Codec, case: Case) -> None:
         zero = np.repeat(blank, n).reshape(rows.shape)
     wrong = zero & ~(decoded == 0)
     if wrong.any():
-        raise _fail(codec, "zeros", "a zero came back as another value", rows=rows, decoded=decoded, wrong=wrong)
+        raise _fail(
+            codec,
+            "zeros",
+            "a zero came back as another value",
+            rows=rows,
+            decoded=decoded,
+            wrong=wrong,
+        )
 
 
 def resolves_ties(codec: Codec, case: Case) -> None:
@@ -246,7 +265,12 @@ def resolves_ties(codec: Codec, case: Case) -> None:
     wrong = decoded != expected
     if wrong.any():
         raise _fail(
-            codec, "ties", "a value between two levels went the other way", rows=rows, decoded=decoded, wrong=wrong
+            codec,
+            "ties",
+            "a value between two levels went the other way",
+            rows=rows,
+            decoded=decoded,
+            wrong=wrong,
         )
 
 
@@ -426,12 +450,8 @@ PROPERTIES: dict[str, Property] = {
             cases=lambda spec: strategies.tie_rows(spec).map(lambda rows: Case(rows=rows)),
             check=resolves_ties,
         ),
-        Property(
-            name="outside-domain", applies=_bounded, cases=_plain, check=contains_overflow
-        ),
-        Property(
-            name="imatrix", applies=_any, cases=strategies.imatrix_cases, check=imatrix_helps
-        ),
+        Property(name="outside-domain", applies=_bounded, cases=_plain, check=contains_overflow),
+        Property(name="imatrix", applies=_any, cases=strategies.imatrix_cases, check=imatrix_helps),
         Property(
             name="gguf-dequantize",
             applies=_gguf_decodes,

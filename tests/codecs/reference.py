@@ -200,7 +200,9 @@ class ReferenceQ4K:
         top_scale = np.maximum(scale.max(axis=1), F(0))
         top_minimum = np.maximum(minimum.max(axis=1), F(0))
 
-        def six_bits(part: Float32Array, largest: Float32Array, down: bool) -> npt.NDArray[np.int64]:
+        def six_bits(
+            part: Float32Array, largest: Float32Array, down: bool
+        ) -> npt.NDArray[np.int64]:
             inverse = np.where(largest > 0, F(63) / largest, F(0)).astype(F)
             scaled = np.nan_to_num((inverse[:, None] * part).astype(F))
             rounded = np.floor(scaled).astype(np.int64) if down else _nearest_int(scaled)

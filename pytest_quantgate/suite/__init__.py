@@ -1,0 +1,1 @@
+"""Built-in tests that a profile adds to a run."""
