@@ -70,8 +70,8 @@ class GgufCodec:
     label = "gguf"
 
     def __init__(self, name: str) -> None:
-        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-        from gguf.quants import quantize
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType  # noqa: PLC0415 - only here
+        from gguf.quants import quantize  # noqa: PLC0415 - only here
 
         self._type = GGMLQuantizationType[name]
         elements, size = GGML_QUANT_SIZES[self._type]
@@ -85,14 +85,14 @@ class GgufCodec:
 
     def quantize(self, rows: Float32Array, imatrix: Float32Array | None = None) -> Uint8Array:  # noqa: ARG002 - the contract's
         """Quantize (n, k) to (n, bytes); raises ``NotImplementedError`` where gguf can't."""
-        from gguf.quants import quantize
+        from gguf.quants import quantize  # noqa: PLC0415 - only here
 
         with np.errstate(all="ignore"):
             return np.asarray(quantize(rows, self._type), dtype=np.uint8)
 
     def dequantize(self, data: Uint8Array) -> Float32Array:
         """Decode (n, bytes) to (n, k)."""
-        from gguf.quants import dequantize
+        from gguf.quants import dequantize  # noqa: PLC0415 - only here
 
         with np.errstate(all="ignore"):
             return np.asarray(dequantize(data, self._type), dtype=np.float32)
@@ -100,8 +100,8 @@ class GgufCodec:
 
 def gguf_codec(name: str) -> GgufCodec | None:
     """Return gguf's codec of a type, None where this gguf has none."""
-    from gguf import GGMLQuantizationType
-    from gguf.quants import dequantize
+    from gguf import GGMLQuantizationType  # noqa: PLC0415 - only here
+    from gguf.quants import dequantize  # noqa: PLC0415 - only here
 
     if name not in GGMLQuantizationType.__members__:
         return None

@@ -75,7 +75,7 @@ def mxfp4(rows: Float32Array) -> Float64Array:
     near = amax >= np.ldexp(1.0, exponent) * (1 - 2.0**-16)
     limit = np.where(near, np.maximum(limit, staircase(2 * scale)), limit)
     limit = np.where((amax < MXFP4_MIN) | (amax > MXFP4_MAX), np.inf, limit)
-    return np.where(amax == 0, 0.0, limit)
+    return np.asarray(np.where(amax == 0, 0.0, limit))
 
 
 def _symmetric(rows: Float32Array, levels: int) -> Float64Array:
@@ -88,7 +88,8 @@ def _symmetric(rows: Float32Array, levels: int) -> Float64Array:
     step = np.abs(d)
     grid = step * np.maximum(0.5, t - (levels - 1))
     code = np.minimum(levels, np.abs(t) + 0.5)
-    return grid + code * half_ulp16(d) + step * levels * 8 * FLOAT32_ROUNDING
+    slack = step * levels * 8 * FLOAT32_ROUNDING
+    return np.asarray(grid + code * half_ulp16(d) + slack)
 
 
 def q4_0(rows: Float32Array) -> Float64Array:
@@ -111,11 +112,14 @@ def _affine(rows: Float32Array, top: int) -> Float64Array:
         t = np.where(d == 0, 0.0, (x - low) / d)
     code = np.minimum(top, t + 0.5)
     slack = 8 * FLOAT32_ROUNDING * (np.abs(low) + np.abs(high))
-    return d / 2 + code * half_ulp16(d) + half_ulp16(low) + slack
+    return np.asarray(d / 2 + code * half_ulp16(d) + half_ulp16(low) + slack)
 
 
 def q4_1(rows: Float32Array) -> Float64Array:
-    """Q4_1. d/2 + min(15, t + ½) h(d) + h(min) + 8 u (|min| + |max|), d = range/15, t = (x − min)/d."""
+    """Q4_1. d/2 + min(15, t + ½) h(d) + h(min) + 8 u (|min| + |max|).
+
+    d = range/15, t = (x − min)/d.
+    """
     return _affine(rows, 15)
 
 
@@ -130,7 +134,8 @@ def q8_0(rows: Float32Array) -> Float64Array:
     d = x.max(axis=1, keepdims=True) / 127
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(d == 0, 0.0, x / d)
-    return d / 2 + np.minimum(127, t + 0.5) * half_ulp16(d) + 127 * 4 * FLOAT32_ROUNDING * d
+    slack = 127 * 4 * FLOAT32_ROUNDING * d
+    return np.asarray(d / 2 + np.minimum(127, t + 0.5) * half_ulp16(d) + slack)
 
 
 BOUNDS: dict[str, Bound] = {

@@ -6,6 +6,7 @@ Rows float32 (n, k) to float64 (blocks, elements), without an importance matrix.
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,7 +41,7 @@ def _half_gap(t: Float64Array) -> Float64Array:
     """Return the largest half gap between neighbouring levels out to |t|, either side."""
     result = np.full(t.shape, 6.5)
     magnitude = np.abs(t)
-    for lower, upper in zip(LEVELS[:-1], LEVELS[1:], strict=True):
+    for lower, upper in pairwise(LEVELS):
         start = min(abs(lower), abs(upper)) if lower * upper > 0 else 0.0
         result = np.where(magnitude >= start, np.maximum(result, (upper - lower) / 2), result)
     return result
@@ -49,7 +50,8 @@ def _half_gap(t: Float64Array) -> Float64Array:
 def _codebook(x: Float64Array, low: Float64Array, high: Float64Array) -> Float64Array:
     """Return the error of rounding |x| to a scaled level, the scale's magnitude in [low, high].
 
-    max(d⁺ g(|x|/d⁻), |x| − 113 d⁻), g the half gap: either side of the codebook may be the one used.
+    max(d⁺ g(|x|/d⁻), |x| − 113 d⁻), g the half gap: either side of the codebook may be the one
+    used.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(x > 0, x / low, 0.0)

@@ -1,7 +1,7 @@
 """A-priori error bounds of the K-quants; proofs in ``docs/codecs.md``, "The K-quants".
 
-Every function takes rows float32 (n, k) and returns float64 (n · k / 256, 256): the largest error of
-each element when quantized without an importance matrix; ``inf`` where nothing is claimed.
+Every function takes rows float32 (n, k) and returns float64 (n · k / 256, 256): the largest
+error of each element when quantized without an importance matrix; ``inf`` where nothing is claimed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ _Q2_K = _Affine(top=3, super_top=15)
 
 @dataclass(frozen=True, kw_only=True)
 class _Fit:
-    """Limits on a sub-block's fit, before the super-block rounds it. Shapes (b, s, 1), errors (b, s, e).
+    """Limits on a sub-block's fit, before the super-block rounds it.
+
+    Shapes (b, s, 1); ``error`` (b, s, e).
 
     ``error`` bounds |scale · code − minimum − x| of each element under the codes of the search;
     ``certain`` says that the fitted scale is positive.
@@ -155,7 +157,7 @@ def _affine_bound(x: Float64Array, fit: _Fit, kind: _Affine) -> Float64Array:
     nearest = np.maximum((fit.scale + off_scale) / 2, np.maximum(x - highest, lowest - x))
     limit = np.where(fit.certain, np.minimum(kept, nearest), kept)
     slack = 8 * u * (np.abs(x) + kind.top * (fit.scale + off_scale) + fit.minimum + off_minimum)
-    return limit * (1 + 2.0**-18) + slack
+    return np.asarray(limit * (1 + 2.0**-18) + slack)
 
 
 def q4_k(rows: Float32Array) -> Float64Array:
@@ -208,7 +210,8 @@ def q6_k(rows: Float32Array) -> Float64Array:
     step_high = high + largest / 256 + stored
     step_low = np.maximum(low - largest / 128 - stored, 0.0)
     limit = np.minimum(x, np.maximum(step_high / 2, x - 31 * step_low))
-    return (limit * (1 + 2.0**-18) + 16 * FLOAT32_ROUNDING * x).reshape(-1, SUPER_BLOCK)
+    bound = np.asarray(limit * (1 + 2.0**-18) + 16 * FLOAT32_ROUNDING * x)
+    return bound.reshape(-1, SUPER_BLOCK)
 
 
 @cache
@@ -242,4 +245,5 @@ def q3_k(rows: Float32Array) -> Float64Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         kept = np.where(magnitude > 0, residual / magnitude, np.inf) + 4 * off
     limit = np.minimum(magnitude, kept)
-    return (limit * (1 + 2.0**-18) + 16 * FLOAT32_ROUNDING * magnitude).reshape(-1, SUPER_BLOCK)
+    bound = np.asarray(limit * (1 + 2.0**-18) + 16 * FLOAT32_ROUNDING * magnitude)
+    return bound.reshape(-1, SUPER_BLOCK)

@@ -36,8 +36,8 @@ class CodecSpec:
 class Codec(Protocol):
     """Quantizes rows of float32 to bytes and back.
 
-    Implemented by the engine's own code (in this process or in a worker), by gguf's Python code and,
-    in this project's tests, by copies with one fault each.
+    Implemented by the engine's own code (in this process or in a worker), by gguf's Python code
+    and, in this project's tests, by copies with one fault each.
     """
 
     @property
@@ -47,7 +47,7 @@ class Codec(Protocol):
 
     @property
     def label(self) -> str:
-        """Which implementation this is, for messages: ``native``, ``gguf``, …"""
+        """Which implementation this is, for messages: ``native`` or ``gguf``."""
         ...
 
     @property

@@ -1,8 +1,8 @@
-"""The RMS error of every type on one fixed sample of normal weights, and what must not grow along it.
+"""The RMS error of every type on one fixed normal sample, and what must not grow along a family.
 
-The sample is 64 rows of 4096 standard normal float32 values from numpy's PCG64 with a fixed seed (the
-generator's stream is part of numpy's compatibility promise for ``Generator`` only within a version of
-the method, so the sample's hash is checked as well). Figures were measured with llama-cpp-python
+The sample is 64 rows of 4096 standard normal float32 values from numpy's PCG64 with a fixed seed.
+numpy doesn't promise the same stream for ever, so the sample's hash is checked as well. Figures were
+measured with llama-cpp-python
 0.3.36 (llama.cpp 0c1e57098) on x86-64.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,8 +53,8 @@ GOLDEN_RMS: dict[str, float] = {
     "Q1_0": 0.599191,
     "Q2_0": 0.714833,
 }
-"""RMS error in units of the weights' standard deviation, without an importance matrix (IQ2_XXS, IQ2_XS
-and IQ1_S, which demand one: a matrix of ones)."""
+"""RMS error in units of the weights' standard deviation, without an importance matrix (IQ2_XXS,
+IQ2_XS and IQ1_S, which demand one: a matrix of ones)."""
 
 RMS_TOLERANCE = 1e-3
 """Relative: a compiler's fused multiply-adds move the searches' choices by less."""
@@ -66,13 +67,16 @@ LADDERS: tuple[tuple[str, ...], ...] = (
     ("TQ1_0", "TQ2_0"),
     ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS", "IQ4_NL"),
 )
-"""Families in order of bits per weight: the RMS error never rises along one. The IQ family is compared
-with a matrix of ones throughout: without one IQ1_M is worse than IQ1_S (docs: "Deviations")."""
+"""Families in order of bits per weight: the RMS error never rises along one. The IQ family is
+compared with a matrix of ones: without one IQ1_M is worse than IQ1_S (docs: "Deviations")."""
 
 
 @cache
 def normal_sample() -> Float32Array:
-    """Return the sample, float32 ``SAMPLE_SHAPE``; raises ``RuntimeError`` if numpy draws another."""
+    """Return the sample, float32 ``SAMPLE_SHAPE``.
+
+    Raises ``RuntimeError`` if numpy draws another.
+    """
     rng = np.random.Generator(np.random.PCG64(SAMPLE_SEED))
     sample = rng.standard_normal(SAMPLE_SHAPE, dtype=np.float32)
     found = hashlib.sha256(sample.astype("<f4").tobytes()).hexdigest()
@@ -110,12 +114,12 @@ def check_ladder(codecs: Callable[[str], Codec], ladder: tuple[str, ...]) -> dic
     """Return the RMS errors along a family; raises :class:`Violation` where more bits are worse."""
     ones = ladder[0].startswith("IQ")
     found = {name: rms_error(codecs(name), ones=ones) for name in ladder}
-    for fewer, more in zip(ladder[:-1], ladder[1:], strict=True):
+    for fewer, more in pairwise(ladder):
         if not found[more] <= found[fewer] * (1 + 1e-6):
             raise _violation(
                 codecs(more),
                 "ladder",
-                f"RMS error {found[more]:.6g}, though {fewer}, with fewer bits, has {found[fewer]:.6g}",
+                f"RMS error {found[more]:.6g}; {fewer}, of fewer bits, has {found[fewer]:.6g}",
             )
     return found
 

@@ -1,9 +1,9 @@
 """ggml's own quantizers and kernels, called through ctypes.
 
 Runs inside a worker: imports the standard library and numpy only. llama_cpp is asked for nothing
-but the folder of its libraries. Calls that abort the process are refused here with a ``ValueError``:
-types that ``ggml_quantize_chunk`` has no case for (Q8_1, Q8_K), rows that are no multiple of the
-block, a missing importance matrix (``ggml_quantize_requires_imatrix``).
+but the folder of its libraries. Calls that abort the process are refused here with a
+``ValueError``: types that ``ggml_quantize_chunk`` has no case for (Q8_1, Q8_K), rows that are no
+multiple of the block, a missing importance matrix (``ggml_quantize_requires_imatrix``).
 """
 
 from __future__ import annotations

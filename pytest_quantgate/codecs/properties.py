@@ -45,8 +45,9 @@ HAS_ZERO = frozenset({"MXFP4", "Q8_0", "Q4_0", "Q5_0", "Q3_K", "Q6_K", "TQ1_0", 
 SYMMETRIC = frozenset(
     {"MXFP4", "NVFP4", "Q8_0", "Q4_0", "Q5_0", "Q6_K", "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0"}
 )
-"""−x is quantized to the negative of what x is: the grid is symmetric, or takes its scale's sign from
-the largest element. Q3_K is not here: it refines scales of one sign only (docs: "Deviations")."""
+"""−x is quantized to the negative of what x is: the grid is symmetric, or takes its scale's sign
+from the largest element. Q3_K is not here: it refines scales of one sign only (docs:
+"Deviations")."""
 
 FIXED_POINT = frozenset({"MXFP4", "Q8_0", "Q4_0", "Q5_0", "TQ1_0", "TQ2_0", "Q1_0"})
 """Quantizing what was decoded gives the same values."""
@@ -211,7 +212,7 @@ def is_odd(codec: Codec, case: Case) -> None:
 
 
 def is_local(codec: Codec, case: Case) -> None:
-    """Changing one block changes no byte of another."""
+    """Check that changing one block changes no byte of another."""
     rows = _rows(case)
     n = codec.spec.block_elements
     size = codec.spec.block_bytes
@@ -236,7 +237,7 @@ def is_local(codec: Codec, case: Case) -> None:
 
 
 def keeps_zeros(codec: Codec, case: Case) -> None:
-    """An all-zero block decodes to zeros; single zeros stay zeros where the grid has a zero."""
+    """Check that zero blocks stay zero, and single zeros too where the grid has a zero."""
     rows = _rows(case)
     n = codec.spec.block_elements
     rows = np.concatenate([rows, np.zeros((1, n), dtype=np.float32)], axis=1)
@@ -258,7 +259,7 @@ def keeps_zeros(codec: Codec, case: Case) -> None:
 
 
 def resolves_ties(codec: Codec, case: Case) -> None:
-    """A value exactly between two levels goes where the format's rule sends it."""
+    """Check that a value exactly between two levels goes where the format's rule sends it."""
     rows = _rows(case)
     expected = ties.tie_targets(codec.spec.name, rows)
     decoded = codec.dequantize(codec.quantize(rows))
@@ -305,7 +306,7 @@ def contains_overflow(codec: Codec, case: Case) -> None:
 
 
 def imatrix_helps(codec: Codec, case: Case) -> None:
-    """An importance matrix raises the weighted squared error by at most the stated factor.
+    """Check that a matrix raises the weighted squared error by at most the stated factor.
 
     Types that ignore it give the same bytes.
     """
@@ -368,7 +369,7 @@ def decodes_as_gguf(codec: Codec, case: Case) -> None:
 
 
 def quantizes_as_gguf(codec: Codec, case: Case) -> None:
-    """The stored bytes equal those of gguf's ``quantize``.
+    """Check that the stored bytes equal those of gguf's ``quantize``.
 
     Negative zeros are made positive first: in a block of nothing else the two store scales of zero
     with different signs (docs: "Deviations").

@@ -5,11 +5,11 @@ and keep the least-squares scale s = Σ x² x q / Σ x² q² of one trial. With 
 
     s ι = Σ t³ q / Σ t² q²,
 
-where one element (the largest) has |t| = T known, and the others |t| ≤ T. A ratio of sums, each term
-depending on one t, exceeds λ for some values exactly if Σ (t³ q − λ t² q²) > 0 for some, and the
-largest sum is reached with every other element at the same, worst t. So the supremum is the root of
-T³Q − λ T²Q² + (n − 1) max_t (t³ q − λ t² q²), and likewise the infimum (docs: "A scale from least
-squares").
+where one element (the largest) has |t| = T known, and the others |t| ≤ T. A ratio of sums, each
+term depending on one t, exceeds λ for some values exactly if Σ (t³ q − λ t² q²) > 0 for some,
+and the largest sum is reached with every other element at the same, worst t. So the supremum is
+the root of T³Q − λ T²Q² + (n − 1) max_t (t³ q − λ t² q²), and likewise the infimum (docs: "A
+scale from least squares").
 """
 
 from __future__ import annotations

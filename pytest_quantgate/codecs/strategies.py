@@ -1,7 +1,8 @@
 """Hypothesis strategies for blocks of weights.
 
-A row is drawn as a small recipe (kind of block, seed, magnitude, edits) and built with numpy, so that
-10,000 examples are cheap and a failing one shrinks to a simple kind at magnitude one with few edits.
+A row is drawn as a small recipe (kind of block, seed, magnitude, edits) and built with numpy, so
+that 10,000 examples are cheap and a failing one shrinks to a simple kind at magnitude one with few
+edits.
 """
 
 from __future__ import annotations
@@ -114,7 +115,8 @@ def weight_rows(draw: st.DrawFn, spec: CodecSpec) -> Float32Array:
 def plain_rows(draw: st.DrawFn, spec: CodecSpec) -> Float32Array:
     """Rows float32 (1, k) at the magnitude of weights, 2^-10 … 2^4: no scale is subnormal."""
     parts = [_block(draw, spec.block_elements) for _ in range(draw(st.integers(1, 2)))]
-    return (np.concatenate(parts) * 2.0 ** draw(st.floats(-10, 4))).astype(np.float32)[None, :]
+    row = np.concatenate(parts) * 2.0 ** draw(st.floats(-10, 4))
+    return np.asarray(row, dtype=np.float32)[None, :]
 
 
 IMATRIX_SLACK = {"normal": 1.05, "uniform": 1.05, "heavy-tailed": 5.0}

@@ -1,8 +1,9 @@
 """Values exactly between two levels, and where each format's rule sends them.
 
-Only formats whose scale such a block fixes exactly: a power of two, so that no rounding of the scale
-hides the rule. MXFP4 takes the first nearest level, the one nearer zero; Q8_0 rounds halves away from
-zero (``roundf``); Q4_0, Q5_0, Q4_1 and Q5_1 round halves up in units of their (signed) scale.
+Only formats whose scale such a block fixes exactly: a power of two, so that no rounding of the
+scale hides the rule. MXFP4 takes the first nearest level, the one nearer zero; Q8_0 rounds halves
+away from zero (``roundf``); Q4_0, Q5_0, Q4_1 and Q5_1 round halves up in
+units of their (signed) scale.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=np.float64)
 """MXFP4's magnitudes."""
 
 
-def _place(values: Float64Array, extremes: list[float], rng: np.random.Generator) -> Float64Array:
-    placed = values.copy()
+def _place(
+    values: npt.NDArray[np.floating], extremes: list[float], rng: np.random.Generator
+) -> Float64Array:
+    placed = values.astype(np.float64)
     placed[rng.permutation(values.size)[: len(extremes)]] = extremes
     return placed
 

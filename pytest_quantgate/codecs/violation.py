@@ -42,11 +42,11 @@ class Case:
 
 
 @dataclass
-class Violation(AssertionError):
+class Violation(AssertionError):  # noqa: N818 - a verdict, not an error of the program
     """A property that does not hold on one block.
 
-    ``value`` and ``decoded`` are of the ``element`` that fails, ``bound`` what was allowed there and
-    ``error`` what was found; ``block_hex`` the block as stored.
+    ``value`` and ``decoded`` are of the ``element`` that fails, ``bound`` what was allowed there
+    and ``error`` what was found; ``block_hex`` the block as stored.
     """
 
     property_name: str

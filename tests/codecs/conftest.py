@@ -10,7 +10,7 @@ from pytest_quantgate.codecs.native import TYPE_IDS, NativeCodecs
 
 @pytest.fixture(scope="session")
 def native_codecs() -> NativeCodecs:
-    """The installed engine's codecs."""
+    """Load the installed engine's codecs."""
     return NativeCodecs()
 
 

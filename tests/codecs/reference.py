@@ -1,7 +1,7 @@
 """MXFP4 and Q4_K in plain numpy, written from ggml-quants.c, and copies with one fault each.
 
-The unmutated copies store the same bytes as the engine (tested), so that a fault injected here is one
-that llama.cpp could have. A fault is a keyword of the constructor.
+The unmutated copies store the same bytes as the engine (tested), so that a fault injected here
+is one that llama.cpp could have. A fault is a keyword of the constructor.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ class ReferenceMxfp4:
     """MXFP4: ``quantize_row_mxfp4_ref`` and ``dequantize_row_mxfp4``.
 
     Faults: ``exponent`` is added to the stored exponent, ``decoded_exponent`` to the one that is
-    decoded; ``half_up`` sends ties away from zero; ``swap_stored`` and ``swap_decoded`` exchange the
-    nibbles; ``interleave`` stores neighbours in one byte, and decodes them so; ``table`` replaces 6.
+    decoded; ``half_up`` sends ties away from zero; ``swap_stored`` and ``swap_decoded`` exchange
+    the nibbles; ``interleave`` stores neighbours in one byte, and decodes them so; ``table``
+    replaces 6.
     """
 
     label = "reference"
@@ -206,7 +207,7 @@ class ReferenceQ4K:
             inverse = np.where(largest > 0, F(63) / largest, F(0)).astype(F)
             scaled = np.nan_to_num((inverse[:, None] * part).astype(F))
             rounded = np.floor(scaled).astype(np.int64) if down else _nearest_int(scaled)
-            return np.minimum(63, rounded & 255)
+            return np.asarray(np.minimum(63, rounded & 255))
 
         ls = six_bits(scale, top_scale, down=False)
         lm = six_bits(minimum, top_minimum, down=self.floor_minimum)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     Block = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 BETWEEN_HALVES = 1 + 2.0**-11 - 2.0**-22
-"""Just below the midpoint of two half-precision numbers: a scale that is rounded down by almost h."""
+"""Just below the midpoint of two half-precision numbers: a scale that is rounded down by almost
+h."""
 
 
 def mxfp4() -> Block:

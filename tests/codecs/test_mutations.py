@@ -64,7 +64,7 @@ def test_faultless_copy_passes(codec: Codec) -> None:
 def test_faultless_copy_decodes_to_what_the_engine_decodes_to(
     codec: Codec, kind: str, native_codecs: NativeCodecs
 ) -> None:
-    # not the bytes: codes under a scale of zero mean nothing, and the engine leaves its search's there
+    # not the bytes: under a scale of zero the engine leaves the codes of its search
     rng = np.random.default_rng(7)
     rows = np.concatenate([KINDS[kind](rng, 256) for _ in range(64)]).astype(np.float32)[None, :]
     native = NativeCodec(native_codecs, codec.spec.name)
