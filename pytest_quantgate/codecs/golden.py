@@ -1,7 +1,7 @@
 """The RMS error of every type on one fixed normal sample, and what must not grow along a family.
 
 The sample is 64 rows of 4096 standard normal float32 values from numpy's PCG64 with a fixed seed.
-numpy doesn't promise the same stream for ever, so the sample's hash is checked as well. Figures were
+numpy does not promise the same stream for ever, so its hash is checked as well. The figures were
 measured with llama-cpp-python
 0.3.36 (llama.cpp 0c1e57098) on x86-64.
 """
