@@ -127,10 +127,7 @@ def _fit_squared(x: Float64Array, kind: _Affine) -> _Fit:
     reach = np.sqrt(total / safe_weight)  # how far one element's error may exceed the mean error
     magnitude = np.abs(x).max(axis=2, keepdims=True)
     exact = np.sqrt(square / safe_weight) * SUM_SLACK + 32 * u * magnitude * reach
-    spread = x.max(axis=2, keepdims=True) - x.min(axis=2, keepdims=True)
-    unpinned = np.maximum(
-        CANCELLATION * magnitude / (kind.top - 1), 1.1 * spread + 0.02 * magnitude
-    )
+    unpinned = CANCELLATION * magnitude / (kind.top - 1)
     fit = _fit(x, exact, unpinned, kind)
     # float32 evaluates the error itself with a rounding that grows with scale and minimum
     rounding = 8 * u * (kind.top * fit.scale + fit.minimum) * reach

@@ -31,7 +31,7 @@ class CodecProfile:
 PROFILES: dict[str, CodecProfile] = {
     profile.name: profile
     for profile in (
-        CodecProfile(name="quick", examples=40, examples_by_type={}, derandomize=True),
+        CodecProfile(name="quick", examples=25, examples_by_type={}, derandomize=True),
         CodecProfile(
             name="deep",
             examples=2_000,

@@ -6,6 +6,7 @@ import pytest
 
 from pytest_quantgate.codecs.adapters import NativeCodec
 from pytest_quantgate.codecs.native import TYPE_IDS, NativeCodecs
+from pytest_quantgate.codecs.runner import PROFILES, CodecProfile
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +19,9 @@ def native_codecs() -> NativeCodecs:
 def quant_codec(request: pytest.FixtureRequest, native_codecs: NativeCodecs) -> NativeCodec:
     """Each quantized type of the engine."""
     return NativeCodec(native_codecs, request.param)
+
+
+@pytest.fixture
+def quant_codec_profile() -> CodecProfile:
+    """How many examples the suite draws."""
+    return PROFILES["quick"]

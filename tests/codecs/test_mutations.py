@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pytest_quantgate.codecs.codec import Codec
     from pytest_quantgate.codecs.native import NativeCodecs
 
-BUDGET = CodecProfile(name="mutations", examples=30, examples_by_type={}, derandomize=True)
+BUDGET = CodecProfile(name="mutations", examples=20, examples_by_type={}, derandomize=True)
 
 MUTANTS: dict[str, Codec] = {
     "MXFP4 stores an exponent one too high": ReferenceMxfp4(exponent=1),
