@@ -74,7 +74,7 @@ def test_q3_k_refines_only_sub_blocks_whose_largest_element_is_negative(
 def test_mxfp4_stores_the_byte_for_nan_as_the_exponent_of_tiny_blocks(
     native_codecs: NativeCodecs,
 ) -> None:
-    """A negative float is converted to uint8_t: undefined in C, 255 on x86, NaN to other readers."""
+    """A negative float becomes a uint8_t: undefined in C, 255 on x86, NaN to other readers."""
     rows = np.zeros((1, 32), dtype=np.float32)
     rows[0, 0] = 2.0**-126
     data = native_codecs.quantize("MXFP4", rows)
