@@ -3,7 +3,8 @@
 Runs inside a worker: imports the standard library and numpy only. llama_cpp is asked for nothing
 but the folder of its libraries. Calls that abort the process are refused here with a
 ``ValueError``: types that ``ggml_quantize_chunk`` has no case for (Q8_1, Q8_K), rows that are no
-multiple of the block, a missing importance matrix (``ggml_quantize_requires_imatrix``).
+multiple of the block, a missing importance matrix (``ggml_quantize_requires_imatrix``), and values beyond what the
+IQ2 and IQ3 searches survive (``GGML_ASSERT(grid_index >= 0)``).
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ TYPE_IDS: dict[str, int] = {
     "Q2_0": 42,
 }
 """Quantized types that ``ggml_quantize_chunk`` handles, with their numbers."""
+
+
+GRID_SEARCH_MAX = 2.0**32
+"""IQ2_XS, IQ2_S, IQ3_XXS and IQ3_S abort on NaN, on infinity and somewhere above 1e12."""
 
 
 class TypeTraits(ctypes.Structure):
@@ -101,11 +106,6 @@ def load_library(folder: Path, stem: str) -> ctypes.CDLL:
     raise FileNotFoundError(f"{folder} has none of {', '.join(names)}")
 
 
-def float_pointer(array: npt.NDArray[np.float32]) -> ctypes.c_void_p:
-    """Return the address of a C-contiguous array's data."""
-    return ctypes.c_void_p(array.ctypes.data)
-
-
 class NativeCodecs:
     """The quantizers of the engine whose libraries are in ``folder`` (llama_cpp's if None)."""
 
@@ -145,9 +145,8 @@ class NativeCodecs:
         """
         found = []
         for name, type_id in TYPE_IDS.items():
-            if not hasattr(
-                self._base, f"quantize_{name.replace('_K', '_k').lower()}"
-            ) and not hasattr(self._base, f"quantize_{name[0].lower()}{name[1:]}"):
+            symbol = name.lower()[:-1] + "K" if name.endswith("_K") else name.lower()
+            if not hasattr(self._base, f"quantize_{symbol}"):
                 continue
             reported = self._base.ggml_type_name(type_id)
             if reported is None or reported.decode().lower() != name.lower():
@@ -191,6 +190,11 @@ class NativeCodecs:
                 f"{name} takes rows of a multiple of {found.block_elements} values, "
                 f"not an array of shape {source.shape}"
             )
+        if name.startswith(("IQ2", "IQ3")) and not (np.abs(source) <= GRID_SEARCH_MAX).all():
+            raise ValueError(
+                f"{name} aborts the process on values that are not finite or above 1e12; "
+                f"valid here is up to {GRID_SEARCH_MAX:g}"
+            )
         n_rows, n_columns = source.shape
         weights = None
         if imatrix is not None:
@@ -199,6 +203,8 @@ class NativeCodecs:
                 raise ValueError(
                     f"the importance matrix has shape {weights.shape}, valid is ({n_columns},)"
                 )
+            if not (np.isfinite(weights) & (weights >= 0)).all():
+                raise ValueError("an importance matrix holds finite numbers from 0 up")
         elif found.needs_imatrix:
             raise ValueError(f"{name} can't be quantized without an importance matrix")
         row_bytes = n_columns // found.block_elements * found.block_bytes

@@ -64,3 +64,20 @@ def test_empty_array_gives_an_empty_array(native_codecs: NativeCodecs) -> None:
 def test_folder_without_the_library_names_it(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="has none of"):
         load_library(tmp_path, "ggml-base")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e20])
+@pytest.mark.parametrize("name", ["IQ2_XS", "IQ3_S"])
+def test_value_that_a_grid_search_would_abort_on_is_refused(
+    name: str, value: float, native_codecs: NativeCodecs
+) -> None:
+    rows = np.full((1, 256), value, dtype=np.float32)
+    with pytest.raises(ValueError, match=f"{name} aborts the process on values"):
+        native_codecs.quantize(name, rows, np.ones(256, dtype=np.float32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+def test_matrix_of_invalid_weights_is_refused(value: float, native_codecs: NativeCodecs) -> None:
+    matrix = np.full(256, value, dtype=np.float32)
+    with pytest.raises(ValueError, match="finite numbers from 0 up"):
+        native_codecs.quantize("Q4_K", np.zeros((1, 256), dtype=np.float32), matrix)
