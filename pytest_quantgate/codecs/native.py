@@ -3,8 +3,8 @@
 Runs inside a worker: imports the standard library and numpy only. llama_cpp is asked for nothing
 but the folder of its libraries. Calls that abort the process are refused here with a
 ``ValueError``: types that ``ggml_quantize_chunk`` has no case for (Q8_1, Q8_K), rows that are no
-multiple of the block, a missing importance matrix (``ggml_quantize_requires_imatrix``), and values beyond what the
-IQ2 and IQ3 searches survive (``GGML_ASSERT(grid_index >= 0)``).
+multiple of the block, a missing importance matrix (``ggml_quantize_requires_imatrix``), and values
+beyond what the IQ2 and IQ3 searches survive (``GGML_ASSERT(grid_index >= 0)``).
 """
 
 from __future__ import annotations
