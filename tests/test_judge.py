@@ -443,7 +443,13 @@ def test_only_three_verdicts_are_green() -> None:
 
 @pytest.mark.parametrize(
     ("fraction", "text"),
-    [(0.05, "+5.00 %"), (-0.05, "−5.00 %"), (None, "–"), (math.nan, "not finite"), (0.0, "+0.00 %")],
+    [
+        (0.05, "+5.00 %"),
+        (-0.05, "−5.00 %"),
+        (None, "–"),
+        (math.nan, "not finite"),
+        (0.0, "+0.00 %"),
+    ],
 )
 def test_percent(fraction: float | None, text: str) -> None:
     assert percent(fraction) == text

@@ -1,1 +1,1 @@
-"""The codecs of ggml's tensor types, and bounds on their errors."""
+"""ggml's codecs, what they promise, and how far their errors may go."""

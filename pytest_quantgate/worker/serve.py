@@ -10,8 +10,8 @@ import traceback
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from pytest_quantgate.worker.llama import EngineRefusal, LogTap, identify
 from pytest_quantgate.worker.batches import compare_batches
+from pytest_quantgate.worker.llama import EngineRefusal, LogTap, identify
 from pytest_quantgate.worker.messages import (
     CompareBatches,
     Failed,

@@ -35,7 +35,7 @@ from pytest_quantgate.worker.pool import (
     module_source,
 )
 
-SERVE = '''
+SERVE = """
 import ctypes, os, signal, sys, threading, time
 
 def serve(channel):
@@ -80,7 +80,7 @@ def serve(channel):
         elif do == "imports":
             loaded = "pytest" in sys.modules or "_pytest" in sys.modules
             channel.send(("Quantized", {"seconds_s": float(loaded)}))
-'''
+"""
 
 MakeWorker = Callable[..., Worker]
 
