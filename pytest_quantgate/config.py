@@ -186,6 +186,7 @@ class ProfileSettings(_Table):
     chunk_order: Literal["seeded", "text"] = "seeded"
     seed: int = 0
     batch_geometry: bool = False
+    codecs: bool = False
     gate: bool = False
     optional: tuple[str, ...] = ()
     limits: Mapping[str, Limits] = Field(default_factory=dict)

@@ -7,8 +7,13 @@ from typing import Protocol
 
 from pytest_quantgate.worker.messages import (
     BatchesCompared,
+    CodecsListed,
+    Coded,
     CompareBatches,
+    Decode,
+    Encode,
     Identity,
+    ListCodecs,
     Message,
     Quantize,
     Quantized,
@@ -44,6 +49,12 @@ class Engine(Protocol):
 
     def compare_batches(self, request: CompareBatches, on_reply: OnReply) -> BatchesCompared:
         """Decode the same tokens in batches of other sizes."""
+
+    def list_codecs(self, request: ListCodecs) -> CodecsListed:
+        """Name the quantized types that the engine has."""
+
+    def code(self, request: Encode | Decode) -> Coded:
+        """Quantize or dequantize rows; ``ValueError`` where the arguments are wrong."""
 
     def close(self) -> None:
         """End the engine's processes."""

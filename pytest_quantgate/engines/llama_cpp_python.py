@@ -11,9 +11,14 @@ from pytest_quantgate.engines import OnReply
 from pytest_quantgate.errors import CellCrashed
 from pytest_quantgate.worker.messages import (
     BatchesCompared,
+    CodecsListed,
+    Coded,
     CompareBatches,
+    Decode,
+    Encode,
     Identify,
     Identity,
+    ListCodecs,
     Message,
     Quantize,
     Quantized,
@@ -75,6 +80,14 @@ class LlamaCppPython:
     def compare_batches(self, request: CompareBatches, on_reply: OnReply) -> BatchesCompared:
         """Decode the same tokens in batches of other sizes."""
         return _expect(BatchesCompared, self._worker.request(request, on_reply))
+
+    def list_codecs(self, request: ListCodecs) -> CodecsListed:
+        """Name the quantized types that the engine has."""
+        return _expect(CodecsListed, self._worker.request(request))
+
+    def code(self, request: Encode | Decode) -> Coded:
+        """Quantize or dequantize rows; ``ValueError`` where the arguments are wrong."""
+        return _expect(Coded, self._worker.request(request))
 
     def close(self) -> None:
         """End the worker."""

@@ -15,6 +15,8 @@ from pytest_quantgate.plugin.fixtures import (  # noqa: F401 # found by pytest a
     _quant_point,
     quant_baseline,
     quant_cell,
+    quant_codec,
+    quant_codec_profile,
     quant_device,
     quant_engine,
     quant_format,
@@ -54,8 +56,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{marker.name}{marker.signature}: {marker.help}")
     state = make_state(config)
     config.stash[STATE] = state
-    if state.options.matrix:
-        from pytest_quantgate.plugin.matrix_suite import prepare
+    if state.options.any_suite:
+        from pytest_quantgate.plugin.suites import prepare
 
         prepare(state)
 
@@ -88,8 +90,8 @@ def pytest_collection_modifyitems(
 ) -> None:
     """Add the built-in suite before other plugins deselect by ``-k`` and ``-m``."""
     state = config.stash[STATE]
-    if state.options.matrix:
-        from pytest_quantgate.plugin.matrix_suite import collect
+    if state.options.any_suite:
+        from pytest_quantgate.plugin.suites import collect
 
         items.extend(collect(session, state))
 

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_quantgate.codecs.names import QUANTIZED_TYPES
 from pytest_quantgate.plugin.state import STATE
 
 if TYPE_CHECKING:
     from pytest_quantgate.baselines.schema import Baseline
+    from pytest_quantgate.codecs.codec import Codec
+    from pytest_quantgate.codecs.runner import CodecProfile
     from pytest_quantgate.formats import Format
     from pytest_quantgate.measured import MeasuredCell
     from pytest_quantgate.plugin.parametrize import Point
@@ -33,6 +36,29 @@ def quant_cell(_quant_point: Point, pytestconfig: pytest.Config) -> MeasuredCell
 def quant_baseline(_quant_point: Point, pytestconfig: pytest.Config) -> Baseline | None:
     """The cell's stored baseline, None if there is none."""
     return pytestconfig.stash[STATE].open_run().baseline(_quant_point.cell).baseline
+
+
+@pytest.fixture(scope="session", params=QUANTIZED_TYPES)
+def quant_codec(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Codec:
+    """A quantized type's codec in the engine under test, one type a test."""
+    from pytest_quantgate.codecs.adapters import NativeCodec
+    from pytest_quantgate.codecs.remote import WorkerCodecs
+    from pytest_quantgate.errors import CellUnsupported
+
+    run = pytestconfig.stash[STATE].open_run()
+    codecs = WorkerCodecs(run.engine(run.settings.profile.engine))
+    try:
+        return NativeCodec(codecs, request.param)
+    except CellUnsupported as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def quant_codec_profile(pytestconfig: pytest.Config) -> CodecProfile:
+    """How many examples a codec's property gets: ``--quant-codec-profile``."""
+    from pytest_quantgate.codecs.runner import PROFILES
+
+    return PROFILES[pytestconfig.stash[STATE].options.codec_profile]
 
 
 @pytest.fixture(scope="session")

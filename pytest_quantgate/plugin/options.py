@@ -19,6 +19,8 @@ class Options:
     """What the command line says; the lists are still comma-separated text."""
 
     matrix: bool
+    codecs: bool
+    codec_profile: str
     plan: bool
     profile: str | None
     models: str | None
@@ -30,6 +32,11 @@ class Options:
     cache: str | None
     reason: str | None
     update_baselines: bool
+
+    @property
+    def any_suite(self) -> bool:
+        """Whether a built-in suite was asked for."""
+        return self.matrix or self.codecs
 
     def overrides(self) -> Overrides:
         """Return what the command line says instead of the configuration."""
@@ -66,6 +73,19 @@ def add_options(parser: pytest.Parser) -> None:
         dest="quant_plan",
         action="store_true",
         help="print the cells, disk, memory and minutes that a run would take; run nothing",
+    )
+    add(
+        "--quant-codecs",
+        dest="quant_codecs",
+        action="store_true",
+        help="add the property tests of the engine's codecs; without paths, run only them",
+    )
+    add(
+        "--quant-codec-profile",
+        dest="quant_codec_profile",
+        choices=("quick", "deep"),
+        default="quick",
+        help="how many examples a codec's property gets",
     )
     add("--quant-profile", dest="quant_profile", metavar="NAME", help="the profile to run")
     add(
@@ -108,6 +128,8 @@ def read_options(config: pytest.Config) -> Options:
     get = config.getoption
     return Options(
         matrix=get("quant_matrix") or get("quant_plan"),
+        codecs=get("quant_codecs"),
+        codec_profile=get("quant_codec_profile"),
         plan=get("quant_plan"),
         profile=get("quant_profile"),
         models=get("quant_models"),

@@ -15,8 +15,8 @@ from typing import IO
 import pytest
 
 from pytest_quantgate.artifacts.cache import read_json
-from pytest_quantgate.plugin.matrix_suite import SUITE_NODE
 from pytest_quantgate.plugin.state import State
+from pytest_quantgate.plugin.suites import MATRIX_NODE
 from pytest_quantgate.report.record import CellRecord, RunRecord, cell_from_plain
 from pytest_quantgate.report.table import make_tables, text_lines
 from pytest_quantgate.report.write import write_report
@@ -107,7 +107,7 @@ class Progress:
 
     def test_status(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Give a built-in test no letter: its line with the figures stands for it."""
-        if report.when == "call" and report.nodeid.startswith(SUITE_NODE):
+        if report.when == "call" and report.nodeid.startswith(MATRIX_NODE):
             verbose = {"passed": "PASSED", "failed": "FAILED", "skipped": "SKIPPED"}
             return report.outcome, "", verbose.get(report.outcome, report.outcome)
         return None

@@ -177,6 +177,46 @@ class BatchesCompared(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ListCodecs(Message):
+    """Ask which quantized types the engine has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecsListed(Message):
+    """A row a type: ``(name, number, block elements, block bytes, needs an imatrix)``."""
+
+    rows: tuple[tuple[str, int, int, int, bool], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encode(Message):
+    """Quantize ``rows``, float32 of shape (n_rows, n_columns); ``imatrix`` float32 or empty."""
+
+    type_name: str
+    rows: bytes
+    n_rows: int
+    n_columns: int
+    imatrix: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decode(Message):
+    """Dequantize ``data``, uint8 of shape (n_rows, row_bytes)."""
+
+    type_name: str
+    data: bytes
+    n_rows: int
+    row_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coded(Message):
+    """What came out: uint8 of :class:`Encode`, float32 of :class:`Decode`, by rows."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
 class Progress(Message):
     """The worker is alive: ``done`` of ``total`` units; it also renews the deadline."""
 
@@ -187,7 +227,10 @@ class Progress(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Failed(Message):
-    """The request cannot be done; the worker lives on. ``kind`` is a verdict's name."""
+    """The request cannot be done; the worker lives on.
+
+    ``kind`` is a verdict's name, or ``VALUE`` for arguments that are wrong.
+    """
 
     kind: str
     reason: str
@@ -207,6 +250,11 @@ _KINDS: dict[str, type[Message]] = {
         Scored,
         CompareBatches,
         BatchesCompared,
+        ListCodecs,
+        CodecsListed,
+        Encode,
+        Decode,
+        Coded,
         Progress,
         Failed,
     )

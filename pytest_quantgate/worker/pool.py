@@ -33,7 +33,10 @@ SENT_MODULES = (
     "pytest_quantgate.worker.scoring",
     "pytest_quantgate.worker.batches",
     "pytest_quantgate.worker.quantizing",
+    "pytest_quantgate.worker.coding",
     "pytest_quantgate.worker.serve",
+    "pytest_quantgate.codecs",
+    "pytest_quantgate.codecs.native",
 )
 """What a worker imports of this package; a test holds their imports to what any engine has."""
 
@@ -79,6 +82,10 @@ def describe_exit(code: int | None) -> str:
     return f"exit status {code}"
 
 
+class _WrongArguments(Exception):
+    """Carries a ``VALUE`` failure past the handlers of a channel's own errors."""
+
+
 class Worker:
     """One worker process, started at the first request and again after it died.
 
@@ -119,8 +126,15 @@ class Worker:
             CellTimeout: no sign of life for ``stall_s`` seconds.
             CellUnsupported: the engine refused.
             CellUnavailable: the interpreter cannot be started.
+            ValueError: the worker says that the request's arguments are wrong.
 
         """
+        try:
+            return self._ask(message, on_reply)
+        except _WrongArguments as error:
+            raise ValueError(str(error)) from None
+
+    def _ask(self, message: Message, on_reply: Callable[[Message], None] | None) -> Message:
         channel = self._open()
         try:
             channel.send(message.to_wire())
@@ -152,6 +166,8 @@ class Worker:
         self._end()
 
     def _failure(self, reply: Failed) -> Exception:
+        if reply.kind == "VALUE":
+            return _WrongArguments(reply.reason)
         if reply.kind == "UNSUPPORTED":
             return CellUnsupported(reply.reason)
         return CellCrashed(f"{reply.reason}. Last log lines:\n{log_tail(self._log)}")

@@ -11,11 +11,15 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from pytest_quantgate.worker.batches import compare_batches
+from pytest_quantgate.worker.coding import Coder, WrongValueError
 from pytest_quantgate.worker.llama import EngineRefusal, LogTap, identify
 from pytest_quantgate.worker.messages import (
     CompareBatches,
+    Decode,
+    Encode,
     Failed,
     Identify,
+    ListCodecs,
     Message,
     Quantize,
     Score,
@@ -43,10 +47,13 @@ def serve(channel: Channel) -> None:
 
     log = LogTap()
     scorer = Scorer(send, log)
+    coder = Coder()
     items: Iterable[object] = channel
     for item in items:
         try:
-            send(_answer(from_wire(item), scorer, log, send))
+            send(_answer(from_wire(item), scorer, coder, log, send))
+        except WrongValueError as error:
+            send(Failed(kind="VALUE", reason=str(error)))
         except EngineRefusal as error:
             send(Failed(kind="UNSUPPORTED", reason=str(error)))
         except MemoryError:
@@ -56,7 +63,7 @@ def serve(channel: Channel) -> None:
             send(Failed(kind="CRASHED", reason=f"{type(error).__name__}: {error}"))
 
 
-def _answer(request: Message, scorer: Scorer, log: LogTap, send: Any) -> Message:
+def _answer(request: Message, scorer: Scorer, coder: Coder, log: LogTap, send: Any) -> Message:
     match request:
         case Identify():
             return identify()
@@ -70,5 +77,7 @@ def _answer(request: Message, scorer: Scorer, log: LogTap, send: Any) -> Message
         case CompareBatches():
             scorer.close()
             return compare_batches(request, log, send)
+        case ListCodecs() | Encode() | Decode():
+            return coder.answer(request)
         case _:
             raise ValueError(f"not a request: {type(request).__name__}")

@@ -1,0 +1,99 @@
+"""The engine's codecs in its worker process, so that a crash of one is a verdict."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from pytest_quantgate.codecs.native import NativeType
+from pytest_quantgate.errors import CellUnsupported
+from pytest_quantgate.worker.messages import CodecsListed, Coded, Decode, Encode, ListCodecs
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+class CodingEngine(Protocol):
+    """The part of an engine that codes."""
+
+    def list_codecs(self, request: ListCodecs) -> CodecsListed:
+        """Name the quantized types."""
+
+    def code(self, request: Encode | Decode) -> Coded:
+        """Quantize or dequantize."""
+
+
+class WorkerCodecs:
+    """Offers what :class:`~pytest_quantgate.codecs.native.NativeCodecs` does, in the worker.
+
+    Every call may raise a :class:`~pytest_quantgate.errors.CellError`, and ``ValueError`` where
+    the values or the type are wrong.
+    """
+
+    def __init__(self, engine: CodingEngine) -> None:
+        self._engine = engine
+
+    @cached_property
+    def _types(self) -> dict[str, NativeType]:
+        reply = self._engine.list_codecs(ListCodecs())
+        return {
+            name: NativeType(
+                name=name,
+                type_id=number,
+                block_elements=elements,
+                block_bytes=n_bytes,
+                needs_imatrix=needs_imatrix,
+            )
+            for name, number, elements, n_bytes, needs_imatrix in reply.rows
+        }
+
+    def types(self) -> list[NativeType]:
+        """Return the quantized types of the engine."""
+        return list(self._types.values())
+
+    def type(self, name: str) -> NativeType:
+        """Return one type; raises ``CellUnsupported`` where the engine has it not."""
+        if name not in self._types:
+            raise CellUnsupported(f"this engine has no quantized type {name}")
+        return self._types[name]
+
+    def quantize(
+        self,
+        name: str,
+        rows: npt.NDArray[np.float32],
+        imatrix: npt.NDArray[np.float32] | None = None,
+    ) -> npt.NDArray[np.uint8]:
+        """Quantize ``rows`` (n, k) float32; ``imatrix`` (k,) float32. Returns uint8 (n, bytes)."""
+        source = np.ascontiguousarray(rows, dtype=np.float32)
+        if source.ndim != 2:
+            raise ValueError(f"rows of shape {source.shape}; give two dimensions")
+        weights = b"" if imatrix is None else np.asarray(imatrix, dtype=np.float32).tobytes()
+        reply = self._engine.code(
+            Encode(
+                type_name=name,
+                rows=source.tobytes(),
+                n_rows=source.shape[0],
+                n_columns=source.shape[1],
+                imatrix=weights,
+            )
+        )
+        found = self.type(name)
+        row_bytes = source.shape[1] // found.block_elements * found.block_bytes
+        return np.frombuffer(reply.data, dtype=np.uint8).reshape(len(source), row_bytes)
+
+    def dequantize(self, name: str, data: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Decode ``data`` uint8 (n, bytes) to float32 (n, k)."""
+        source = np.ascontiguousarray(data, dtype=np.uint8)
+        found = self.type(name)
+        reply = self._engine.code(
+            Decode(
+                type_name=name,
+                data=source.tobytes(),
+                n_rows=source.shape[0],
+                row_bytes=source.shape[1],
+            )
+        )
+        columns = source.shape[1] // found.block_bytes * found.block_elements
+        return np.frombuffer(reply.data, dtype=np.float32).reshape(len(source), columns)

@@ -1,0 +1,82 @@
+"""Adds the built-in suites to a run, and checks everything before anything is measured."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pytest_quantgate.errors import CellError, ConfigError
+from pytest_quantgate.plugin.gating import NEEDS_REASON
+from pytest_quantgate.plugin.state import State
+from pytest_quantgate.run import Run
+
+MATRIX_NODE = "quant-matrix"
+CODECS_NODE = "quant-codecs"
+_MODULES = {
+    MATRIX_NODE: "pytest_quantgate.suite.test_matrix",
+    CODECS_NODE: "pytest_quantgate.suite.test_codecs",
+}
+
+
+def prepare(state: State) -> None:
+    """Check the settings, and run only the suites where no path was given.
+
+    Raises:
+        pytest.UsageError: anything that cannot be used, in one line; in the controller only,
+            since in a worker of pytest-xdist it would be an internal error.
+
+    """
+    config = state.config
+    if config.args_source is not pytest.Config.ArgsSource.ARGS:
+        config.args = []
+    if state.is_xdist_worker:
+        return
+    try:
+        run = state.open_run()
+        if state.options.matrix:
+            _check_matrix(state, run)
+    except ConfigError as error:
+        raise pytest.UsageError(str(error)) from error
+    finally:
+        state.close()
+
+
+def _check_matrix(state: State, run: Run) -> None:
+    for cell in run.cells:
+        try:
+            run.chunk_plan(cell.model, cell.text)
+        except CellError:
+            continue  # the engine's trouble is the cell's verdict, not a usage error
+    if state.options.update_baselines and not state.options.reason:
+        raise ConfigError(NEEDS_REASON)
+    if state.options.update_baselines and not state.config.pluginmanager.hasplugin("syrupy"):
+        raise ConfigError("--snapshot-update needs syrupy; remove -p no:syrupy")
+
+
+class SuiteModule(pytest.Module):
+    """A built-in test module under a node id of its own.
+
+    From site-packages its id would be empty or begin with the environment's folder.
+    """
+
+    def _getobj(self) -> Any:
+        return importlib.import_module(_MODULES[self.nodeid])
+
+
+def collect(session: pytest.Session, state: State) -> Iterator[pytest.Item]:
+    """Give the tests of the suites that were asked for."""
+    profile = state.open_run().settings.profile
+    if state.options.matrix:
+        for item in _collect(session, MATRIX_NODE):
+            if profile.batch_geometry or not item.name.startswith("test_batch_geometry"):
+                yield item
+    if state.options.codecs or (state.options.matrix and profile.codecs):
+        yield from _collect(session, CODECS_NODE)
+
+
+def _collect(session: pytest.Session, node: str) -> Iterator[pytest.Item]:
+    module = SuiteModule.from_parent(session, path=session.config.rootpath / node, nodeid=node)
+    yield from session.genitems(module)

@@ -1,0 +1,64 @@
+"""Quantizes and dequantizes rows with the engine's own codecs.
+
+Runs in the worker alone: standard library, numpy and llama_cpp.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pytest_quantgate.codecs.native import NativeCodecs
+from pytest_quantgate.worker.llama import library_folder
+from pytest_quantgate.worker.messages import (
+    CodecsListed,
+    Coded,
+    Decode,
+    Encode,
+    ListCodecs,
+    Message,
+)
+
+
+class WrongValueError(Exception):
+    """The arguments are wrong, and ggml was not asked."""
+
+
+class Coder:
+    """The engine's codecs, loaded at the first request."""
+
+    def __init__(self) -> None:
+        self._codecs: NativeCodecs | None = None
+
+    def answer(self, request: ListCodecs | Encode | Decode) -> Message:
+        """Answer one request.
+
+        Raises:
+            WrongValueError: an unknown type, a wrong shape, values on which ggml would abort.
+
+        """
+        if self._codecs is None:
+            self._codecs = NativeCodecs(library_folder())
+        try:
+            return _answer(self._codecs, request)
+        except ValueError as error:
+            raise WrongValueError(str(error)) from error
+
+
+def _answer(codecs: NativeCodecs, request: ListCodecs | Encode | Decode) -> Message:
+    match request:
+        case ListCodecs():
+            return CodecsListed(
+                rows=tuple(
+                    (t.name, t.type_id, t.block_elements, t.block_bytes, t.needs_imatrix)
+                    for t in codecs.types()
+                )
+            )
+        case Encode():
+            rows = np.frombuffer(request.rows, dtype=np.float32)
+            imatrix = np.frombuffer(request.imatrix, dtype=np.float32) if request.imatrix else None
+            shaped = rows.reshape(request.n_rows, request.n_columns)
+            return Coded(data=codecs.quantize(request.type_name, shaped, imatrix).tobytes())
+        case Decode():
+            data = np.frombuffer(request.data, dtype=np.uint8)
+            shaped_data = data.reshape(request.n_rows, request.row_bytes)
+            return Coded(data=codecs.dequantize(request.type_name, shaped_data).tobytes())
