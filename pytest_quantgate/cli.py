@@ -1,11 +1,62 @@
-"""The ``quantgate`` command."""
+"""The ``quantgate`` command: what can be done without a test run."""
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytest_quantgate import __version__
+from pytest_quantgate.artifacts.cache import Cache
+from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.report.record import read_record
+from pytest_quantgate.report.table import make_tables, markdown, text_lines
+from pytest_quantgate.report.write import write_report
 
 
-def main() -> int:
-    """Run the command."""
-    print("usage: quantgate", file=sys.stderr)
-    return 2
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="quantgate", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    report = commands.add_parser("report", help="show a run record, or write it as Markdown")
+    report.add_argument("record", type=Path, help="a .json of --quant-report")
+    report.add_argument("--markdown", action="store_true", help="print Markdown")
+    report.add_argument("-o", "--output", type=Path, help="write to this .md or .json instead")
+    cache = commands.add_parser("cache", help="show what the cache holds")
+    cache.add_argument("--dir", type=Path, help="the cache's folder, if not the usual one")
+    cache.add_argument("--clear", action="store_true", help="remove artifacts and references")
+    return parser
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    record = read_record(arguments.record)
+    if arguments.output is not None:
+        if arguments.output.suffix not in {".json", ".md"}:
+            raise ConfigError(f"--output {str(arguments.output)!r}: valid endings: .json, .md")
+        write_report(arguments.output, record)
+    elif arguments.markdown:
+        print(markdown(record), end="")
+    else:
+        for table in make_tables(record):
+            print("\n".join(text_lines(table)))
+
+
+def _cache(arguments: argparse.Namespace) -> None:
+    cache = Cache(arguments.dir, max_bytes=0)
+    if arguments.clear:
+        cache.clear()
+    print(f"{cache.folder}:")
+    for name, (count, n_bytes) in cache.contents().items():
+        print(f"  {name:<14}{count:>7,} files  {n_bytes / 1e6:>10,.1f} MB")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        {"report": _report, "cache": _cache}[parsed.command](parsed)
+    except ConfigError as error:
+        print(f"quantgate: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -47,6 +47,8 @@ from pytest_quantgate.verdicts import Judgement, Verdict, VerdictKind
 FALLBACK_WARNING = 0.25
 """Share of a file's bytes in fallback types above which the cell says so."""
 
+NOT_STORED_YET = "measured; no baseline is stored yet"
+
 _VERDICT_OF_ERROR: tuple[tuple[type[CellError], VerdictKind], ...] = (
     (CellTimeout, VerdictKind.TIMEOUT),
     (CellUnavailable, VerdictKind.UNAVAILABLE),
@@ -138,6 +140,11 @@ def _ask(run: Run, cell: Cell, questions: Sequence[Question], *, full: bool) -> 
             baseline_cpu=found.baseline is not None
             and found.baseline.made_by.system_info == seen.quantizer_cpu,
         )
+        if verdict.kind is VerdictKind.PASS and any(
+            item.verdict is VerdictKind.MEASURED for item in judgements
+        ):
+            # Within the limits, but the baseline that was asked for is not stored yet.
+            verdict = replace(verdict, kind=VerdictKind.MEASURED, reason=NOT_STORED_YET)
         compared = any(item.against in {"baseline", "reference"} for item in judgements)
         undecided = verdict.kind is VerdictKind.INCONCLUSIVE or not compared
         if not full and not undecided:
@@ -177,7 +184,7 @@ def _missing_baseline(
     if problem is not None:
         return [_no_baseline(VerdictKind.NO_BASELINE, f"{problem}; store it anew: {command}")]
     if not run.gated:
-        return [_no_baseline(VerdictKind.MEASURED, "measured; no baseline is stored yet")]
+        return [_no_baseline(VerdictKind.MEASURED, NOT_STORED_YET)]
     return [_no_baseline(VerdictKind.NO_BASELINE, f"no baseline is stored; store one: {command}")]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_quantgate.config import Settings
 from pytest_quantgate.errors import ConfigError
@@ -69,27 +69,31 @@ def expand(settings: Settings, full_precision: Mapping[str, str] | None = None) 
         for text in profile.texts:
             for device in profile.devices:
                 for item in model_formats(settings, model, own.get(model)):
-                    parts = [model, item.name, device]
-                    if len(profile.texts) > 1:
-                        parts.append(text)
-                    if profile.engine != "default":
-                        parts.append(profile.engine)
-                    cells.append(
-                        Cell(
-                            id="-".join(parts),
-                            model=model,
-                            format=item,
-                            imatrix=None,
-                            device=device,
-                            engine=profile.engine,
-                            text=text,
-                        )
+                    blank = Cell(
+                        id="",
+                        model=model,
+                        format=item,
+                        imatrix=None,
+                        device=device,
+                        engine=profile.engine,
+                        text=text,
                     )
+                    cells.append(make_cell(settings, blank, item))
     ids = [cell.id for cell in cells]
     for cell_id in ids:
         if ids.count(cell_id) > 1:
             raise ConfigError(f"two cells have the id {cell_id!r}; name one format once")
     return tuple(cells)
+
+
+def make_cell(settings: Settings, like: Cell, wanted: Format) -> Cell:
+    """Return the cell of another format, everything else like a cell's."""
+    parts = [like.model, wanted.name, like.device]
+    if len(settings.profile.texts) > 1:
+        parts.append(like.text)
+    if settings.profile.engine != "default":
+        parts.append(like.engine)
+    return replace(like, id="-".join(parts), format=wanted)
 
 
 def reference_format(formats: tuple[Format, ...]) -> Format:

@@ -30,8 +30,8 @@ from pytest_quantgate.config import Settings
 from pytest_quantgate.engines import Engine
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.errors import CellError, CellUnavailable, ConfigError
-from pytest_quantgate.formats import FULL_PRECISION, TENSOR_TYPES
-from pytest_quantgate.matrix import Cell, expand, reference_format
+from pytest_quantgate.formats import FULL_PRECISION, TENSOR_TYPES, find_format
+from pytest_quantgate.matrix import Cell, expand, make_cell, reference_format
 from pytest_quantgate.metrics.batches import (
     GEOMETRIES,
     N_TOKENS,
@@ -120,15 +120,21 @@ class Run:
         return expand(self.settings, own)
 
     def reference_cell(self, cell: Cell) -> Cell:
-        """Return the cell that a cell is compared with; itself if it is the reference."""
-        peers = [
-            other
-            for other in self.cells
-            if (other.model, other.text, other.device, other.engine)
-            == (cell.model, cell.text, cell.device, cell.engine)
-        ]
-        wanted = reference_format(tuple(other.format for other in peers))
-        return next(other for other in peers if other.format == wanted)
+        """Return the cell that a cell is compared with; itself if it is the reference.
+
+        The reference need not be among the run's cells: a model of one source is compared with
+        its full precision, one of existing files with the most precise of its files.
+        """
+        model = self.model(cell.model)
+        if model.source is None:
+            formats = tuple(find_format(name, self.settings.recipes) for name in model.files)
+        else:
+            own = model.source.main_type()
+            full = find_format(own if own in FULL_PRECISION else "F16")
+            listed = (item.format for item in self.cells if item.model == cell.model)
+            formats = tuple(dict.fromkeys((full, *listed)))
+        wanted = reference_format(formats)
+        return cell if cell.format == wanted else make_cell(self.settings, cell, wanted)
 
     def key(self, cell: Cell) -> Key:
         """Return what a cell's baseline is found by."""

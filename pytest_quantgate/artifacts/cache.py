@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -24,7 +25,10 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 STAMP_VERSION = 1
-_PARTIAL_AGE_S = 24 * 3600.0
+_DAY_S = 24 * 3600.0
+_PARTIAL_AGE_S = _DAY_S
+_KEPT_S = {"runs": 7 * _DAY_S, "measurements": 7 * _DAY_S, "references": 60 * _DAY_S}
+"""How long parts of the cache are kept after they were last written."""
 
 
 def key_of(**parts: object) -> str:
@@ -142,6 +146,30 @@ class Cache:
         digest = file_sha256(path)
         write_json(known, {"of": identity, "path": str(path), "sha256": digest})
         return digest
+
+    def contents(self) -> dict[str, tuple[int, int]]:
+        """Return the number of files and bytes of each part of the cache."""
+        parts = {}
+        for name in ("artifacts", "references", "measurements", "tokens", "texts", "runs"):
+            files = [path for path in self.sub(name).rglob("*") if path.is_file()]
+            parts[name] = (len(files), sum(path.stat().st_size for path in files))
+        return parts
+
+    def clear(self) -> None:
+        """Remove what can be made again; per-token values of baselines are kept."""
+        self.evict(keep=set())
+        for name in ("references", "measurements"):
+            for path in self.sub(name).iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def prune(self) -> None:
+        """Remove runs and measurements that nothing will ask for again."""
+        now = time.time()
+        for name, age_s in _KEPT_S.items():
+            for path in self.sub(name).iterdir():
+                with contextlib.suppress(OSError):
+                    if now - path.stat().st_mtime > age_s:
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def evict(self, keep: set[Path]) -> None:
         """Remove artifacts used longest ago until the cache is within its bound.

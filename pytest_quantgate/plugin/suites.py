@@ -36,6 +36,7 @@ def prepare(state: State) -> None:
         return
     try:
         run = state.open_run()
+        run.cache.prune()
         if state.options.matrix:
             _check_matrix(state, run)
     except ConfigError as error:

@@ -5,9 +5,12 @@ It holds no environment variables, tokens, credentials or host names.
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.metrics.batches import BatchMeasurement, Geometry
 from pytest_quantgate.metrics.divergence import DivergenceMeasurement, Part
 from pytest_quantgate.verdicts import Judgement, VerdictKind
@@ -111,6 +114,30 @@ def _plain(value: Any) -> Any:
             return str(value)
         case _:
             return value
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read a run record.
+
+    Raises:
+        ConfigError: no file, no JSON, no run record, or one of another version.
+
+    """
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the run record {path} cannot be read: {error}") from error
+    if not isinstance(plain, dict) or plain.get("version") != VERSION:
+        found = plain.get("version") if isinstance(plain, dict) else None
+        raise ConfigError(
+            f"{path} is no run record of version {VERSION} (version {found!r}); write one with"
+            " pytest --quant-matrix --quant-report PATH.json"
+        )
+    try:
+        cells = tuple(cell_from_plain(cell) for cell in plain.pop("cells"))
+        return RunRecord(**{**plain, "cells": cells, "warnings": tuple(plain["warnings"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"the run record {path} is damaged: {error!r}") from error
 
 
 def cell_from_plain(plain: dict[str, Any]) -> CellRecord:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_quantgate import statistics
+from pytest_quantgate.formats import FULL_PRECISION
 from pytest_quantgate.report.record import CellRecord, RunRecord
 
 FAULT_DETECTOR = "fault detector, not a ranking of formats"
@@ -112,7 +113,7 @@ def _short(text: str, width: int = 60) -> str:
 
 def _delta(cell: CellRecord) -> str:
     if cell.is_reference:
-        return "reference"
+        return "reference" if cell.format in FULL_PRECISION else "stand-in reference"
     delta = cell.ppl_vs_reference
     if delta is None:
         return "–"
