@@ -44,7 +44,7 @@ MISTAKES = {
     ),
     "wrong key of a limit": (
         BASE + "[tool.quantgate.profiles.p.limits.Q4_0]\nppl_vs_refrence = 0.1",
-        ["unknown key 'ppl_vs_refrence' (did you mean 'ppl_vs_reference'?)", "valid: bits_per_"],
+        ["unknown key 'ppl_vs_refrence' (did you mean 'ppl_vs_reference'?)", "bits_per_weight_max"],
     ),
     "no source": ("[tool.quantgate.models.m]", ["models.m", 'either source = "PATH or package']),
     "both sources": (
@@ -219,4 +219,4 @@ def test_looks_end_with_the_budget() -> None:
 
 def test_limits_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Limits().ppl_max = 3.0  # type: ignore[misc]
+        Limits().ppl_max = 3.0

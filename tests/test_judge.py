@@ -21,20 +21,11 @@ from pytest_quantgate.baselines.schema import (
     Size,
 )
 from pytest_quantgate.baselines.tensors import pack_tensors
+from pytest_quantgate.cause import find_cause
 from pytest_quantgate.config import Limits
 from pytest_quantgate.formats import FILE_TYPES, find_format
-from pytest_quantgate.judge import (
-    Look,
-    Observation,
-    conclude,
-    declared_looks,
-    default_limits,
-    find_cause,
-    judge_perplexity,
-    judge_size,
-    merge_limits,
-    percent,
-)
+from pytest_quantgate.judge import Look, conclude, declared_looks, judge_perplexity, judge_size
+from pytest_quantgate.limits import default_limits, merge_limits
 from pytest_quantgate.metrics.perplexity import (
     ChunkScore,
     PerplexityMeasurement,
@@ -42,6 +33,7 @@ from pytest_quantgate.metrics.perplexity import (
 )
 from pytest_quantgate.metrics.size import SizeMeasurement
 from pytest_quantgate.models.gguf_file import TensorDigest
+from pytest_quantgate.observation import Observation, percent
 from pytest_quantgate.verdicts import Verdict, VerdictKind, worst
 
 LAST = declared_looks((16,))[0]
@@ -124,6 +116,7 @@ def observe(**changes: object) -> Observation:
         format=find_format("Q4_K_M"),
         perplexity=measurement(),
         reference=None,
+        divergence=None,
         reference_file_bytes=None,
         size=size(),
         tensors=TENSORS,
@@ -184,7 +177,7 @@ def judge(
     """Judge both metrics by the format's default limits, or by some."""
     limits = limits or default_limits(seen.format)
     judgements = judge_perplexity(seen, limits, baseline, look)
-    judgements += judge_size(seen, limits, baseline)
+    judgements += judge_size(seen, limits, baseline, look)
     return conclude(judgements, seen, baseline, baseline_cpu=baseline_cpu)
 
 
@@ -207,6 +200,7 @@ def test_a_clear_loss_is_regressed_with_its_evidence() -> None:
     (judgement,) = [item for item in verdict.judgements if item.metric == "perplexity"]
     assert judgement.estimate == pytest.approx(math.expm1(0.05), abs=0.001)
     assert judgement.low is not None
+    assert judgement.estimate is not None
     assert 0.0025 < judgement.low < judgement.estimate
     assert judgement.limit == 0.0025
     assert "over 16 chunks in 16 clusters, limit +0.25 %" in judgement.reason

@@ -138,24 +138,26 @@ def test_scores_are_those_of_a_softmax_in_float64() -> None:
     random = np.random.default_rng(1)
     logits = (10 * random.standard_normal((150, 90))).astype(np.float32)
     targets = random.integers(0, 90, 150)
-    nll, top = score_rows(logits, targets)
+    nll, top, top_p = score_rows(logits, targets)
     exact = logits.astype(np.float64)
     expected = np.log(np.exp(exact).sum(axis=1)) - exact[np.arange(150), targets]
     np.testing.assert_allclose(nll, expected, rtol=1e-6, atol=1e-6)
     assert (top == logits.argmax(axis=1)).all()
+    softmax = np.exp(exact) / np.exp(exact).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(top_p, softmax.max(axis=1), rtol=1e-5)
     assert nll.dtype == np.float64
     assert top.dtype == np.int32
 
 
 def test_ties_go_to_the_lowest_token_and_large_logits_do_not_overflow() -> None:
     logits = np.array([[5e4, 5e4, -5e4]], dtype=np.float32)
-    nll, top = score_rows(logits, np.array([1]))
+    nll, top, _ = score_rows(logits, np.array([1]))
     assert top.tolist() == [0]
     assert nll[0] == pytest.approx(math.log(2))
 
 
 def test_not_a_number_stays_one() -> None:
-    nll, _ = score_rows(np.array([[1.0, np.nan]], dtype=np.float32), np.array([0]))
+    nll, _, _ = score_rows(np.array([[1.0, np.nan]], dtype=np.float32), np.array([0]))
     assert math.isnan(nll[0])
 
 
