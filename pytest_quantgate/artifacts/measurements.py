@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zlib
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -46,7 +48,8 @@ def _pack(measurement: PerplexityMeasurement) -> bytes:
 
 def _unpack(path: Path) -> PerplexityMeasurement | None:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: numpy leaves a file that is no archive open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             header = json.loads(arrays["header"].tobytes())
             return PerplexityMeasurement(
                 chunks=tuple(ChunkScore(**chunk) for chunk in header["chunks"]),
@@ -55,8 +58,8 @@ def _unpack(path: Path) -> PerplexityMeasurement | None:
                 n_chunks_in_text=header["n_chunks_in_text"],
                 seconds_s=header["seconds_s"],
             )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile, zlib.error):
+        return None  # torn or damaged in any way: measured anew
 
 
 class Measurements:
