@@ -6,7 +6,7 @@ Every rule is written as "pass only if": a number that is not finite never passe
 from __future__ import annotations
 
 import math
-from collections.abc import Set
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from pytest_quantgate import statistics
@@ -376,7 +376,7 @@ def _relative_size(
 
 
 def find_cause(
-    seen: Observation, baseline: Baseline, *, same_quantizer_cpu: bool, moved: Set[str]
+    seen: Observation, baseline: Baseline, *, same_quantizer_cpu: bool, moved: AbstractSet[str]
 ) -> str:
     """Say what moved a cell away from its baseline: tokenizer, quantizer or runtime.
 

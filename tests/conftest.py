@@ -21,6 +21,7 @@ from tests.tiny_model import Shape, write_story, write_tiny_model
 TESTS = Path(__file__).parent
 FORMATS = ("F16", "Q8_0", "Q4_0")
 
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the lock of this host's processor apart from other runs: only figures count here."""

@@ -219,4 +219,4 @@ def test_looks_end_with_the_budget() -> None:
 
 def test_limits_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Limits().ppl_max = 3.0  # type: ignore[misc]
+        Limits().ppl_max = 3.0

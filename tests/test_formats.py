@@ -88,7 +88,7 @@ def test_tensor_types_have_the_sizes_of_the_library() -> None:
 
 
 def test_q8_1_has_the_size_of_its_structure() -> None:
-    """gguf and ggml.h disagree about Q8_1, which no file holds; the library decides."""
+    """Gguf and ggml.h disagree about Q8_1, which no file holds; the library decides."""
     library = next((Path(llama_cpp.__file__).parent / "lib").glob("*ggml-base.*"))
     ggml = ctypes.CDLL(str(library))
     ggml.ggml_type_size.restype = ctypes.c_size_t

@@ -207,6 +207,7 @@ def test_a_clear_loss_is_regressed_with_its_evidence() -> None:
     (judgement,) = [item for item in verdict.judgements if item.metric == "perplexity"]
     assert judgement.estimate == pytest.approx(math.expm1(0.05), abs=0.001)
     assert judgement.low is not None
+    assert judgement.estimate is not None
     assert 0.0025 < judgement.low < judgement.estimate
     assert judgement.limit == 0.0025
     assert "over 16 chunks in 16 clusters, limit +0.25 %" in judgement.reason
@@ -443,7 +444,13 @@ def test_only_three_verdicts_are_green() -> None:
 
 @pytest.mark.parametrize(
     ("fraction", "text"),
-    [(0.05, "+5.00 %"), (-0.05, "−5.00 %"), (None, "–"), (math.nan, "not finite"), (0.0, "+0.00 %")],
+    [
+        (0.05, "+5.00 %"),
+        (-0.05, "−5.00 %"),
+        (None, "–"),
+        (math.nan, "not finite"),
+        (0.0, "+0.00 %"),
+    ],
 )
 def test_percent(fraction: float | None, text: str) -> None:
     assert percent(fraction) == text

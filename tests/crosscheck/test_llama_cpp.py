@@ -23,7 +23,9 @@ pytestmark = [pytest.mark.crosscheck, pytest.mark.slow]
 
 CHUNKS = 16
 FORMATS = ("F16", "Q8_0", "Q4_K_M", "Q2_K")
-REFERENCE = Path(os.environ.get("QUANTGATE_REFERENCE", "../shared/reference/smollm2-wikitext2.json"))
+REFERENCE = Path(
+    os.environ.get("QUANTGATE_REFERENCE", "../shared/reference/smollm2-wikitext2.json")
+)
 
 
 @dataclass(frozen=True, kw_only=True)

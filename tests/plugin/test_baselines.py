@@ -160,9 +160,7 @@ def test_an_update_replaces_a_damaged_baseline(fake: Project, damage: str) -> No
     assert contents(fake) == before
 
 
-def test_a_real_change_of_files_is_the_quantizers(
-    own_cache: Project, tmp_path: Path
-) -> None:
+def test_a_real_change_of_files_is_the_quantizers(own_cache: Project, tmp_path: Path) -> None:
     """Existing files: Q4_0's file is replaced by one with a tensor in Q8_0."""
     project = own_cache
     project.configure(

@@ -83,7 +83,7 @@ def test_a_killed_run_starts_again(project: Project, n_events: int) -> None:
         subprocess.run(["rm", "-rf", str(project.root / name)], check=True)
     assert kill_after_events(project.root, n_events)
     # Baselines that were accepted before the kill are whole, and now judged against.
-    assert set(path.read_text() for path in project.baselines) <= set(undisturbed[1].values())
+    assert {path.read_text() for path in project.baselines} <= set(undisturbed[1].values())
     again = project.matrix(*ARGUMENTS)
     assert again.ret == pytest.ExitCode.OK
     final = project.matrix("--quant-report=report.json", "--quant-cache=cache")

@@ -149,9 +149,7 @@ def test_a_markdown_report_has_the_table_and_what_is_red(project: Project) -> No
     assert "- **tiny-Q4_0-cpu** CRASHED: the worker died: killed by SIGABRT" in text
 
 
-def test_the_record_holds_no_environment(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_record_holds_no_environment(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the values of secret variables nor the names of all."""
     monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
     project.matrix("--quant-report=report.json", "-k", "F16")

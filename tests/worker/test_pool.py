@@ -35,7 +35,7 @@ from pytest_quantgate.worker.pool import (
     module_source,
 )
 
-SERVE = '''
+SERVE = """
 import ctypes, os, signal, sys, threading, time
 
 def serve(channel):
@@ -80,7 +80,7 @@ def serve(channel):
         elif do == "imports":
             loaded = "pytest" in sys.modules or "_pytest" in sys.modules
             channel.send(("Quantized", {"seconds_s": float(loaded)}))
-'''
+"""
 
 MakeWorker = Callable[..., Worker]
 
@@ -224,8 +224,8 @@ def test_a_worker_dies_with_a_parent_that_was_killed(tmp_path: Path) -> None:
         "from pytest_quantgate.worker.pool import Worker\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "source = (folder / 'serve.txt').read_text()\n"
-        "worker = Worker(python=None, log=folder / 'w.log', stall_s=600, entry='fake_serve:serve',\n"
-        "    extra_sources=[('fake_serve', (False, source))])\n"
+        "worker = Worker(python=None, log=folder / 'w.log', stall_s=600,\n"
+        "    entry='fake_serve:serve', extra_sources=[('fake_serve', (False, source))])\n"
         "pid = worker.request(Tokenize(model='', text='pid', n_ctx=0))\n"
         "print(int(pid.seconds_s), flush=True)\n"
         "worker.request(Tokenize(model='', text='hang', n_ctx=0))\n"
