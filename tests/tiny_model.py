@@ -116,22 +116,6 @@ def write_story(path: Path, n_documents: int = 24, sentences: int = 6) -> Path:
     random = np.random.default_rng(3)
     vocabulary = "the miller river stone lamp over under walks sings old north rain bread and a"
     words = vocabulary.split()
-        "the",
-        "miller",
-        "river",
-        "stone",
-        "lamp",
-        "over",
-        "under",
-        "walks",
-        "sings",
-        "old",
-        "north",
-        "rain",
-        "bread",
-        "and",
-        "a",
-    ]
     lines = []
     for number in range(n_documents):
         lines.append(f" = Story {number} = ")
