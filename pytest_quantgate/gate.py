@@ -334,6 +334,7 @@ def _empty_record(run: Run, cell: Cell) -> CellRecord:
         engine=cell.engine,
         text=cell.text,
         is_reference=run.reference_cell(cell) == cell,
+        reference=run.reference_cell(cell).format.name,
         is_requantized=run.model(cell.model).is_requantized,
         verdict=VerdictKind.MEASURED.value,
         reason="",
@@ -345,7 +346,7 @@ def _notes(cell: Cell, size: SizeMeasurement) -> tuple[str, ...]:
     if size.no_effect:
         types = ", ".join(kind for kind in size.bytes_by_type if kind != "F32")
         notes.append(
-            f"{cell.format.name} had no effect: no tensor is {cell.format.file_type.main_type},"
+            f"had no effect: no tensor is {cell.format.file_type.main_type},"
             f" the weights are {types}"
         )
     if size.fallback_fraction > FALLBACK_WARNING:

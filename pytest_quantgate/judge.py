@@ -14,7 +14,7 @@ from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.baselines.tensors import compare_tensors, pack_tensors
 from pytest_quantgate.cause import find_cause
 from pytest_quantgate.config import Limits
-from pytest_quantgate.limits import MIN_KLD_INCREASE_NATS
+from pytest_quantgate.limits import MAX_MEAN_KLD_NATS, MIN_KLD_INCREASE_NATS
 from pytest_quantgate.metrics.perplexity import ChunkScore, common_chunks
 from pytest_quantgate.metrics.size import SizeMeasurement
 from pytest_quantgate.observation import Observation, percent, token_ids_changed
@@ -332,11 +332,14 @@ def judge_divergence(
     if seen.reference is None:
         return []
     measured, found = seen.perplexity, seen.divergence
-    asked = [limits.kld_mean_max, limits.kld_p99_max, limits.same_top_min, limits.kld_vs_baseline]
     if found is None:
+        # The default limits ask for it only where the baseline's engine could.
+        asked = limits.kld_p99_max, limits.same_top_min
+        wanted = any(asked) or limits.kld_mean_max not in {None, MAX_MEAN_KLD_NATS}
+        if not wanted and (baseline is None or baseline.divergence is None):
+            return []
         reason = "the engine gave no distributions to compare with the reference's"
-        kind = VerdictKind.UNSUPPORTED
-        return [] if asked == [None] * 4 else [_only("divergence", "reference", kind, reason)]
+        return [_only("divergence", "reference", VerdictKind.UNSUPPORTED, reason)]
     sums = [_kld_sum(chunk) for chunk in measured.chunks]
     if not all(math.isfinite(value) for value in sums):
         reason = "a token's divergence is not finite"
@@ -344,7 +347,9 @@ def judge_divergence(
     judgements = []
     zeros = [0.0] * len(sums)
     if limits.kld_mean_max is not None:
-        if limits.kld_mean_max >= 1 and found.mean_kld_nats < limits.kld_mean_max / 4:
+        if found.mean_kld_nats < limits.kld_mean_max / 4 and (
+            limits.kld_mean_max == MAX_MEAN_KLD_NATS
+        ):
             # The default limit is there for garbage; far below it no interval is needed.
             judgements.append(
                 _at_most(

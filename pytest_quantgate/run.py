@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from pytest_quantgate.artifacts.cache import Cache, key_of, read_json, write_json
 from pytest_quantgate.artifacts.files import CellFile, Files
@@ -178,15 +178,25 @@ class Run:
         return self._engines[name]
 
     @contextmanager
-    def hold_device(self, device: str) -> Iterator[None]:
+    def hold_device(self, device: str, cell: Cell | None = None) -> Iterator[None]:
         """Keep every other measurement on this host off a device.
 
         The lock is outside the cache: two runs with caches of their own share the processor.
+        Where it has to wait, the run's events say so for ``cell``.
         """
         folder = Path(tempfile.gettempdir()) / f"pytest-quantgate-{getpass.getuser()}"
         folder.mkdir(exist_ok=True)
-        with FileLock(folder / f"device-{device}.lock"):
+        lock = FileLock(folder / f"device-{device}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if cell is not None:
+                self.emit("wait", cell)
+            lock.acquire()
+        try:
             yield
+        finally:
+            lock.release()
 
     def close(self) -> None:
         """End all worker processes."""
@@ -306,7 +316,7 @@ class Run:
         file, text = self.cell_file(cell), self.text(cell.text)
         profile, found = self.settings.profile, []
         backend = self.settings.devices[cell.device].backend
-        with self.hold_device(backend):
+        with self.hold_device(backend, cell):
             for repack in (True, False) if backend == "cpu" else (True,):
                 reply = self.engine(cell.engine).compare_batches(
                     CompareBatches(
@@ -401,7 +411,7 @@ class Run:
         folder = self.reference_folder(reference)
         # An engine may score without telling distributions; then nothing is compared.
         can_compare = reference == cell or (folder / "facts.json").exists()
-        with self.hold_device(backend):
+        with self.hold_device(backend, cell):
             engine.score(
                 Score(
                     model=str(file.path),

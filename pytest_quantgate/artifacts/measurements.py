@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zlib
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -52,7 +54,8 @@ def _pack(measurement: PerplexityMeasurement) -> bytes:
 
 def _unpack(path: Path) -> PerplexityMeasurement | None:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: numpy leaves a file that is no archive open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             header = json.loads(arrays["header"].tobytes())
             return PerplexityMeasurement(
                 chunks=tuple(ChunkScore(**chunk) for chunk in header["chunks"]),
@@ -62,8 +65,8 @@ def _unpack(path: Path) -> PerplexityMeasurement | None:
                 seconds_s=header["seconds_s"],
                 **{name: arrays[name] for name in _OPTIONAL if name in arrays},
             )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile, zlib.error):
+        return None  # torn or damaged in any way: measured anew
 
 
 class Measurements:

@@ -142,15 +142,21 @@ def dump(baseline: Baseline) -> str:
     return _render(baseline.model_dump(mode="json")) + "\n"
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is no number")
+
+
 def parse(text: str, name: str) -> Baseline:
     """Read a file's text.
 
     Raises:
-        ConfigError: no JSON, another version, a field that is missing or wrong.
+        ConfigError: no JSON, a number that is not finite, another version, a field that is
+            missing or wrong.
 
     """
     try:
-        raw: Any = json.loads(text)
+        # Python would read NaN and Infinity, and a comparison with them says nothing.
+        raw: Any = json.loads(text, parse_constant=_refuse_constant)
     except ValueError as error:
         raise ConfigError(f"the baseline {name} is no JSON ({error})") from error
     if isinstance(raw, dict) and raw.get("version") != VERSION:

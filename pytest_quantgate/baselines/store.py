@@ -72,9 +72,13 @@ class Store:
             except (OSError, UnicodeDecodeError) as error:
                 return Found(path=path, baseline=None, problem=f"{path} cannot be read: {error}")
             try:
-                return Found(path=path, baseline=parse(text, str(path)))
+                baseline = parse(text, str(path))
             except ConfigError as error:
                 return Found(path=path, baseline=None, problem=str(error))
+            if baseline.key != key:
+                problem = f"the baseline {path} is of another cell: copied or renamed by hand"
+                return Found(path=path, baseline=None, problem=problem)
+            return Found(path=path, baseline=baseline)
         return Found(path=self.path(key), baseline=None)
 
     def has_any(self, keys: list[Key]) -> bool:

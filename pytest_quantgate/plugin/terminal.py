@@ -49,6 +49,8 @@ class Tally:
                 done, total = int(str(event["done"])), int(str(event["total"]))
                 self.step = f"chunk {done}/{total}"
                 self.part = done / max(total, 1)
+            case "wait":
+                self.step = "waiting for another run on this device"
             case "quantize":
                 done, total = int(str(event["done"])), int(str(event["total"]))
                 self.step = f"quantizing {done}/{total}" if total else "preparing the file"
@@ -209,9 +211,7 @@ def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
             reporter.write_line(f"accepted {cell.id}: {cell.accepted}")
     unjudged = [c for c in record.cells if c.kind is VerdictKind.MEASURED and not c.accepted]
     if unjudged and not run.gated:
-        reporter.write_line(
-            "No baseline is stored for this profile: measured, nothing judged. Store them with:"
-        )
+        reporter.write_line("No baseline is stored for this profile. Store them with:")
         reporter.write_line(
             f"  pytest --quant-matrix --quant-profile {record.profile} --snapshot-update"
             ' --quant-reason "first baselines"'

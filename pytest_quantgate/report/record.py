@@ -47,6 +47,7 @@ class CellRecord:
     engine: str
     text: str
     is_reference: bool
+    reference: str
     is_requantized: bool
     verdict: str
     reason: str

@@ -185,7 +185,10 @@ def _table(key: tuple[str, str, str, str], cells: list[CellRecord]) -> Table:
         )
     engine_part = "" if engine == "default" else f", engine {engine}"
     return Table(
-        title=f"{model} on {device}, text {text}, {len(chunks)} common chunks{engine_part}",
+        title=(
+            f"{model} on {device}, text {text}, {len(chunks)} common chunks,"
+            f" reference {cells[0].reference}{engine_part}"
+        ),
         caveat=FAULT_DETECTOR if any(cell.is_requantized for cell in cells) else None,
         rows=tuple(rows),
         notes=tuple(notes),

@@ -37,7 +37,7 @@ def test_a_first_run_measures_alike_however_it_is_spread(project: Project) -> No
         assert output.count("No baseline is stored for this profile") == 1
         result.stdout.fnmatch_lines(
             [
-                "tiny on cpu, text story, 16 common chunks",
+                "tiny on cpu, text story, 16 common chunks, reference F16",
                 "*F16*2.1*16.0*reference*MEASURED*",
                 "*pytest --quant-matrix --quant-profile default --snapshot-update --quant-reason*",
             ]
@@ -114,7 +114,7 @@ def test_a_model_and_a_text_may_be_paths(project: Project) -> None:
     project.use_fake_engine()
     result = project.matrix("-v", f"--quant-model={project.model}", f"--quant-text={project.text}")
     result.assert_outcomes(passed=3)
-    result.stdout.fnmatch_lines(["tiny on cpu, text story, 16 common chunks"])
+    result.stdout.fnmatch_lines(["tiny on cpu, text story, 16 common chunks, reference F16"])
 
 
 def test_a_plan_runs_nothing(own_cache: Project) -> None:

@@ -1,0 +1,145 @@
+"""What is observed in a cell: perplexity from chunks, and size from a header."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pytest_quantgate.artifacts.cache import Cache
+from pytest_quantgate.artifacts.measurements import Measurements, per_token_sha256
+from pytest_quantgate.formats import TENSOR_TYPES, find_format, make_recipe
+from pytest_quantgate.metrics.perplexity import common_chunks, token_changes
+from pytest_quantgate.metrics.size import measure_size
+from pytest_quantgate.models.gguf_file import GgufFile, Tensor
+from tests.test_judge import measurement
+
+
+def test_perplexity_is_of_the_mean_over_all_tokens() -> None:
+    seen = measurement()
+    nats = sum(chunk.nll_sum_nats for chunk in seen.chunks)
+    assert seen.n_tokens == 1600
+    assert math.isclose(seen.perplexity, math.exp(nats / 1600))
+    assert seen.is_finite
+
+
+def test_perplexity_overflows_to_infinity_and_keeps_not_a_number() -> None:
+    assert measurement(800.0).perplexity == math.inf
+    assert math.isnan(measurement([math.nan] + [0.0] * 15).perplexity)
+    assert not measurement([math.inf] + [0.0] * 15).is_finite
+
+
+def test_the_first_chunks_are_a_measurement_of_their_own() -> None:
+    seen = measurement()
+    first = seen.first(3)
+    assert first.n_tokens == 300
+    assert first.nll_nats.shape == first.top_tokens.shape == (3, 100)
+    assert first.n_chunks_in_text == seen.n_chunks_in_text
+
+
+def test_measurements_are_compared_on_their_common_chunks() -> None:
+    seen = measurement()
+    order = [5, 2, 9]
+    other = replace(
+        seen,
+        chunks=tuple(seen.chunks[i] for i in order),
+        nll_nats=seen.nll_nats[order].copy(),
+        top_tokens=seen.top_tokens[order].copy(),
+    )
+    assert common_chunks(other, seen) == ([0, 1, 2], order)
+    assert token_changes(other, seen).changed == 0
+    other.nll_nats[1, 7] += np.float32(0.25)
+    other.top_tokens[2, 0] = 9
+    changes = token_changes(seen, other)
+    assert (changes.changed, changes.tokens, changes.top_tokens_changed) == (1, 300, 1)
+    assert changes.largest_nats == pytest.approx(0.25, abs=1e-6)
+
+
+def test_bits_decide_whether_a_token_changed() -> None:
+    """Not a number equals itself; zero and minus zero differ."""
+    seen = measurement()
+    other = replace(seen, nll_nats=seen.nll_nats.copy())
+    seen.nll_nats[0, :3] = (math.nan, 0.0, 1.0)
+    other.nll_nats[0, :3] = (math.nan, -0.0, 1.0)
+    assert token_changes(seen, other).changed == 1
+
+
+def test_a_measurement_survives_its_file(tmp_path: Path) -> None:
+    store = Measurements(Cache(tmp_path, 1 << 30))
+    seen = measurement()
+    assert store.load("k") is None
+    store.store("k", seen)
+    loaded = store.load("k")
+    assert loaded is not None
+    assert loaded.chunks == seen.chunks
+    np.testing.assert_array_equal(loaded.nll_nats, seen.nll_nats)
+    assert per_token_sha256(loaded) == per_token_sha256(seen)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.001, 0.5, 0.9999])
+def test_a_torn_measurement_is_none(tmp_path: Path, keep: float) -> None:
+    store = Measurements(Cache(tmp_path, 1 << 30))
+    store.store("k", measurement())
+    path = tmp_path / "measurements" / "k.npz"
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep * len(data))])
+    assert store.load("k") is None
+
+
+def test_per_token_values_are_kept_by_their_hash(tmp_path: Path) -> None:
+    store = Measurements(Cache(tmp_path, 1 << 30))
+    digest = store.keep_tokens(measurement())
+    assert store.tokens(digest) is not None
+    assert store.tokens("0" * 64) is None
+    other = Measurements(Cache(tmp_path / "other", 1 << 30))
+    other.keep_tokens(measurement(0.5))
+    source = next((tmp_path / "other" / "tokens").iterdir())
+    (tmp_path / "tokens" / f"{digest}.npz").write_bytes(source.read_bytes())
+    assert store.tokens(digest) is None, "other values under this hash are not believed"
+
+
+def header(*tensors: tuple[str, str, tuple[int, ...]]) -> GgufFile:
+    """Return a header of some tensors."""
+    made = tuple(
+        Tensor(name=name, type=TENSOR_TYPES[kind], shape=shape, offset_bytes=0, file=Path("x"))
+        for name, kind, shape in tensors
+    )
+    return GgufFile(files=(Path("x"),), metadata={}, tensors=made, n_bytes=123_456)
+
+
+def test_a_size_counts_bytes_bits_and_types() -> None:
+    size = measure_size(
+        header(("a", "Q4_K", (256, 4)), ("b", "Q6_K", (256, 2)), ("n", "F32", (256,))),
+        find_format("Q4_K_M"),
+    )
+    assert size.file_bytes == 123_456
+    assert size.bytes_by_type == {"F32": 1024, "Q4_K": 4 * 144, "Q6_K": 2 * 210}
+    assert size.tensors_by_type == {"F32": 1, "Q4_K": 1, "Q6_K": 1}
+    assert size.n_weights == 1024 + 512 + 256
+    assert size.bits_per_weight == pytest.approx(8 * (1024 + 576 + 420) / 1792)
+    assert size.tensor_types["b"] == "Q6_K"
+    assert size.fallbacks == ()
+    assert not size.no_effect
+
+
+def test_rows_that_do_not_fit_the_block_fell_back() -> None:
+    """As with a hidden size of 576; a norm is F32 by design."""
+    size = measure_size(
+        header(("q", "Q5_0", (576, 8)), ("d", "Q6_K", (1536, 8)), ("n", "F32", (576,))),
+        find_format("Q4_K_M"),
+    )
+    assert size.fallbacks == ("q",)
+    assert size.fallback_fraction == pytest.approx(
+        (576 * 8 // 32 * 22) / (576 * 8 // 32 * 22 + 1536 * 8 // 256 * 210 + 576 * 4)
+    )
+
+
+def test_a_format_without_its_main_type_had_no_effect() -> None:
+    dense = header(("q", "Q8_0", (256, 8)))
+    assert measure_size(dense, find_format("MXFP4_MOE")).no_effect
+    assert not measure_size(dense, find_format("Q8_0")).no_effect
+    recipe = make_recipe("r", "MXFP4_MOE", {"q": "Q8_0"})
+    assert not measure_size(dense, recipe).no_effect

@@ -1,0 +1,106 @@
+"""Texts: bytes, documents, domains, and the chunks that lie in them."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from pytest_quantgate.config import TextSettings
+from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.texts import EVALUATION_DOMAINS, Text, evaluation_text, load_text, make_text
+from pytest_quantgate.texts.chunks import make_plan
+
+WIKI = b"\n = First = \n\nWords. \n\n = = Part = = \n\nMore words. \n = Second = \n\nOther. \n"
+
+
+def test_titles_begin_documents_and_sections_do_not() -> None:
+    text = make_text("t", {"t": WIKI})
+    assert [span.name for span in text.documents] == ["First", "Second"]
+    assert text.documents[0].start == 0
+    assert text.documents[0].end == text.documents[1].start == WIKI.index(b" = Second")
+    assert text.documents[1].end == len(WIKI)
+    assert text.domains == ()
+    assert text.sha256 == hashlib.sha256(WIKI).hexdigest()
+
+
+def test_line_ends_are_kept_and_do_not_hide_documents() -> None:
+    data = WIKI.replace(b"\n", b"\r\n")
+    text = make_text("t", {"t": data})
+    assert text.data == data
+    assert [span.name for span in text.documents] == ["First", "Second"]
+    assert text.sha256_with_lf == make_text("t", {"t": WIKI}).sha256
+
+
+@pytest.mark.parametrize("data", [b"", b"no titles", b" = One = \nwords"])
+def test_a_text_without_two_titles_declares_no_documents(data: bytes) -> None:
+    assert make_text("t", {"t": data}).documents == ()
+
+
+def test_each_file_is_a_domain() -> None:
+    text = make_text("t", {"prose": b"aaaa", "code": b"bb"})
+    assert text.data == b"aaaabb"
+    assert [(span.name, span.start, span.end) for span in text.domains] == [
+        ("prose", 0, 4),
+        ("code", 4, 6),
+    ]
+
+
+def test_a_text_of_the_configuration_is_read_as_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a\r\n\xff")
+    (tmp_path / "b.txt").write_bytes(b"b")
+    texts = {
+        "one": TextSettings(source="a.txt"),
+        "two": TextSettings(domains={"x": "a.txt", "y": "b.txt"}),
+        "gone": TextSettings(source="c.txt"),
+    }
+    assert load_text("one", texts, tmp_path).data == b"a\r\n\xff"
+    assert load_text("two", texts, tmp_path).data == b"a\r\n\xffb"
+    with pytest.raises(ConfigError, match=r"text 'gone': the file .*c.txt cannot be read"):
+        load_text("gone", texts, tmp_path)
+
+
+def test_a_chunk_belongs_where_most_of_its_scored_bytes_lie() -> None:
+    text = make_text("t", {"x": b" = A = \n" + b"a" * 91 + b"\n", "y": b" = B = \n" + b"b" * 92})
+    plan = make_plan(text, [(0, 60), (60, 110), (95, 140), (150, 200)], None)
+    assert plan.order == (0, 1, 2, 3)
+    assert plan.documents == (0, 0, 1, 1)
+    assert plan.domains == ("x", "x", "y", "y")
+    assert plan.n_chunks == 4
+
+
+def test_a_seed_gives_one_order_that_takes_the_domains_in_turn() -> None:
+    text = make_text("t", {"x": b"x" * 100, "y": b"y" * 100})
+    spans = [(i * 20, i * 20 + 20) for i in range(10)]
+    plan = make_plan(text, spans, 0)
+    assert sorted(plan.order) == list(range(10))
+    assert plan == make_plan(text, spans, 0)
+    assert plan.order != make_plan(text, spans, 1).order
+    assert {plan.domains[i] for i in plan.order[:2]} == {"x", "y"}
+
+
+def test_a_text_without_documents_has_chunks_without_them() -> None:
+    plan = make_plan(make_text("t", {"t": b"x" * 100}), [(0, 50), (50, 100)], 0)
+    assert plan.documents == (None, None)
+    assert plan.domains == (None, None)
+
+
+@pytest.fixture
+def shipped() -> Text:
+    """The project's own text."""
+    folder = files("pytest_quantgate.texts") / "evaluation"
+    if not (folder / f"{EVALUATION_DOMAINS[0]}.txt").is_file():
+        pytest.skip("this checkout has no evaluation text yet")
+    return evaluation_text()
+
+
+def test_the_shipped_text_has_four_domains_of_many_documents(shipped: Text) -> None:
+    assert [span.name for span in shipped.domains] == list(EVALUATION_DOMAINS)
+    for domain in shipped.domains:
+        assert 15_000 < domain.end - domain.start < 30_000, domain.name
+        inside = [d for d in shipped.documents if domain.start <= d.start < domain.end]
+        assert len(inside) >= 12, domain.name
+    shipped.data.decode("utf-8")
+    assert b"\r" not in shipped.data
