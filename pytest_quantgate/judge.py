@@ -347,10 +347,8 @@ def judge_divergence(
     judgements = []
     zeros = [0.0] * len(sums)
     if limits.kld_mean_max is not None:
-        if found.mean_kld_nats < limits.kld_mean_max / 4 and (
-            limits.kld_mean_max == MAX_MEAN_KLD_NATS
-        ):
-            # The default limit is there for garbage; far below it no interval is needed.
+        if limits.kld_mean_max == MAX_MEAN_KLD_NATS:
+            # The default limit is there for garbage: a fact of this text, without an interval.
             judgements.append(
                 _at_most(
                     "divergence", "mean KLD", found.mean_kld_nats, limits.kld_mean_max, " nats"

@@ -114,28 +114,8 @@ def write_tiny_model(path: Path, shape: Shape | None = None) -> Path:
 def write_story(path: Path, n_documents: int = 24, sentences: int = 6) -> Path:
     """Write a text of small documents, with LF line ends."""
     random = np.random.default_rng(3)
-<<<<<<< HEAD
-    words = [
-        "the",
-        "miller",
-        "river",
-        "stone",
-        "lamp",
-        "over",
-        "under",
-        "walks",
-        "sings",
-        "old",
-        "north",
-        "rain",
-        "bread",
-        "and",
-        "a",
-    ]
-=======
     vocabulary = "the miller river stone lamp over under walks sings old north rain bread and a"
     words = vocabulary.split()
->>>>>>> tests1
     lines = []
     for number in range(n_documents):
         lines.append(f" = Story {number} = ")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 
 from pytest_quantgate.errors import CellError, ConfigError
 from pytest_quantgate.plugin.gating import NEEDS_REASON
-from pytest_quantgate.plugin.state import State
+from pytest_quantgate.plugin.state import STATE, State
 from pytest_quantgate.run import Run
 
 MATRIX_NODE = "quant-matrix"
@@ -66,14 +66,19 @@ class SuiteModule(pytest.Module):
     def _getobj(self) -> Any:
         return importlib.import_module(_MODULES[self.nodeid])
 
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        """Give the module's tests, those of an option only where the profile has it."""
+        profile = self.config.stash[STATE].open_run().settings.profile
+        for node in super().collect():
+            if profile.batch_geometry or not node.name.startswith("test_batch_geometry"):
+                yield node
+
 
 def collect(session: pytest.Session, state: State) -> Iterator[pytest.Item]:
     """Give the tests of the suites that were asked for."""
     profile = state.open_run().settings.profile
     if state.options.matrix:
-        for item in _collect(session, MATRIX_NODE):
-            if profile.batch_geometry or not item.name.startswith("test_batch_geometry"):
-                yield item
+        yield from _collect(session, MATRIX_NODE)
     if state.options.codecs or (state.options.matrix and profile.codecs):
         yield from _collect(session, CODECS_NODE)
 

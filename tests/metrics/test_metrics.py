@@ -70,9 +70,9 @@ def test_bits_decide_whether_a_token_changed() -> None:
 def test_a_measurement_survives_its_file(tmp_path: Path) -> None:
     store = Measurements(Cache(tmp_path, 1 << 30))
     seen = measurement()
-    assert store.load("k") is None
-    store.store("k", seen)
-    loaded = store.load("k")
+    assert store.load("k", is_reference=False) is None
+    store.store("k", seen, is_reference=False)
+    loaded = store.load("k", is_reference=False)
     assert loaded is not None
     assert loaded.chunks == seen.chunks
     np.testing.assert_array_equal(loaded.nll_nats, seen.nll_nats)
@@ -82,11 +82,11 @@ def test_a_measurement_survives_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", [0.0, 0.001, 0.5, 0.9999])
 def test_a_torn_measurement_is_none(tmp_path: Path, keep: float) -> None:
     store = Measurements(Cache(tmp_path, 1 << 30))
-    store.store("k", measurement())
+    store.store("k", measurement(), is_reference=False)
     path = tmp_path / "measurements" / "k.npz"
     data = path.read_bytes()
     path.write_bytes(data[: int(keep * len(data))])
-    assert store.load("k") is None
+    assert store.load("k", is_reference=False) is None
 
 
 def test_per_token_values_are_kept_by_their_hash(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def cell(name: str, about: float, megabytes: float, **changes: object) -> CellRe
         engine="default",
         text="t",
         is_reference=name == "F16",
+        reference="F16",
         is_requantized=False,
         verdict="PASS",
         reason="within",
