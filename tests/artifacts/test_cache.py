@@ -214,3 +214,26 @@ def test_json_is_sorted_and_replaced_whole(tmp_path: Path) -> None:
 def test_a_file_hash_is_of_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert file_sha256(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_what_another_process_is_making_is_not_evicted(tmp_path: Path) -> None:
+    """It holds the artifact's lock."""
+    entry = Cache(tmp_path, 1 << 30).artifact(KEY, ".bin", make_bytes(b"x" * 100))
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from pytest_quantgate.artifacts.cache import Cache\n"
+        f"with Cache(Path({str(tmp_path)!r}), 1).lock('artifact-{KEY[:32]}'):\n"
+        "    print('locked', flush=True)\n"
+        "    sys.stdin.readline()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        Cache(tmp_path, 1).evict(keep=set())
+        assert entry.path.exists()
+        other.communicate("go\n", timeout=60)
+    Cache(tmp_path, 1).evict(keep=set())
+    assert not entry.path.exists()

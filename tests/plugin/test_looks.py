@@ -1,0 +1,49 @@
+"""Looks: a clear cell stops early, and what was measured is used by the next look."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.conftest import Project
+
+
+def test_a_cell_that_computes_the_baselines_file_stops_at_the_first_look(
+    own_cache: Project,
+) -> None:
+    """Same file, libraries and processor: equal values stay equal."""
+    own_cache.configure(profile="looks = [4, 16]")
+    assert own_cache.accept().ret == pytest.ExitCode.OK
+    stored = json.loads(own_cache.baselines[0].read_text())
+    assert len(stored["perplexity"]["chunks"]["index"]) == 16, "a baseline takes the whole budget"
+    result = own_cache.matrix("--quant-report=report.json")
+    assert result.ret == pytest.ExitCode.OK
+    cells = json.loads((own_cache.root / "report.json").read_text())["cells"]
+    assert {(cell["verdict"], cell["chunks"]) for cell in cells} == {("PASS", 4)}
+
+
+def test_other_libraries_take_the_whole_budget(own_cache: Project) -> None:
+    """Equal values at an early look say nothing of the rest of the text then."""
+    own_cache.configure(profile="looks = [4, 16]")
+    own_cache.use_fake_engine()
+    assert own_cache.accept().ret == pytest.ExitCode.OK
+    own_cache.set_faults(library="another build")
+    result = own_cache.matrix("--quant-report=report.json")
+    assert result.ret == pytest.ExitCode.OK
+    cells = json.loads((own_cache.root / "report.json").read_text())["cells"]
+    assert {(cell["verdict"], cell["chunks"]) for cell in cells} == {("PASS", 16)}
+
+
+def test_a_later_look_adds_to_the_earlier_ones(own_cache: Project) -> None:
+    """No chunk is scored twice."""
+    own_cache.configure(formats=("F16", "Q8_0"), profile="looks = [4, 8, 16]")
+    own_cache.use_fake_engine()
+    assert own_cache.matrix().ret == pytest.ExitCode.OK
+    (path,) = own_cache.cache.glob("runs/*/events.jsonl")
+    steps = [
+        event["done"]
+        for event in map(json.loads, path.read_text().splitlines())
+        if event["event"] == "score" and event["cell"] == "tiny-Q8_0-cpu"
+    ]
+    assert steps == [*range(5), *range(4, 9), *range(8, 17)]
