@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 from pytest_quantgate.artifacts.files import CellFile
 from pytest_quantgate.config import load_settings
+from pytest_quantgate.metrics.divergence import measure_divergence
 from pytest_quantgate.metrics.perplexity import PerplexityMeasurement
 from pytest_quantgate.models.gguf_file import digest_tensors, read_gguf
 from pytest_quantgate.run import Run
@@ -147,3 +149,74 @@ def test_types_and_size_equal_the_stored_ones_on_any_cpu(
     # Another kind of CPU moves the fourth digit, not more.
     ours = running_perplexity(measured.scores[name])
     assert ours[-1] == pytest.approx(stored["ppl"], rel=5e-3)
+
+
+@pytest.fixture(scope="module")
+def base_file(
+    measured: Measured,
+    llama_programs: Path,
+    wikitext: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """llama-perplexity's own base file of F16: 16-bit logits, 400 MB."""
+    path = tmp_path_factory.mktemp("base") / "f16.kld"
+    subprocess.run(
+        [
+            str(llama_programs / "llama-perplexity"),
+            *("-m", str(measured.files["F16"].path), "-f", str(wikitext)),
+            *("-c", "512", "-b", "512", "-ub", "512", "-t", "2", "--chunks", str(CHUNKS)),
+            *("-fa", "on", "-ngl", "0", "--kl-divergence-base", str(path)),
+        ],
+        capture_output=True,
+        check=True,
+    )
+    return path
+
+
+def kl_divergence_of_the_program(programs: Path, model: Path, base: Path) -> dict[str, float]:
+    """Return what ``llama-perplexity --kl-divergence`` prints."""
+    done = subprocess.run(
+        [
+            str(programs / "llama-perplexity"),
+            *("-m", str(model), "--kl-divergence-base", str(base), "--kl-divergence"),
+            *("-c", "512", "-b", "512", "-ub", "512", "-t", "2", "-fa", "on", "-ngl", "0"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = {}
+    for name, pattern in (
+        ("mean", r"Mean\s+KLD:\s+([-\d.]+)"),
+        ("median", r"Median\s+KLD:\s+([-\d.]+)"),
+        ("p99", r"99\.0%\s+KLD:\s+([-\d.]+)"),
+        ("rms_delta_p", r"RMS Δp\s+:\s+([-\d.]+)"),
+        ("same_top", r"Same top p:\s+([-\d.]+)"),
+    ):
+        match = re.search(pattern, done.stdout)
+        assert match is not None, f"no {name} in {done.stdout[-2000:]}"
+        found[name] = float(match[1])
+    return found
+
+
+@pytest.mark.parametrize("name", FORMATS[1:])
+def test_divergence_equals_the_program_built_here(
+    measured: Measured,
+    llama_programs: Path,
+    base_file: Path,
+    name: str,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Up to the program's own rounding: its base file holds 16-bit logits."""
+    floor = abs(
+        kl_divergence_of_the_program(llama_programs, measured.files["F16"].path, base_file)["mean"]
+    )
+    theirs = kl_divergence_of_the_program(llama_programs, measured.files[name].path, base_file)
+    ours = measure_divergence(measured.scores[name], measured.scores["F16"])
+    assert ours is not None
+    record_property("floor_nats", floor)
+    record_property("mean_kld_nats", (theirs["mean"], ours.mean_kld_nats))
+    record_property("same_top_percent", (theirs["same_top"], 100 * ours.same_top))
+    assert abs(ours.mean_kld_nats - theirs["mean"]) <= 2e-3 * theirs["mean"] + floor
+    assert abs(100 * ours.same_top - theirs["same_top"]) <= 0.1
+    assert 100 * ours.rms_delta_p == pytest.approx(theirs["rms_delta_p"], rel=2e-2)

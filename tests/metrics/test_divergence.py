@@ -1,0 +1,86 @@
+"""Divergence statistics against their definitions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pytest_quantgate.metrics.divergence import measure_divergence
+from pytest_quantgate.metrics.perplexity import ChunkScore, PerplexityMeasurement
+
+CHUNKS, TOKENS = 6, 50
+
+
+def scores(seed: int, *, with_divergence: bool) -> PerplexityMeasurement:
+    """Return random per-token values; two domains, a document a chunk."""
+    random = np.random.default_rng(seed)
+    nll = random.uniform(0.1, 4, (CHUNKS, TOKENS)).astype(np.float32)
+    kld = random.exponential(0.05, (CHUNKS, TOKENS)).astype(np.float32)
+    return PerplexityMeasurement(
+        chunks=tuple(
+            ChunkScore(
+                index=number,
+                tokens=TOKENS,
+                nll_sum_nats=float(nll[number].sum(dtype=np.float64)),
+                token_ids_sha256="",
+                top_tokens_sha256="",
+                document=number,
+                domain="prose" if number < 2 else "code",
+                kld_sum_nats=float(kld[number].sum(dtype=np.float64)) if with_divergence else None,
+            )
+            for number in range(CHUNKS)
+        ),
+        nll_nats=nll,
+        top_tokens=random.integers(0, 3, (CHUNKS, TOKENS)).astype(np.int32),
+        n_chunks_in_text=CHUNKS,
+        seconds_s=1.0,
+        top_probabilities=random.uniform(0, 1, (CHUNKS, TOKENS)).astype(np.float32),
+        kld_nats=kld if with_divergence else None,
+    )
+
+
+def test_the_figures_are_those_of_their_definitions() -> None:
+    seen, reference = scores(1, with_divergence=True), scores(2, with_divergence=False)
+    found = measure_divergence(seen, reference)
+    assert found is not None
+    assert seen.kld_nats is not None
+    kld = seen.kld_nats.astype(np.float64)
+    assert found.mean_kld_nats == pytest.approx(kld.mean(), rel=1e-6)
+    assert found.max_kld_nats == kld.max()
+    assert found.kld_percentiles_nats["99"] == pytest.approx(np.percentile(kld, 99))
+    delta = np.exp(-seen.nll_nats.astype(float)) - np.exp(-reference.nll_nats.astype(float))
+    assert found.mean_delta_p == pytest.approx(delta.mean())
+    assert found.rms_delta_p == pytest.approx(math.sqrt((delta**2).mean()))
+    assert found.delta_p_percentiles["75"] == pytest.approx(np.percentile(delta, 75))
+    same = seen.top_tokens == reference.top_tokens
+    assert found.same_top == pytest.approx(same.mean())
+    assert found.same_top_error > 0
+
+
+def test_the_parts_make_up_the_whole() -> None:
+    found = measure_divergence(scores(1, with_divergence=True), scores(2, with_divergence=False))
+    assert found is not None
+    for parts in (found.by_domain, found.by_confidence):
+        assert sum(part.tokens for part in parts) == found.tokens == CHUNKS * TOKENS
+        whole = sum(part.tokens * part.mean_kld_nats for part in parts) / found.tokens
+        assert whole == pytest.approx(found.mean_kld_nats, rel=1e-5)
+    assert [part.name for part in found.by_domain] == ["prose", "code"]
+    names = [part.name for part in found.by_confidence]
+    assert names == ["0-0.25", "0.25-0.5", "0.5-0.75", "0.75-0.95", "0.95-1"]
+
+
+def test_only_common_chunks_count() -> None:
+    seen, reference = scores(1, with_divergence=True), scores(2, with_divergence=False)
+    half = measure_divergence(seen, reference.first(3))
+    assert half is not None
+    assert half.tokens == 3 * TOKENS
+
+
+def test_without_distributions_there_is_none() -> None:
+    seen, reference = scores(1, with_divergence=False), scores(2, with_divergence=False)
+    assert measure_divergence(seen, reference) is None
+    other = replace(seen, kld_nats=scores(1, with_divergence=True).kld_nats)
+    assert measure_divergence(other, reference.first(0)) is None

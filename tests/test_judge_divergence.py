@@ -1,0 +1,172 @@
+"""Divergence, drift and a common cause, judged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pytest_quantgate.baselines.schema import Baseline, Divergence
+from pytest_quantgate.config import Limits
+from pytest_quantgate.judge import (
+    conclude,
+    declared_looks,
+    judge_batches,
+    judge_divergence,
+    judge_perplexity,
+)
+from pytest_quantgate.limits import default_limits
+from pytest_quantgate.metrics.batches import BatchMeasurement, Geometry
+from pytest_quantgate.metrics.divergence import measure_divergence
+from pytest_quantgate.metrics.perplexity import PerplexityMeasurement
+from pytest_quantgate.observation import Observation
+from pytest_quantgate.verdicts import VerdictKind
+from tests.test_judge import BASELINE, baseline_of, measurement, observe, wobble
+
+LAST = declared_looks((16,))[0]
+
+
+def diverging(kld: float, amplitude: float = 0.1) -> PerplexityMeasurement:
+    """Return chunks of 100 tokens with this mean divergence, give or take a part of it."""
+    plain = measurement()
+    values = kld * (1 + amplitude * np.sin(np.arange(1600).reshape(16, 100)))
+    return replace(
+        plain,
+        kld_nats=values.astype(np.float32),
+        chunks=tuple(
+            replace(chunk, kld_sum_nats=float(values[number].sum()))
+            for number, chunk in enumerate(plain.chunks)
+        ),
+    )
+
+
+def observe_divergence(kld: float, amplitude: float = 0.1) -> Observation:
+    """Return an observation with a reference and this divergence from it."""
+    seen, reference = diverging(kld, amplitude), measurement()
+    return observe(
+        perplexity=seen, reference=reference, divergence=measure_divergence(seen, reference)
+    )
+
+
+def with_divergence(kld: float) -> Baseline:
+    """Return a baseline of this divergence."""
+    seen = diverging(kld)
+    return BASELINE.model_copy(
+        update={
+            "divergence": Divergence(
+                mean_kld_nats=kld,
+                same_top=1.0,
+                kld_sum_nats=tuple(chunk.kld_sum_nats or 0.0 for chunk in seen.chunks),
+                same_top_tokens=(100,) * 16,
+                reference_per_token_sha256="",
+            )
+        }
+    )
+
+
+def kinds(seen: Observation, limits: Limits, baseline: Baseline | None = None) -> set[VerdictKind]:
+    """Return the verdicts on the divergence."""
+    return {item.verdict for item in judge_divergence(seen, limits, baseline, LAST)}
+
+
+def test_a_mean_is_judged_by_its_bounds() -> None:
+    assert kinds(observe_divergence(0.05), Limits(kld_mean_max=0.06)) == {VerdictKind.PASS}
+    assert kinds(observe_divergence(0.05), Limits(kld_mean_max=0.04)) == {VerdictKind.REGRESSED}
+    wide = observe_divergence(0.05, amplitude=40)
+    assert kinds(wide, Limits(kld_mean_max=0.0501)) == {VerdictKind.INCONCLUSIVE}
+
+
+def test_garbage_is_red_by_default_and_anything_else_is_not() -> None:
+    limits = default_limits(observe().format)
+    assert kinds(observe_divergence(0.9), limits) == {VerdictKind.PASS}
+    assert kinds(observe_divergence(1.1), limits) == {VerdictKind.REGRESSED}
+
+
+def test_percentile_and_top_tokens_have_limits() -> None:
+    seen = observe_divergence(0.05)
+    assert kinds(seen, Limits(kld_p99_max=0.06)) == {VerdictKind.PASS}
+    assert kinds(seen, Limits(kld_p99_max=0.05)) == {VerdictKind.REGRESSED}
+    assert kinds(seen, Limits(same_top_min=0.9)) == {VerdictKind.PASS}
+    other = measurement()
+    other.top_tokens[:, ::4] = 7
+    seen = replace(seen, perplexity=replace(seen.perplexity, top_tokens=other.top_tokens))
+    assert kinds(seen, Limits(same_top_min=0.9)) == {VerdictKind.REGRESSED}
+
+
+def test_not_a_number_is_invalid() -> None:
+    seen = observe_divergence(0.05)
+    chunks = (replace(seen.perplexity.chunks[0], kld_sum_nats=float("nan")),)
+    seen = replace(
+        seen, perplexity=replace(seen.perplexity, chunks=chunks + seen.perplexity.chunks[1:])
+    )
+    assert kinds(seen, default_limits(seen.format)) == {VerdictKind.INVALID}
+
+
+def test_the_baselines_divergence_may_grow_by_a_little() -> None:
+    limits = Limits(kld_vs_baseline=0.03)
+    baseline = with_divergence(0.05)
+    assert kinds(observe_divergence(0.05), limits, baseline) == {VerdictKind.PASS}
+    assert kinds(observe_divergence(0.0513), limits, baseline) == {VerdictKind.PASS}
+    assert kinds(observe_divergence(0.06), limits, baseline) == {VerdictKind.REGRESSED}
+    tiny = with_divergence(1e-5)
+    assert kinds(observe_divergence(5e-5), limits, tiny) == {VerdictKind.PASS}, "below 1e-4 nats"
+
+
+def test_an_engine_without_distributions_is_unsupported_where_they_are_asked_for() -> None:
+    seen = observe(reference=measurement())
+    limits = default_limits(seen.format)
+    assert kinds(seen, limits) == set()
+    assert kinds(seen, limits, with_divergence(0.05)) == {VerdictKind.UNSUPPORTED}
+    assert kinds(seen, Limits(same_top_min=0.9)) == {VerdictKind.UNSUPPORTED}
+    assert kinds(observe(), Limits(same_top_min=0.9)) == set(), "the reference has none"
+
+
+def test_small_steps_that_were_accepted_add_up() -> None:
+    """Each step of +0.2 % is allowed; their sum is not."""
+    limits = default_limits(observe().format)
+    last = baseline_of(observe(perplexity=measurement(wobble(0.02))))
+    drifted = last.model_copy(update={"anchor": BASELINE.anchor})
+    seen = observe(perplexity=measurement(wobble(0.02)))
+    judgements = judge_perplexity(seen, limits, drifted, LAST)
+    assert {item.against: item.verdict for item in judgements} == {
+        "baseline": VerdictKind.PASS,
+        "anchor": VerdictKind.REGRESSED,
+    }
+    assert not [j for j in judge_perplexity(seen, limits, last, LAST) if j.against == "anchor"]
+
+
+def test_a_move_of_the_reference_is_a_common_cause() -> None:
+    seen = observe(
+        perplexity=measurement(wobble(0.05)),
+        reference=measurement(wobble(0.05, 0.0004)),
+        reference_baseline=BASELINE,
+    )
+    judgements = judge_perplexity(seen, default_limits(seen.format), BASELINE, LAST)
+    verdict = conclude(judgements, seen, BASELINE, baseline_cpu=True)
+    assert verdict.kind is VerdictKind.REGRESSED
+    assert verdict.cause is not None
+    assert "common cause: the reference moved +5.1" in verdict.cause
+    excess = verdict.cause.partition("the excess over it is ")[2]
+    assert excess.startswith(("+0.0", "−0.0"))
+
+
+@pytest.mark.parametrize(
+    ("kld", "verdict"),
+    [
+        (0.001, VerdictKind.PASS),
+        (0.5, VerdictKind.REGRESSED),
+        (float("nan"), VerdictKind.INVALID),
+    ],
+)
+def test_the_worst_batch_geometry_decides(kld: float, verdict: VerdictKind) -> None:
+    geometries = tuple(
+        Geometry(
+            n_ubatch=n, repack=True, mean_kld_nats=value, max_kld_nats=value, top_tokens_changed=0
+        )
+        for n, value in ((1, 1e-6), (3, kld), (8, 1e-5))
+    )
+    seen = observe(batches=BatchMeasurement(geometries=geometries))
+    (judgement,) = judge_batches(seen, default_limits(seen.format), None, LAST)
+    assert judgement.verdict is verdict
+    assert "n_ubatch 3" in judgement.reason
