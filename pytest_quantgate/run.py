@@ -6,20 +6,15 @@ processes of one run need goes through the cache under a lock.
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import psutil
-from filelock import FileLock, Timeout
 
 from pytest_quantgate.artifacts.cache import Cache, key_of, read_json, write_json
 from pytest_quantgate.artifacts.files import CellFile, Files
@@ -27,6 +22,7 @@ from pytest_quantgate.artifacts.measurements import Measurements
 from pytest_quantgate.baselines.schema import Key
 from pytest_quantgate.baselines.store import Found, Store
 from pytest_quantgate.config import Settings
+from pytest_quantgate.devices import default_threads, hold_device
 from pytest_quantgate.engines import Engine
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.errors import CellError, CellUnavailable, ConfigError
@@ -54,16 +50,6 @@ from pytest_quantgate.worker.messages import (
 
 MakeEngine = Callable[[str, Settings, Path], Engine | None]
 """Given an engine's name, the settings and a log file: an engine, or None for the usual one."""
-
-
-def default_threads() -> int:
-    """Return the number of physical cores that this process may use."""
-    physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    try:
-        usable = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
-        usable = os.cpu_count() or 1
-    return max(1, min(physical, usable))
 
 
 class Run:
@@ -177,26 +163,13 @@ class Run:
             )
         return self._engines[name]
 
-    @contextmanager
-    def hold_device(self, device: str, cell: Cell | None = None) -> Iterator[None]:
+    def hold_device(self, device: str, cell: Cell | None = None) -> AbstractContextManager[None]:
         """Keep every other measurement on this host off a device.
 
-        The lock is outside the cache: two runs with caches of their own share the processor.
         Where it has to wait, the run's events say so for ``cell``.
         """
-        folder = Path(tempfile.gettempdir()) / f"pytest-quantgate-{getpass.getuser()}"
-        folder.mkdir(exist_ok=True)
-        lock = FileLock(folder / f"device-{device}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if cell is not None:
-                self.emit("wait", cell)
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+        on_wait = None if cell is None else lambda: self.emit("wait", cell)
+        return hold_device(device, on_wait)
 
     def close(self) -> None:
         """End all worker processes."""

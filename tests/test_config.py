@@ -8,14 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_quantgate.config import (
-    Limits,
-    Overrides,
-    ProfileSettings,
-    load_settings,
-    parse_relative,
-)
+from pytest_quantgate.config import Overrides, load_settings
 from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.tables import Limits, ProfileSettings, parse_relative
 
 BASE = """
 [tool.quantgate.models.m]

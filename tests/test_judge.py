@@ -22,9 +22,11 @@ from pytest_quantgate.baselines.schema import (
 )
 from pytest_quantgate.baselines.tensors import pack_tensors
 from pytest_quantgate.cause import find_cause
-from pytest_quantgate.config import Limits
 from pytest_quantgate.formats import FILE_TYPES, find_format
-from pytest_quantgate.judge import Look, conclude, declared_looks, judge_perplexity, judge_size
+from pytest_quantgate.judge import conclude, declared_looks
+from pytest_quantgate.judging.bounds import Look
+from pytest_quantgate.judging.perplexity import judge_perplexity
+from pytest_quantgate.judging.size import judge_size
 from pytest_quantgate.limits import default_limits, merge_limits
 from pytest_quantgate.metrics.perplexity import (
     ChunkScore,
@@ -34,6 +36,7 @@ from pytest_quantgate.metrics.perplexity import (
 from pytest_quantgate.metrics.size import SizeMeasurement
 from pytest_quantgate.models.gguf_file import TensorDigest
 from pytest_quantgate.observation import Observation, percent
+from pytest_quantgate.tables import Limits
 from pytest_quantgate.verdicts import Verdict, VerdictKind, worst
 
 LAST = declared_looks((16,))[0]

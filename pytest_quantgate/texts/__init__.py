@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from pytest_quantgate.config import EVALUATION_TEXT, TextSettings
+from pytest_quantgate.config import EVALUATION_TEXT
 from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.tables import TextSettings
 
 EVALUATION_DOMAINS = ("encyclopedia", "dialogue", "code", "mathematics")
 

@@ -1,0 +1,103 @@
+"""The baseline that would accept what was measured."""
+
+from __future__ import annotations
+
+import math
+
+from pytest_quantgate.artifacts.files import CellFile
+from pytest_quantgate.artifacts.measurements import per_token_sha256
+from pytest_quantgate.baselines.schema import (
+    Anchor,
+    Baseline,
+    Chunks,
+    Divergence,
+    MadeBy,
+    Perplexity,
+    Size,
+)
+from pytest_quantgate.baselines.tensors import pack_tensors
+from pytest_quantgate.matrix import Cell
+from pytest_quantgate.metrics.divergence import measure_divergence
+from pytest_quantgate.metrics.perplexity import PerplexityMeasurement, common_chunks
+from pytest_quantgate.metrics.size import SizeMeasurement
+from pytest_quantgate.run import Run
+
+
+def make_baseline(
+    run: Run,
+    cell: Cell,
+    file: CellFile,
+    size: SizeMeasurement,
+    perplexity: PerplexityMeasurement,
+    reference: PerplexityMeasurement | None,
+    old: Baseline | None,
+) -> Baseline:
+    """Build the baseline that accepts a measurement; it keeps the old one's anchor."""
+    identity = run.engine(cell.engine).identity()
+    sums = tuple(chunk.nll_sum_nats for chunk in perplexity.chunks)
+    indices = tuple(chunk.index for chunk in perplexity.chunks)
+    text_sha256 = run.text(cell.text).sha256
+    comparable = (
+        old is not None
+        and old.perplexity.text_sha256 == text_sha256
+        and old.source_sha256 == file.source_sha256
+    )
+    anchor = Anchor(index=indices, nll_sum_nats=sums, file_bytes=size.file_bytes)
+    return Baseline(
+        key=run.key(cell),
+        source_sha256=file.source_sha256,
+        made_by=MadeBy(
+            engine=f"{identity.kind} {identity.version}",
+            llama_cpp=identity.llama_cpp_version,
+            library_sha256=identity.library_sha256,
+            quantizer_sha256=file.quantizer_sha256,
+            system_info=identity.system_info,
+            cpu=identity.cpu_name,
+            platform=identity.platform,
+            n_threads=run.n_threads,
+            n_batch=run.n_batch,
+            n_ubatch=run.n_ubatch,
+        ),
+        perplexity=Perplexity(
+            ppl=perplexity.perplexity,
+            text_sha256=text_sha256,
+            per_token_sha256=per_token_sha256(perplexity),
+            chunks=Chunks(
+                index=indices,
+                tokens=tuple(chunk.tokens for chunk in perplexity.chunks),
+                nll_sum_nats=sums,
+                token_ids=tuple(chunk.token_ids_sha256[:16] for chunk in perplexity.chunks),
+                top_tokens=tuple(chunk.top_tokens_sha256[:16] for chunk in perplexity.chunks),
+                document=tuple(chunk.document for chunk in perplexity.chunks),
+            ),
+        ),
+        divergence=_divergence_part(perplexity, reference),
+        size=Size(
+            file_bytes=size.file_bytes,
+            bits_per_weight=round(size.bits_per_weight, 4),
+            fallback_fraction=round(size.fallback_fraction, 4),
+            tensors=pack_tensors(file.tensors),
+        ),
+        anchor=old.anchor if old is not None and comparable else anchor,
+        reason="",
+    )
+
+
+def _divergence_part(
+    perplexity: PerplexityMeasurement, reference: PerplexityMeasurement | None
+) -> Divergence | None:
+    if reference is None:
+        return None
+    found = measure_divergence(perplexity, reference)
+    sums = [chunk.kld_sum_nats for chunk in perplexity.chunks]
+    if found is None or any(value is None or not math.isfinite(value) for value in sums):
+        return None
+    mine, theirs = common_chunks(perplexity, reference)
+    same = perplexity.top_tokens[mine] == reference.top_tokens[theirs]
+    return Divergence(
+        mean_kld_nats=found.mean_kld_nats,
+        same_top=found.same_top,
+        kld_sum_nats=tuple(value for value in sums if value is not None),
+        same_top_tokens=tuple(int(count) for count in same.sum(axis=1)),
+        reference_per_token_sha256=per_token_sha256(reference),
+    )

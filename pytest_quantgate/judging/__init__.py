@@ -1,0 +1,1 @@
+"""How each metric is judged: pure functions, one file a metric."""

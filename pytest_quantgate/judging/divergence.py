@@ -1,0 +1,125 @@
+"""Divergence from the reference: against limits and the baseline."""
+
+from __future__ import annotations
+
+import math
+
+from pytest_quantgate.baselines.schema import Baseline
+from pytest_quantgate.judging.bounds import (
+    Look,
+    Scale,
+    against_column,
+    at_most,
+    by_bounds,
+    not_comparable,
+    only,
+)
+from pytest_quantgate.limits import MAX_MEAN_KLD_NATS, MIN_KLD_INCREASE_NATS
+from pytest_quantgate.metrics.perplexity import ChunkScore, common_chunks
+from pytest_quantgate.observation import Observation, token_ids_changed
+from pytest_quantgate.tables import Limits
+from pytest_quantgate.verdicts import Judgement, VerdictKind
+
+
+def _plain_nats(nats: float) -> str:
+    return f"{nats:.3g} nats"
+
+
+_KLD = Scale(metric="divergence", name="mean KLD", shown=float, text=_plain_nats)
+_KLD_CHANGE = Scale(
+    metric="divergence", name="mean KLD", shown=float, text=lambda x: f"{x:+.3g} nats"
+)
+_OTHER_TOP = Scale(
+    metric="divergence",
+    name="share of tokens with another top token",
+    shown=float,
+    text=lambda x: f"{100 * x:.2f} %",
+)
+
+
+def judge_divergence(
+    seen: Observation, limits: Limits, baseline: Baseline | None, look: Look
+) -> list[Judgement]:
+    """Judge the divergence from the reference; the reference itself has none."""
+    if seen.reference is None:
+        return []
+    measured, found = seen.perplexity, seen.divergence
+    if found is None:
+        # The default limits ask for it only where the baseline's engine could.
+        asked = limits.kld_p99_max, limits.same_top_min
+        wanted = any(asked) or limits.kld_mean_max not in {None, MAX_MEAN_KLD_NATS}
+        if not wanted and (baseline is None or baseline.divergence is None):
+            return []
+        reason = "the engine gave no distributions to compare with the reference's"
+        return [only("divergence", "reference", VerdictKind.UNSUPPORTED, reason)]
+    sums = [_kld_sum(chunk) for chunk in measured.chunks]
+    if not all(math.isfinite(value) for value in sums):
+        reason = "a token's divergence is not finite"
+        return [only("divergence", "reference", VerdictKind.INVALID, reason)]
+    judgements = []
+    zeros = [0.0] * len(sums)
+    if limits.kld_mean_max is not None:
+        if limits.kld_mean_max == MAX_MEAN_KLD_NATS:
+            # The default limit is there for garbage: a fact of this text, without an interval.
+            judgements.append(
+                at_most("divergence", "mean KLD", found.mean_kld_nats, limits.kld_mean_max, " nats")
+            )
+        else:
+            judgements.append(
+                by_bounds(
+                    _KLD,
+                    "limit",
+                    zeros,
+                    sums,
+                    measured.chunks,
+                    limits.kld_mean_max,
+                    look,
+                    measured.n_chunks_in_text,
+                )
+            )
+    if limits.kld_p99_max is not None:
+        p99 = found.kld_percentiles_nats["99"]
+        judgements.append(at_most("divergence", "p99 KLD", p99, limits.kld_p99_max, " nats"))
+    if limits.same_top_min is not None:
+        mine, theirs = common_chunks(measured, seen.reference)
+        differing = (
+            (measured.top_tokens[mine] != seen.reference.top_tokens[theirs]).sum(axis=1).tolist()
+        )
+        judgements.append(
+            by_bounds(
+                _OTHER_TOP,
+                "limit",
+                [0.0] * len(mine),
+                differing,
+                [measured.chunks[i] for i in mine],
+                1 - limits.same_top_min,
+                look,
+                measured.n_chunks_in_text,
+            )
+        )
+    if (
+        limits.kld_vs_baseline is not None
+        and baseline is not None
+        and baseline.divergence is not None
+        and not_comparable(seen, baseline) is None
+        and not token_ids_changed(seen, baseline)
+    ):
+        allowed = max(
+            limits.kld_vs_baseline * baseline.divergence.mean_kld_nats, MIN_KLD_INCREASE_NATS
+        )
+        judgements.append(
+            against_column(
+                _KLD_CHANGE,
+                seen,
+                baseline,
+                baseline.divergence.kld_sum_nats,
+                _kld_sum,
+                allowed,
+                look,
+            )
+        )
+    return judgements
+
+
+def _kld_sum(chunk: ChunkScore) -> float:
+    return math.nan if chunk.kld_sum_nats is None else chunk.kld_sum_nats

@@ -1,0 +1,103 @@
+"""Perplexity: against a maximum, the reference, the baseline and the anchor."""
+
+from __future__ import annotations
+
+import math
+
+from pytest_quantgate import statistics
+from pytest_quantgate.baselines.schema import Baseline
+from pytest_quantgate.judging.bounds import (
+    Look,
+    Scale,
+    against_column,
+    at_most,
+    by_bounds,
+    not_comparable,
+    only,
+)
+from pytest_quantgate.metrics.perplexity import common_chunks
+from pytest_quantgate.observation import Observation, percent, token_ids_changed
+from pytest_quantgate.tables import Limits
+from pytest_quantgate.verdicts import Judgement, VerdictKind
+
+_PPL = Scale(metric="perplexity", name="PPL", shown=statistics.ppl_change, text=percent)
+
+
+def judge_perplexity(
+    seen: Observation, limits: Limits, baseline: Baseline | None, look: Look
+) -> list[Judgement]:
+    """Judge perplexity against each limit that is set."""
+    measured = seen.perplexity
+    if not measured.is_finite or not math.isfinite(measured.perplexity):
+        reason = "a token's log-likelihood is not finite"
+        return [only("perplexity", "limit", VerdictKind.INVALID, reason)]
+    judgements = []
+    if limits.ppl_max is not None:
+        judgements.append(at_most("perplexity", "PPL", measured.perplexity, limits.ppl_max, ""))
+    if seen.reference is not None and limits.ppl_vs_reference is not None:
+        mine, theirs = common_chunks(measured, seen.reference)
+        judgements.append(
+            by_bounds(
+                _PPL,
+                "reference",
+                [seen.reference.chunks[i].nll_sum_nats for i in theirs],
+                [measured.chunks[i].nll_sum_nats for i in mine],
+                [measured.chunks[i] for i in mine],
+                statistics.ppl_limit_nats(limits.ppl_vs_reference),
+                look,
+                measured.n_chunks_in_text,
+            )
+        )
+    if limits.ppl_vs_baseline is None or baseline is None:
+        return judgements
+    obstacle = not_comparable(seen, baseline)
+    if obstacle is not None:
+        judgements.append(only("perplexity", "baseline", VerdictKind.NOT_COMPARABLE, obstacle))
+        return judgements
+    changed = token_ids_changed(seen, baseline)
+    if changed:
+        reason = f"the same text has other token ids in {changed} of {len(measured.chunks)} chunks"
+        judgements.append(only("perplexity", "baseline", VerdictKind.REGRESSED, reason))
+        return judgements
+    judgements.append(
+        against_column(
+            _PPL,
+            seen,
+            baseline,
+            baseline.perplexity.chunks.nll_sum_nats,
+            lambda chunk: chunk.nll_sum_nats,
+            statistics.ppl_limit_nats(limits.ppl_vs_baseline),
+            look,
+        )
+    )
+    return [*judgements, *_judge_drift(seen, limits, baseline, look)]
+
+
+def _judge_drift(
+    seen: Observation, limits: Limits, baseline: Baseline, look: Look
+) -> list[Judgement]:
+    """Judge the sum of the accepted changes: steps that are small each can add up."""
+    accepted = dict(
+        zip(baseline.perplexity.chunks.index, baseline.perplexity.chunks.nll_sum_nats, strict=True)
+    )
+    first = dict(zip(baseline.anchor.index, baseline.anchor.nll_sum_nats, strict=True))
+    if limits.ppl_vs_anchor is None or all(
+        first.get(index, value) == value for index, value in accepted.items()
+    ):
+        return []
+    chunks = [chunk for chunk in seen.perplexity.chunks if chunk.index in first]
+    if not chunks:
+        return []
+    return [
+        by_bounds(
+            _PPL,
+            "anchor",
+            [first[chunk.index] for chunk in chunks],
+            [chunk.nll_sum_nats for chunk in chunks],
+            chunks,
+            statistics.ppl_limit_nats(limits.ppl_vs_anchor),
+            look,
+            seen.perplexity.n_chunks_in_text,
+            final=seen.same_computation,
+        )
+    ]

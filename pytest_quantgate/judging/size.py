@@ -1,0 +1,58 @@
+"""Size and tensor types: against limits, the reference and the baseline."""
+
+from __future__ import annotations
+
+from pytest_quantgate.baselines.schema import Baseline
+from pytest_quantgate.baselines.tensors import compare_tensors, pack_tensors
+from pytest_quantgate.judging.bounds import Look, at_most, not_comparable, only, other_source
+from pytest_quantgate.metrics.size import SizeMeasurement
+from pytest_quantgate.observation import Observation, percent
+from pytest_quantgate.tables import Limits
+from pytest_quantgate.verdicts import Judgement, VerdictKind
+
+
+def judge_size(
+    seen: Observation, limits: Limits, baseline: Baseline | None, _look: Look
+) -> list[Judgement]:
+    """Judge size and tensor types against each limit that is set."""
+    size = seen.size
+    judgements = []
+    if limits.bits_per_weight_max is not None:
+        limit = limits.bits_per_weight_max
+        judgements.append(at_most("size", "size", size.bits_per_weight, limit, " bits per weight"))
+    if limits.size_max_bytes is not None:
+        judgements.append(at_most("size", "size", size.file_bytes, limits.size_max_bytes, " bytes"))
+    if limits.size_vs_reference is not None and seen.reference_file_bytes is not None:
+        judgements.append(
+            _relative_size("reference", size, seen.reference_file_bytes, limits.size_vs_reference)
+        )
+    if limits.size_vs_baseline is not None and baseline is not None:
+        other = other_source(seen, baseline)
+        if other is not None:
+            return [*judgements, only("size", "baseline", VerdictKind.NOT_COMPARABLE, other)]
+        changes = compare_tensors(baseline.size.tensors, pack_tensors(seen.tensors))
+        if not_comparable(seen, baseline) is None and changes.types_changed:
+            reason = changes.describe_types()
+            judgements.append(only("size", "baseline", VerdictKind.REGRESSED, reason))
+        judgements.append(
+            _relative_size("baseline", size, baseline.size.file_bytes, limits.size_vs_baseline)
+        )
+    return judgements
+
+
+def _relative_size(
+    against: str, size: SizeMeasurement, before_bytes: int, limit: float
+) -> Judgement:
+    change = size.file_bytes / before_bytes - 1
+    verdict = VerdictKind.PASS if change <= limit else VerdictKind.REGRESSED
+    return Judgement(
+        metric="size",
+        against=against,
+        verdict=verdict,
+        reason=(
+            f"size {percent(change)} against the {against} ({size.file_bytes:,} bytes, was"
+            f" {before_bytes:,}), limit {percent(limit)}"
+        ),
+        estimate=change,
+        limit=limit,
+    )

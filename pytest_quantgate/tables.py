@@ -1,0 +1,221 @@
+"""The tables of ``[tool.quantgate]``: which keys there are, of which type, with which defaults."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from pytest_quantgate.formats import DEFAULT_FORMATS, TENSOR_TYPES
+
+
+class Table(BaseModel):
+    """Base of all tables: a key that is not declared is an error, and nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def parse_relative(value: object) -> float:
+    """Read a relative change: ``"+5%"`` is 0.05, ``"-10%"`` is −0.10, a number is itself.
+
+    Raises:
+        ValueError: neither a number nor a percentage, or not finite.
+
+    """
+    number: float | None = None
+    if isinstance(value, str):
+        text = value.strip().replace("−", "-")
+        try:
+            number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            number = None
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        number = float(value)
+    if number is None or not math.isfinite(number):
+        raise ValueError(f'{value!r} is no relative change; write for example "+5%" or 0.05')
+    return number
+
+
+def _not_negative(value: float) -> float:
+    if value < 0:
+        raise ValueError(f"{value!r} is negative; an allowed increase is zero or more")
+    return value
+
+
+AllowedIncrease = Annotated[float, BeforeValidator(parse_relative), AfterValidator(_not_negative)]
+
+
+def _positive(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no finite number")
+    if value <= 0:
+        raise ValueError(f"{value!r} is not above zero")
+    return float(value)
+
+
+Positive = Annotated[float, BeforeValidator(_positive)]
+
+
+def _fraction(value: float) -> float:
+    if not 0 < value <= 1:
+        raise ValueError(f"{value!r} is no share above 0 and up to 1")
+    return value
+
+
+Fraction = Annotated[float, BeforeValidator(_positive), AfterValidator(_fraction)]
+
+
+class Limits(Table):
+    """What a cell must keep; None is no limit.
+
+    Relative limits are allowed increases: 0.05 or ``"+5%"``. ``kld_*`` are in nats a token
+    against the reference, ``same_top_min`` a share of tokens; ``size_*`` speak of bytes on disk.
+    """
+
+    ppl_max: Positive | None = None
+    ppl_vs_reference: AllowedIncrease | None = None
+    ppl_vs_baseline: AllowedIncrease | None = None
+    ppl_vs_anchor: AllowedIncrease | None = None
+    kld_mean_max: Positive | None = None
+    kld_p99_max: Positive | None = None
+    kld_vs_baseline: AllowedIncrease | None = None
+    same_top_min: Fraction | None = None
+    batch_kld_max: Positive | None = None
+    bits_per_weight_max: Positive | None = None
+    size_max_bytes: Positive | None = None
+    size_vs_reference: AllowedIncrease | None = None
+    size_vs_baseline: AllowedIncrease | None = None
+
+
+class ModelSettings(Table):
+    """Where a model comes from: one source to quantize, or files that exist."""
+
+    source: str | None = None
+    files: Mapping[str, str] | None = None
+    sha256: str | Mapping[str, str] | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> ModelSettings:
+        if (self.source is None) == (self.files is None):
+            raise ValueError(
+                'a model has either source = "PATH or package:NAME/FILE" or files = {FORMAT = PATH}'
+            )
+        if isinstance(self.sha256, str) and self.files is not None:
+            raise ValueError("with files, sha256 is a table too: sha256 = {FORMAT = HEX}")
+        if isinstance(self.sha256, Mapping) and self.files is None:
+            raise ValueError("with source, sha256 is one string")
+        return self
+
+
+class TextSettings(Table):
+    """A text: one file, or one file a domain, in this order."""
+
+    source: str | None = None
+    domains: Mapping[str, str] | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> TextSettings:
+        if (self.source is None) == (self.domains is None):
+            raise ValueError('a text has either source = "PATH" or domains = {NAME = PATH}')
+        return self
+
+
+class DeviceSettings(Table):
+    """Where an engine computes."""
+
+    backend: str = "cpu"
+
+
+class EngineSettings(Table):
+    """One build of llama.cpp; ``python`` is the interpreter whose llama-cpp-python it is."""
+
+    python: str | None = None
+
+
+class RecipeSettings(Table):
+    """A file type with some tensors of other types."""
+
+    base: str
+    tensors: Mapping[str, str] = Field(default_factory=dict)
+
+
+class ProfileSettings(Table):
+    """What is measured together, how, and within which limits."""
+
+    models: tuple[str, ...]
+    formats: tuple[str, ...] = DEFAULT_FORMATS
+    devices: tuple[str, ...] = ("cpu",)
+    texts: tuple[str, ...] = ("evaluation",)
+    engine: str = "default"
+    n_ctx: int = Field(default=512, ge=8, le=1 << 20)
+    n_batch: int | None = Field(default=None, ge=1)
+    n_ubatch: int | None = Field(default=None, ge=1)
+    n_threads: int | None = Field(default=None, ge=1, le=4096)
+    flash_attention: bool = True
+    type_k: str = "F16"
+    type_v: str = "F16"
+    chunks: int = Field(default=64, ge=1)
+    looks: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    chunk_order: Literal["seeded", "text"] = "seeded"
+    seed: int = 0
+    batch_geometry: bool = False
+    codecs: bool = False
+    gate: bool = False
+    optional: tuple[str, ...] = ()
+    limits: Mapping[str, Limits] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ProfileSettings:
+        for name in ("models", "formats", "devices", "texts"):
+            values = getattr(self, name)
+            if not values:
+                raise ValueError(f"{name} is empty; name at least one")
+            repeated = {value for value in values if values.count(value) > 1}
+            if repeated:
+                raise ValueError(f"{name} has {sorted(repeated)[0]!r} twice")
+        for name in ("type_k", "type_v"):
+            if getattr(self, name) not in TENSOR_TYPES:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r} is no tensor type;"
+                    f" valid: {', '.join(TENSOR_TYPES)}"
+                )
+        looks = self.looks
+        if looks is not None and (
+            not looks or list(looks) != sorted(set(looks)) or looks[-1] > self.chunks
+        ):
+            raise ValueError(
+                f"looks = {list(looks)} must rise and end at or below chunks = {self.chunks}"
+            )
+        return self
+
+    @property
+    def look_chunks(self) -> tuple[int, ...]:
+        """The numbers of chunks after which a cell may be decided, the budget last."""
+        declared = self.looks or ()
+        return (*(look for look in declared if look < self.chunks), self.chunks)
+
+
+class Tables(Table):
+    """All of ``[tool.quantgate]``."""
+
+    profile: str = "default"
+    cache_dir: str | None = None
+    cache_max_gib: Positive = 20.0
+    baselines_dir: str = "baselines"
+    stall_s: Positive = 300.0
+    report: str | None = None
+    models: Mapping[str, ModelSettings] = Field(default_factory=dict)
+    texts: Mapping[str, TextSettings] = Field(default_factory=dict)
+    devices: Mapping[str, DeviceSettings] = Field(default_factory=dict)
+    engines: Mapping[str, EngineSettings] = Field(default_factory=dict)
+    formats: Mapping[str, RecipeSettings] = Field(default_factory=dict)
+    profiles: Mapping[str, ProfileSettings] = Field(default_factory=dict)
