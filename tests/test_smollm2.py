@@ -54,4 +54,4 @@ def test_formats_that_fell_back_or_had_no_effect_are_said_aloud(run: Run) -> Non
     assert run.size(run.cells[2]).no_effect
     record = answer(run, run.cells[2], [Question(metric="size", limits=None)]).record
     assert record.is_requantized
-    assert any(note.startswith("MXFP4_MOE had no effect") for note in record.notes)
+    assert any(note.startswith("had no effect: no tensor is MXFP4") for note in record.notes)

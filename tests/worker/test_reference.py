@@ -144,7 +144,8 @@ def test_divergence_is_its_formula() -> None:
         log_q = row_q - np.log(np.exp(row_q).sum())
         kept = log_b > -16
         exact.append((np.exp(log_b[kept]) * (log_b[kept] - log_q[kept])).sum())
-    np.testing.assert_allclose(divergence(base, other), exact, rtol=1e-4, atol=1e-6)
+    # A float32 logit of 25 is known to 2e-6: no divergence is known better.
+    np.testing.assert_allclose(divergence(base, other), exact, rtol=1e-4, atol=4e-6)
     assert np.isnan(divergence(base, np.full_like(base, np.nan))).all()
 
 
@@ -168,6 +169,7 @@ def test_batches_of_every_size_are_compared(
     )
     rows = engine.compare_batches(request, replies.append).rows
     assert [row[0] for row in rows] == [0, 1, 5, 32, 48]
-    assert all(0 <= mean <= largest < 1e-3 for _, mean, largest, _ in rows)
-    assert rows[-1][1:] == (0.0, 0.0, 0) or rows[-1][1] < 1e-9, "the same geometry is the same"
+    assert all(-4e-6 < mean <= largest < 1e-3 for _, mean, largest, _ in rows), rows
+    assert rows[-1][3] == 0
+    assert abs(rows[-1][2]) < 4e-6, "the same geometry is the same, but for float32's rounding"
     assert len(replies) == 6
