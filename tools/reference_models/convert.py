@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from gguf import ExpertGatingFuncType, GGUFWriter, LlamaFileType, TokenType
-from models import ADDS_START, MODELS
+from models import ADDS_START, MODELS, rope_base
 from tokens import END, PAD, PRE_TYPE, SPECIALS, START
 from transformers import Lfm2MoeConfig, OlmoeConfig
 
@@ -117,13 +117,13 @@ def convert(architecture: str, weights: dict[str, Array], tokenizer: Path, out: 
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_freq_base(rope_base(config))
     writer.add_expert_count(config.num_experts)
     writer.add_expert_used_count(config.num_experts_per_tok)
     writer.add_vocab_size(config.vocab_size)
     writer.add_file_type(LlamaFileType.MOSTLY_F16)
     if isinstance(config, OlmoeConfig):
-        writer.add_head_count_kv(config.num_key_value_heads)
+        writer.add_head_count_kv(int(config.num_key_value_heads or 0))
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     else:
         assert isinstance(config, Lfm2MoeConfig)

@@ -121,8 +121,10 @@ def web(name: str, data: bytes) -> Documents:
     body = root.find("body")
     if body is not None:
         body.tail = None
-        text = re.sub(r"\n +(?=\S)", "\n", html_text(body)) if b"<pre" not in data else (
-            html_text(body)
+        text = (
+            re.sub(r"\n +(?=\S)", "\n", html_text(body))
+            if b"<pre" not in data
+            else (html_text(body))
         )
         yield title, text
 
@@ -251,7 +253,9 @@ def translatable(name: str, data: bytes) -> Documents:
     """The strings that a game marks for translation: ``_("…")``, ``_"…"`` and ``_([[…]])``."""
     text = decoded(data)
     found = re.findall(
-        r'(?:(\w+):says(?:_\w+)?\s*\()?\b_\(?\s*(?:"((?:[^"\\]|\\.)*)"|\[\[(.*?)\]\])', text, re.DOTALL
+        r'(?:(\w+):says(?:_\w+)?\s*\()?\b_\(?\s*(?:"((?:[^"\\]|\\.)*)"|\[\[(.*?)\]\])',
+        text,
+        re.DOTALL,
     )
     out = []
     for who, quoted, long in found:
@@ -451,10 +455,11 @@ SOURCES = (
     debian("wordnet-base", "1:3.0-37", "WordNet (MIT-like)", WORDS, r"/data\.\w+$", wordnet,
            limit_bytes=14 * MEGABYTE),
     # dialogue and stories
-    debian("wesnoth-1.16-data", "1:1.16.9-1", GPL2, TALK, r"/(campaigns|help|tutorial|multiplayer)/.*\.cfg$",
-           wesnoth),
+    debian("wesnoth-1.16-data", "1:1.16.9-1", GPL2, TALK,
+           r"/(campaigns|help|tutorial|multiplayer)/.*\.cfg$", wesnoth),
     *(
-        debian(f"wesnoth-1.16-{campaign}", "1:1.16.9-1", GPL2, TALK, r"/campaigns/.*\.cfg$", wesnoth)
+        debian(f"wesnoth-1.16-{campaign}", "1:1.16.9-1", GPL2, TALK, r"/campaigns/.*\.cfg$",
+               wesnoth)
         for campaign in (
             "did dm dw ei httt l low nr sof sota sotbe thot trow tsg ttb utbs"
         ).split()
@@ -533,8 +538,9 @@ SOURCES = (
     debian("hol-light", "20230128-1+b1", "BSD-2-Clause", CODE, r"\.(ml|hl)$", code,
            limit_bytes=2 * MEGABYTE),
     debian("bash-doc", "5.2.15-2", GPL3, CODE, r"\.(sh|bash)$", code),
-    pypi("llama-cpp-python", "0.3.36", MIT, CODE, r"\.(c|cpp|h|hpp|ts|svelte|sh|yml|cmake)$|Makefile$",
-         code, limit_bytes=8 * MEGABYTE, without=r"unicode-data|/deps/|ops\.json|vulkan-shaders"),
+    pypi("llama-cpp-python", "0.3.36", MIT, CODE,
+           r"\.(c|cpp|h|hpp|ts|svelte|sh|yml|cmake)$|Makefile$", code, limit_bytes=8 * MEGABYTE,
+           without=r"unicode-data|/deps/|ops\.json|vulkan-shaders"),
     pypi("sympy", "1.14.0", BSD3, CODE, r"/sympy/.*\.py$", code, limit_bytes=3 * MEGABYTE,
          without=r"/tests/"),
     pypi("networkx", "3.6.1", BSD3, CODE, r"\.py$", code, limit_bytes=3 * MEGABYTE),
@@ -565,7 +571,8 @@ def fetch(folder: Path) -> None:
             continue
         for name, version in wanted:
             pip = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", str(target)]
-            archive = subprocess.run([*pip, "--no-binary", ":all:", f"{name}=={version}"])
+            source_only = [*pip, "--no-binary", ":all:", f"{name}=={version}"]
+            archive = subprocess.run(source_only, check=False)
             if archive.returncode != 0:
                 subprocess.run([*pip, f"{name}=={version}"], check=True)
 
@@ -573,12 +580,17 @@ def fetch(folder: Path) -> None:
 def members(path: Path) -> Iterator[tuple[str, bytes]]:
     """Every regular file of a package, with its path inside."""
     if path.suffix == ".deb":
-        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", path], stdout=subprocess.PIPE) as tar:
-            yield from tar_members(tarfile.open(fileobj=tar.stdout, mode="r|"))
+        with (
+            subprocess.Popen(["dpkg-deb", "--fsys-tarfile", path], stdout=subprocess.PIPE) as tar,
+            tarfile.open(fileobj=tar.stdout, mode="r|") as archive,
+        ):
+            yield from tar_members(archive)
     elif path.suffix == ".whl":
-        yield from zip_members(zipfile.ZipFile(path))
+        with zipfile.ZipFile(path) as archive:
+            yield from zip_members(archive)
     else:
-        yield from tar_members(tarfile.open(path))
+        with tarfile.open(path) as archive:
+            yield from tar_members(archive)
 
 
 def zip_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:

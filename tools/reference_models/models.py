@@ -10,6 +10,7 @@ products beat gathering.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,9 +48,7 @@ def olmoe() -> OlmoeForCausalLM:
 
 
 def lfm2moe() -> Lfm2MoeForCausalLM:
-    """LFM2-MoE: short convolutions and grouped attention, a dense first layer, sigmoid routing
-    with a bias per expert, tied output.
-    """  # fmt: skip
+    """LFM2-MoE: short convolutions, a dense first layer, biased sigmoid routing, tied output."""
     return Lfm2MoeForCausalLM(
         Lfm2MoeConfig(
             vocab_size=VOCABULARY,
@@ -78,6 +77,11 @@ def lfm2moe() -> Lfm2MoeForCausalLM:
 MODELS: dict[str, Callable[[], Model]] = {"olmoe": olmoe, "lfm2moe": lfm2moe}
 ADDS_START = {"olmoe": False, "lfm2moe": True}
 """Whether a sequence begins with the start token, as in the full models."""
+
+
+def rope_base(config: Any) -> float:
+    """The base of the rotary frequencies."""
+    return float(config.rope_parameters["rope_theta"])
 
 
 def norm(weight: Tensor, x: Tensor, eps: float) -> Tensor:
@@ -116,9 +120,10 @@ def spread(values: Tensor, chosen: Tensor) -> Tensor:
 
 
 def dense_forward(model: Model, ids: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Logits (batch, time, vocabulary), and for each router its logits (tokens, experts) and its
-    0/1 choices (tokens, experts).
-    """  # fmt: skip
+    """Compute the logits (batch, time, vocabulary) for ids (batch, time).
+
+    Also, for each router, its logits (tokens, experts) and its 0/1 choices (tokens, experts).
+    """
     if isinstance(model, OlmoeForCausalLM):
         return olmoe_forward(model, ids)
     return lfm2moe_forward(model, ids)
@@ -130,11 +135,13 @@ def router_logits(x: Tensor, weight: Tensor) -> Tensor:
         return F.linear(x.float(), weight.float())
 
 
-def olmoe_forward(model: OlmoeForCausalLM, ids: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+def olmoe_forward(
+    model: OlmoeForCausalLM, ids: Tensor
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """`dense_forward` of OLMoE."""
     config = model.config
     eps, width = config.rms_norm_eps, config.hidden_size // config.num_attention_heads
-    base = config.rope_parameters["rope_theta"]
+    base = rope_base(config)
     x = F.embedding(ids, model.model.embed_tokens.weight)
     logits, choices = [], []
     for layer in model.model.layers:
@@ -156,19 +163,29 @@ def olmoe_forward(model: OlmoeForCausalLM, ids: Tensor) -> tuple[Tensor, list[Te
     return F.linear(x, model.lm_head.weight), logits, choices
 
 
-def lfm2moe_forward(model: Lfm2MoeForCausalLM, ids: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+def lfm2moe_forward(
+    model: Lfm2MoeForCausalLM, ids: Tensor
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """`dense_forward` of LFM2-MoE."""
     config = model.config
     eps, width = config.norm_eps, config.hidden_size // config.num_attention_heads
-    base = config.rope_parameters["rope_theta"]
+    base = rope_base(config)
     x = F.embedding(ids, model.model.embed_tokens.weight)
     logits, choices = [], []
     for layer in model.model.layers:
         y = norm(layer.operator_norm.weight, x, eps)
         if layer.is_attention_layer:
             attention = layer.self_attn
-            q = norm(attention.q_layernorm.weight, heads(F.linear(y, attention.q_proj.weight), width), eps)
-            k = norm(attention.k_layernorm.weight, heads(F.linear(y, attention.k_proj.weight), width), eps)
+            q = norm(
+                attention.q_layernorm.weight,
+                heads(F.linear(y, attention.q_proj.weight), width),
+                eps,
+            )
+            k = norm(
+                attention.k_layernorm.weight,
+                heads(F.linear(y, attention.k_proj.weight), width),
+                eps,
+            )
             v = heads(F.linear(y, attention.v_proj.weight), width)
             q, k = rotated(q, base), rotated(k, base)
             groups = config.num_attention_heads // config.num_key_value_heads

@@ -34,8 +34,8 @@ SEED = 20_260_101
 
 def documents(corpus: Path) -> Iterator[tuple[str, str]]:
     """Domain and text of each document, under its title as WikiText writes one."""
-    opened = bz2.open(corpus, "rt") if corpus.suffix == ".bz2" else corpus.open(encoding="utf-8")
-    with opened as lines:
+    packed = corpus.suffix == ".bz2"
+    with bz2.open(corpus, "rt") if packed else corpus.open(encoding="utf-8") as lines:
         for line in lines:
             record = json.loads(line)
             title = f"\n = {record['title']} = \n\n" if record["title"] else "\n"

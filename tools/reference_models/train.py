@@ -3,17 +3,19 @@
 ``python train.py olmoe IDS OUT --seconds 240 --held-out TEXT…`` trains on the ids that
 ``tokens.py ids`` wrote, then writes to OUT:
 
-- ``olmoe.0.npz`` and ``olmoe.1.npz``: the weights, matrices as float16 (what the GGUF file will hold), the rest float32;
+- ``olmoe.0.npz`` and ``olmoe.1.npz``: the weights, matrices as float16 (what the GGUF file will
+  hold), the rest float32;
 - ``olmoe.oracle.npz``: what `transformers` computes in float32 from exactly these weights, for
   the first chunks of each held-out text (see `oracle`);
 - ``olmoe.json``: the record: settings, seeds, versions, losses over time, measurements.
 
 The held-out texts are measured after the training and never before.
 
-Matrices inside the layers are trained by Muon (orthogonalized momentum), everything else by AdamW.
+Matrices inside the layers are trained by Muon (orthogonalized momentum), all else by AdamW.
 The training ends after the seconds given, or after ``--steps``; the learning rate rises over 100
 steps and falls linearly over the last 60 % of the time or steps. OLMoE's routing is
-balanced by its auxiliary loss, LFM2-MoE's by a bias per expert that moves with the sign of its load.
+balanced by its auxiliary loss, LFM2-MoE's by a bias per expert that moves with the sign of its
+load.
 """
 
 from __future__ import annotations
@@ -114,7 +116,9 @@ class Muon:
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         shapes = sorted({tuple(p.shape[-2:]) for p in parameters})
-        self._groups = [[p for p in parameters if tuple(p.shape[-2:]) == s] for s in shapes]
+        self._groups: list[list[Tensor]] = [
+            [p for p in parameters if tuple(p.shape[-2:]) == s] for s in shapes
+        ]
         self._momenta = [[torch.zeros_like(p) for p in group] for group in self._groups]
 
     @torch.no_grad()
@@ -203,7 +207,7 @@ def train(model: Model, data: Data, computed: Losses, clock: Clock, device: str)
     adam = torch.optim.AdamW(
         rest, lr=ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=device == "cuda"
     )
-    biases = [m.expert_bias for m in model.modules() if hasattr(m, "expert_bias")]
+    biases = [b for name, b in model.named_buffers() if name.endswith("expert_bias")]
     history: list[dict[str, Any]] = []
     began = time.monotonic()
     step = 0
@@ -346,7 +350,8 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(arguments.seed)
     torch.set_float32_matmul_precision("high")
-    model = MODELS[arguments.model]().to(device)
+    model = MODELS[arguments.model]()
+    nn.Module.to(model, device)
     initialize(model)
     adds_start = ADDS_START[arguments.model]
     computed = warmed(model, device)
@@ -358,13 +363,17 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     for part in range(2):
         stored = dict([*weights.items()][part::2])
-        np.savez(arguments.out / f"{arguments.model}.{part}.npz", **stored)
+        np.savez(arguments.out / f"{arguments.model}.{part}.npz", allow_pickle=False, **stored)
     torch.set_float32_matmul_precision("highest")
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))
-    model.to("cpu").eval()  # float32 as a CPU computes it, whatever the GPU's kernels would do
+    nn.Module.to(
+        model, "cpu"
+    ).eval()  # float32 as a CPU computes it, whatever the GPU's kernels would do
     tokenizer = Tokenizer.from_file(str(arguments.tokenizer))
     arrays, measured = oracle(model, arguments.held_out, tokenizer, adds_start)
-    np.savez_compressed(arguments.out / f"{arguments.model}.oracle.npz", **arrays)
+    np.savez_compressed(
+        arguments.out / f"{arguments.model}.oracle.npz", allow_pickle=False, **arrays
+    )
     record |= {
         "model": arguments.model,
         "parameters": sum(p.numel() for p in model.parameters()),

@@ -210,17 +210,15 @@ def agreement(loaded: Loaded, oracle: Path) -> dict[str, float]:
     }
 
 
-def agreement_everywhere(loaded: Loaded, architecture: str, weights: Path, texts: list[Path]) -> dict[
-    str, float
-]:
-    """How llama.cpp's distributions compare with those of `transformers`, computed here and now in
-    float32 from the trained weights, on every position of the texts.
-    """  # fmt: skip
+def agreement_everywhere(
+    loaded: Loaded, architecture: str, weights: Path, texts: list[Path]
+) -> dict[str, float]:
+    """Compare with `transformers` in float32, computed here and now, on every position."""
     import torch  # noqa: PLC0415  (only this check needs the training's libraries)
     from models import MODELS  # noqa: PLC0415
 
     model = MODELS[architecture]()
-    state = {}
+    state: dict[str, Any] = {}
     for part in range(2):
         with np.load(weights / f"{architecture}.{part}.npz") as stored:
             state |= {name: torch.from_numpy(value).float() for name, value in stored.items()}
