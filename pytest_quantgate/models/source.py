@@ -1,10 +1,11 @@
-"""Where a model comes from: a path, or a file in an installed package."""
+"""Where a model comes from: a path, a file in an installed package, or one that ships here."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 from pytest_quantgate.config import Settings
@@ -68,16 +69,29 @@ def find_source(source: str, root: Path, model: str) -> Path:
             if path.is_file():
                 return path
         raise ModelFileError(f"model {model!r}: the package {package!r} has no file {inside!r}")
+    if colon and kind == "embedded":
+        return _find_embedded(rest, model)
     if colon and len(kind) > 1 and "/" not in kind and "\\" not in kind and kind != "path":
         raise ModelFileError(
             f"model {model!r}: source {source!r} is of the unknown kind {kind!r};"
-            " valid: a path, path:PATH, package:NAME/FILE"
+            " valid: a path, path:PATH, package:NAME/FILE, embedded:NAME"
         )
     path = root / Path(rest if kind == "path" and colon else source).expanduser()
     if not path.is_file():
         raise ModelFileError(
             f"model {model!r}: the file {path} does not exist; place it there or change"
             f" [tool.quantgate.models.{model}]"
+        )
+    return path
+
+
+def _find_embedded(name: str, model: str) -> Path:
+    folder = Path(str(files("pytest_quantgate.models"))) / "embedded"
+    path = folder / f"{name}.gguf"
+    if not path.is_file():
+        valid = ", ".join(sorted(item.stem for item in folder.glob("*.gguf"))) or "none"
+        raise ModelFileError(
+            f"model {model!r}: no model {name!r} is embedded in this package; valid: {valid}"
         )
     return path
 

@@ -69,3 +69,27 @@ def test_existing_files_keep_their_formats_and_pins(tmp_path: Path, tiny_model: 
     assert set(model.files) == {"F16", "MXFP4_MOE"}
     assert model.pinned_sha256 == {"MXFP4_MOE": "00"}
     assert not model.is_requantized
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"), [("olmoe-mini", "olmoe"), ("lfm2moe-mini", "lfm2moe")]
+)
+def test_the_small_models_ship_with_the_package(
+    tmp_path: Path, name: str, architecture: str
+) -> None:
+    """Two trained mixtures of experts whose rows fit every block, so that no format falls back."""
+    model = find_model(name, load_settings(tmp_path))
+    assert model.source is not None
+    assert model.source.architecture == architecture
+    assert not model.is_requantized
+    assert model.source.hyperparameter("expert_count") == 8
+    assert model.source.n_bytes < 20_000_000
+    for tensor in model.source.tensors:
+        # llama.cpp keeps the short convolution's kernel in F32, whatever the format.
+        if len(tensor.shape) > 1 and "shortconv.conv" not in tensor.name:
+            assert tensor.shape[0] % 256 == 0, tensor.name
+
+
+def test_an_unknown_embedded_model_is_a_line_with_those_that_there_are(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="valid: lfm2moe-mini, olmoe-mini"):
+        find_source("embedded:gpt5", tmp_path, "m")
