@@ -41,7 +41,7 @@ MISTAKES = {
         BASE + "[tool.quantgate.profiles.p.limits.Q4_0]\nppl_vs_refrence = 0.1",
         ["unknown key 'ppl_vs_refrence' (did you mean 'ppl_vs_reference'?)", "bits_per_weight_max"],
     ),
-    "no source": ("[tool.quantgate.models.m]", ["models.m", 'either source = "PATH or package']),
+    "no source": ("[tool.quantgate.models.m]", ["models.m", 'either source = "PATH, package']),
     "both sources": (
         '[tool.quantgate.models.m]\nsource = "x"\nfiles = { F16 = "y" }',
         ["models.m", "either source"],
@@ -88,7 +88,9 @@ MISTAKES = {
     ),
     "an unknown model": (
         '[tool.quantgate]\nprofile = "q"\n[tool.quantgate.profiles.q]\nmodels = ["smollm"]',
-        ["unknown model 'smollm' (did you mean 'smollm2'?); valid: smollm2"],
+        [
+            "unknown model 'smollm' (did you mean 'smollm2'?); valid: lfm2moe-mini, olmoe-mini, smollm2"
+        ],
     ),
     "an unknown text": (
         '[tool.quantgate]\nprofile="p"' + BASE + 'texts = ["wiki"]',
@@ -132,7 +134,7 @@ def test_every_mistake_is_one_line(tmp_path: Path, mistake: tuple[str, list[str]
     ("overrides", "part"),
     [
         (Overrides(profile="x"), "unknown profile 'x'; valid: default, smollm2"),
-        (Overrides(models=("x",)), "unknown model 'x'; valid: smollm2"),
+        (Overrides(models=("x",)), "unknown model 'x'; valid: lfm2moe-mini, olmoe-mini, smollm2"),
         (Overrides(formats=("x",)), "unknown format 'x'"),
         (Overrides(formats=()), "formats is empty"),
         (Overrides(formats=("Q4_0", "Q4_0")), "twice"),

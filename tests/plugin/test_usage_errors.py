@@ -79,7 +79,10 @@ def _options(*arguments: str) -> Change:
 ERRORS: dict[str, tuple[Change, str]] = {
     "wrong key": (_profile("n_ctxx = 3"), "*unknown key 'n_ctxx' (did you mean 'n_ctx'?)*valid:*"),
     "unknown format": (_options("--quant-formats=Q4_9"), "*unknown format 'Q4_9'*valid: F32, F16*"),
-    "unknown model": (_options("--quant-model=x"), "*unknown model 'x'; valid: smollm2, tiny*"),
+    "unknown model": (
+        _options("--quant-model=x"),
+        "*unknown model 'x'; valid: lfm2moe-mini, olmoe-mini, smollm2, tiny*",
+    ),
     "unknown profile": (_options("--quant-profile=x"), "*unknown profile 'x'; valid: default*"),
     "unknown text": (_options("--quant-text=x"), "*unknown text 'x'; valid: evaluation, story*"),
     "unknown device": (_options("--quant-devices=x"), "*unknown device 'x'; valid: cpu*"),
