@@ -88,9 +88,7 @@ MISTAKES = {
     ),
     "an unknown model": (
         '[tool.quantgate]\nprofile = "q"\n[tool.quantgate.profiles.q]\nmodels = ["smollm"]',
-        [
-            "unknown model 'smollm' (did you mean 'smollm2'?); valid: lfm2moe-mini, olmoe-mini, smollm2"
-        ],
+        ["unknown model 'smollm' (did you mean 'smollm2'?); valid: lfm2moe-mini, olmoe-mini"],
     ),
     "an unknown text": (
         '[tool.quantgate]\nprofile="p"' + BASE + 'texts = ["wiki"]',
