@@ -251,6 +251,7 @@ def _empty_record(run: Run, cell: Cell) -> CellRecord:
         is_reference=run.reference_cell(cell) == cell,
         reference=run.reference_cell(cell).format.name,
         is_requantized=run.model(cell.model).is_requantized,
+        is_miniature=run.model(cell.model).is_miniature,
         verdict=VerdictKind.MEASURED.value,
         reason="",
     )

@@ -23,13 +23,15 @@ class Model:
     """A model whose files were found and read.
 
     ``source`` is what is quantized, None for a model of existing files; ``files`` has the
-    existing file of a format.
+    existing file of a format. ``is_miniature`` tells a model that ships here: it detects faults
+    and does not rank formats.
     """
 
     name: str
     source: GgufFile | None
     files: dict[str, GgufFile]
     pinned_sha256: dict[str, str]
+    is_miniature: bool = False
 
     @property
     def any_file(self) -> GgufFile:
@@ -112,7 +114,13 @@ def find_model(name: str, settings: Settings) -> Model:
 
     if model.source is not None:
         pinned = {"": model.sha256} if isinstance(model.sha256, str) else {}
-        return Model(name=name, source=read(model.source), files={}, pinned_sha256=pinned)
+        return Model(
+            name=name,
+            source=read(model.source),
+            files={},
+            pinned_sha256=pinned,
+            is_miniature=model.source.startswith("embedded:"),
+        )
     files = {
         find_format(key, settings.recipes).name: read(path)
         for key, path in (model.files or {}).items()

@@ -49,6 +49,7 @@ class CellRecord:
     is_reference: bool
     reference: str
     is_requantized: bool
+    is_miniature: bool
     verdict: str
     reason: str
     cause: str | None = None

@@ -90,9 +90,13 @@ def _is_worse(cell: CellRecord, other: CellRecord, chunks: set[int]) -> bool:
     return statistics.interval(estimate)[0] > 0
 
 
+def _only_detects_faults(cell: CellRecord) -> bool:
+    return cell.is_requantized or cell.is_miniature
+
+
 def dominated_by(cell: CellRecord, peers: Sequence[CellRecord], chunks: set[int]) -> str | None:
     """Return a format that is no larger and better; only for models from full precision."""
-    if cell.is_requantized or cell.ppl is None or cell.file_bytes is None or not chunks:
+    if _only_detects_faults(cell) or cell.ppl is None or cell.file_bytes is None or not chunks:
         return None
     for other in peers:
         if (
@@ -189,7 +193,7 @@ def _table(key: tuple[str, str, str, str], cells: list[CellRecord]) -> Table:
             f"{model} on {device}, text {text}, {len(chunks)} common chunks,"
             f" reference {cells[0].reference}{engine_part}"
         ),
-        caveat=FAULT_DETECTOR if any(cell.is_requantized for cell in cells) else None,
+        caveat=FAULT_DETECTOR if any(map(_only_detects_faults, cells)) else None,
         rows=tuple(rows),
         notes=tuple(notes),
     )

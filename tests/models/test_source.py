@@ -82,6 +82,7 @@ def test_the_small_models_ship_with_the_package(
     assert model.source is not None
     assert model.source.architecture == architecture
     assert not model.is_requantized
+    assert model.is_miniature
     assert model.source.hyperparameter("expert_count") == 8
     assert model.source.n_bytes < 20_000_000
     for tensor in model.source.tensors:

@@ -37,6 +37,7 @@ def cell(name: str, about: float, megabytes: float, **changes: object) -> CellRe
         is_reference=name == "F16",
         reference="F16",
         is_requantized=False,
+        is_miniature=False,
         verdict="PASS",
         reason="within",
         file_bytes=int(megabytes * 1e6),
@@ -103,6 +104,11 @@ def test_larger_and_worse_is_said_of_models_from_full_precision_only() -> None:
     assert not table.rows[0].columns[-1].startswith("larger")
     (table,) = make_tables(
         record(replace(worse, is_requantized=True), replace(better, is_requantized=True))
+    )
+    assert table.caveat == FAULT_DETECTOR
+    assert not any("larger and worse" in row.columns[-1] for row in table.rows)
+    (table,) = make_tables(
+        record(replace(worse, is_miniature=True), replace(better, is_miniature=True))
     )
     assert table.caveat == FAULT_DETECTOR
     assert not any("larger and worse" in row.columns[-1] for row in table.rows)
