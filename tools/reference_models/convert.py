@@ -121,7 +121,8 @@ def convert(architecture: str, weights: dict[str, Array], tokenizer: Path, out: 
     writer.add_expert_count(config.num_experts)
     writer.add_expert_used_count(config.num_experts_per_tok)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_file_type(LlamaFileType.MOSTLY_F16)
+    halves = any(value.dtype == np.float16 for value in weights.values())
+    writer.add_file_type(LlamaFileType.MOSTLY_F16 if halves else LlamaFileType.ALL_F32)
     if isinstance(config, OlmoeConfig):
         writer.add_head_count_kv(int(config.num_key_value_heads or 0))
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
@@ -152,11 +153,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where train.py wrote the weights")
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--float32", action="store_true", help="the same values, all as F32")
     arguments = parser.parse_args()
     weights: dict[str, Array] = {}
     for part in range(2):
         with np.load(arguments.folder / f"{arguments.model}.{part}.npz") as stored:
             weights |= dict(stored)
+    if arguments.float32:
+        weights = {name: value.astype(np.float32) for name, value in weights.items()}
     convert(arguments.model, weights, arguments.tokenizer, arguments.out)
 
 
