@@ -110,6 +110,18 @@ def test_the_baselines_divergence_may_grow_by_a_little() -> None:
     assert kinds(observe_divergence(5e-5), limits, tiny) == {VerdictKind.PASS}, "below 1e-4 nats"
 
 
+def test_what_cannot_be_compared_is_red_for_the_divergence_alone() -> None:
+    """A test may ask for nothing but the divergence, so no other metric would say it."""
+    seen, limits = observe_divergence(0.05), Limits(kld_vs_baseline=0.03)
+    baseline = with_divergence(0.05)
+    other_text = replace(seen, text_sha256="u" * 64, text_sha256_with_lf="u" * 64)
+    assert kinds(other_text, limits, baseline) == {VerdictKind.NOT_COMPARABLE}
+    chunks = tuple(replace(chunk, token_ids_sha256="f" * 64) for chunk in seen.perplexity.chunks)
+    other_ids = replace(seen, perplexity=replace(seen.perplexity, chunks=chunks))
+    assert kinds(other_ids, limits, baseline) == {VerdictKind.REGRESSED}
+    assert kinds(seen, limits, BASELINE) == {VerdictKind.NO_BASELINE}
+
+
 def test_an_engine_without_distributions_is_unsupported_where_they_are_asked_for() -> None:
     seen = observe(reference=measurement())
     limits = default_limits(seen.format)

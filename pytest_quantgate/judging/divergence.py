@@ -97,28 +97,34 @@ def judge_divergence(
                 measured.n_chunks_in_text,
             )
         )
-    if (
-        limits.kld_vs_baseline is not None
-        and baseline is not None
-        and baseline.divergence is not None
-        and not_comparable(seen, baseline) is None
-        and not token_ids_changed(seen, baseline)
-    ):
-        allowed = max(
-            limits.kld_vs_baseline * baseline.divergence.mean_kld_nats, MIN_KLD_INCREASE_NATS
-        )
-        judgements.append(
-            against_column(
-                _KLD_CHANGE,
-                seen,
-                baseline,
-                baseline.divergence.kld_sum_nats,
-                _kld_sum,
-                allowed,
-                look,
-            )
-        )
+    if limits.kld_vs_baseline is not None and baseline is not None:
+        judgements.append(_against_baseline(seen, limits.kld_vs_baseline, baseline, look))
     return judgements
+
+
+def _against_baseline(seen: Observation, limit: float, baseline: Baseline, look: Look) -> Judgement:
+    """Judge the increase over the baseline; what cannot be compared is never green."""
+    obstacle = not_comparable(seen, baseline)
+    if obstacle is not None:
+        return only("divergence", "baseline", VerdictKind.NOT_COMPARABLE, obstacle)
+    changed = token_ids_changed(seen, baseline)
+    if changed:
+        chunks = len(seen.perplexity.chunks)
+        reason = f"the same text has other token ids in {changed} of {chunks} chunks"
+        return only("divergence", "baseline", VerdictKind.REGRESSED, reason)
+    if baseline.divergence is None:
+        reason = "the stored baseline has no divergence; delete its file and store it anew"
+        return only("divergence", "nothing", VerdictKind.NO_BASELINE, reason)
+    allowed = max(limit * baseline.divergence.mean_kld_nats, MIN_KLD_INCREASE_NATS)
+    return against_column(
+        _KLD_CHANGE,
+        seen,
+        baseline,
+        baseline.divergence.kld_sum_nats,
+        _kld_sum,
+        allowed,
+        look,
+    )
 
 
 def _kld_sum(chunk: ChunkScore) -> float:
