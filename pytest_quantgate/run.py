@@ -209,7 +209,7 @@ class Run:
             stored = self.cache.sub("chunks") / f"{key}.json"
             facts = read_json(stored)
             if not isinstance(facts, dict):
-                reply = engine.tokenize(
+                reply = engine.ask(
                     Tokenize(
                         model=str(path),
                         text=str(self.cache.text(text.data, text.sha256)),
@@ -291,7 +291,7 @@ class Run:
         backend = self.settings.devices[cell.device].backend
         with self.hold_device(backend, cell):
             for repack in (True, False) if backend == "cpu" else (True,):
-                reply = self.engine(cell.engine).compare_batches(
+                reply = self.engine(cell.engine).ask(
                     CompareBatches(
                         model=str(file.path),
                         device=backend,
@@ -306,7 +306,6 @@ class Run:
                         type_v=TENSOR_TYPES[profile.type_v].number,
                         repack=repack,
                     ),
-                    lambda _reply: None,
                 )
                 found += [
                     Geometry(
@@ -385,7 +384,7 @@ class Run:
         # An engine may score without telling distributions; then nothing is compared.
         can_compare = reference == cell or (folder / "facts.json").exists()
         with self.hold_device(backend, cell):
-            engine.score(
+            engine.ask(
                 Score(
                     model=str(file.path),
                     device=backend,

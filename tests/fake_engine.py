@@ -55,7 +55,18 @@ class FakeEngine:
             devices=("CPU",),
         )
 
-    def tokenize(self, request: Tokenize) -> Tokenized:
+    def ask(self, request: Any, on_reply: Any = None) -> Any:
+        match request:
+            case Tokenize():
+                return self._tokenize(request)
+            case Quantize():
+                return self._quantize(request)
+            case Score():
+                return self._score(request, on_reply)
+            case _:
+                raise CellUnsupported(f"a fake engine answers no {type(request).__name__}")
+
+    def _tokenize(self, request: Tokenize) -> Tokenized:
         n_tokens = Path(request.text).stat().st_size
         n_ctx, chunks = request.n_ctx, n_tokens // request.n_ctx
         spans = [(i * n_ctx + n_ctx // 2 + 1, (i + 1) * n_ctx) for i in range(chunks)]
@@ -63,8 +74,7 @@ class FakeEngine:
             n_tokens=n_tokens, adds_bos=False, token_ids_sha256=(), scored_bytes=tuple(spans)
         )
 
-    def quantize(self, request: Quantize, on_reply: Any) -> Quantized:
-        del on_reply
+    def _quantize(self, request: Quantize) -> Quantized:
         name = next(row.name for row in FILE_TYPES.values() if row.number == request.file_type)
         if _fault(name) == "refuse":
             raise CellUnsupported(f"llama.cpp cannot quantize: {name} is not for this engine")
@@ -73,7 +83,7 @@ class FakeEngine:
             stream.write(_MARK + name.encode())
         return Quantized(seconds_s=0.01)
 
-    def score(self, request: Score, on_reply: Any) -> Scored:
+    def _score(self, request: Score, on_reply: Any) -> Scored:
         tail = Path(request.model).read_bytes()[-32:]
         name = tail.rpartition(_MARK)[2].decode() if _MARK in tail else "F16"
         fault = _fault(name)

@@ -105,7 +105,7 @@ class Files:
 
         def make(path: Path) -> dict[str, Any]:
             with self._hold_device():
-                reply = engine.quantize(
+                reply = engine.ask(
                     Quantize(
                         source=str(source.files[0]),
                         destination=str(path),

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pytest_quantgate.codecs.native import NativeType
 from pytest_quantgate.errors import CellUnsupported
-from pytest_quantgate.worker.messages import CodecsListed, Coded, Decode, Encode, ListCodecs
+from pytest_quantgate.worker.messages import Decode, Encode, ListCodecs
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-
-class CodingEngine(Protocol):
-    """The part of an engine that codes."""
-
-    def list_codecs(self, request: ListCodecs) -> CodecsListed:
-        """Name the quantized types."""
-
-    def code(self, request: Encode | Decode) -> Coded:
-        """Quantize or dequantize."""
+    from pytest_quantgate.engines import Engine
 
 
 class WorkerCodecs:
@@ -32,12 +24,12 @@ class WorkerCodecs:
     the values or the type are wrong.
     """
 
-    def __init__(self, engine: CodingEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     @cached_property
     def _types(self) -> dict[str, NativeType]:
-        reply = self._engine.list_codecs(ListCodecs())
+        reply = self._engine.ask(ListCodecs())
         return {
             name: NativeType(
                 name=name,
@@ -70,7 +62,7 @@ class WorkerCodecs:
         if source.ndim != 2:
             raise ValueError(f"rows of shape {source.shape}; give two dimensions")
         weights = b"" if imatrix is None else np.asarray(imatrix, dtype=np.float32).tobytes()
-        reply = self._engine.code(
+        reply = self._engine.ask(
             Encode(
                 type_name=name,
                 rows=source.tobytes(),
@@ -87,7 +79,7 @@ class WorkerCodecs:
         """Decode ``data`` uint8 (n, bytes) to float32 (n, k)."""
         source = np.ascontiguousarray(data, dtype=np.uint8)
         found = self.type(name)
-        reply = self._engine.code(
+        reply = self._engine.ask(
             Decode(
                 type_name=name,
                 data=source.tobytes(),

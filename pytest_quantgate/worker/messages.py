@@ -9,9 +9,9 @@ the interpreter of another engine, where this package is not installed.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
-MessageT = TypeVar("MessageT", bound="Message")
+ReplyT = TypeVar("ReplyT", bound="Message")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,10 @@ class Message:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Identify(Message):
-    """Ask what the engine is."""
+class Request(Message, Generic[ReplyT]):
+    """Base of all questions; ``reply`` is the class of the answer."""
+
+    reply: ClassVar[type[Message]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +52,10 @@ class Identity(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantize(Message):
-    """Make a file of another type; ``overrides`` are (pattern, number of the ggml type)."""
+class Identify(Request[Identity]):
+    """Ask what the engine is."""
 
-    source: str
-    destination: str
-    file_type: int
-    overrides: tuple[tuple[str, int], ...]
-    allow_requantize: bool
-    n_threads: int
+    reply: ClassVar[type[Message]] = Identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +66,17 @@ class Quantized(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokenize(Message):
-    """Tokenize a text once with a model's vocabulary and cut it into chunks."""
+class Quantize(Request[Quantized]):
+    """Make a file of another type; ``overrides`` are (pattern, number of the ggml type)."""
 
-    model: str
-    text: str
-    n_ctx: int
+    reply: ClassVar[type[Message]] = Quantized
+
+    source: str
+    destination: str
+    file_type: int
+    overrides: tuple[tuple[str, int], ...]
+    allow_requantize: bool
+    n_threads: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,25 @@ class Tokenized(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score(Message):
+class Tokenize(Request[Tokenized]):
+    """Tokenize a text once with a model's vocabulary and cut it into chunks."""
+
+    reply: ClassVar[type[Message]] = Tokenized
+
+    model: str
+    text: str
+    n_ctx: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored(Message):
+    """All chunks that were asked for have been sent."""
+
+    load_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Request[Scored]):
     """Decode chunks of a text and score the second half of each, as llama-perplexity does.
 
     ``device`` is ``cpu``, which hides every other device, or a name that ggml lists;
@@ -100,6 +120,8 @@ class Score(Message):
     reference's distribution: written if ``captures``, else compared with; ``output_matrix`` is
     ``(path, offset, ggml type, n_vocab, n_embd)`` of the reference's output matrix.
     """
+
+    reply: ClassVar[type[Message]] = Scored
 
     model: str
     device: str
@@ -140,20 +162,22 @@ class ScoredChunk(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scored(Message):
-    """All chunks that were asked for have been sent."""
+class BatchesCompared(Message):
+    """A row a size: ``(n_ubatch, mean KLD, largest KLD, other top tokens)``, in nats."""
 
-    load_s: float
+    rows: tuple[tuple[int, float, float, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareBatches(Message):
+class CompareBatches(Request[BatchesCompared]):
     """Decode the first tokens of a chunk in batches of other sizes, and compare with one batch.
 
     ``n_ubatches`` are the physical batch sizes to compare with ``n_tokens`` at once; 0 stands
     for token by token, as in generating text. ``repack`` tells whether the CPU's repacked
     weights are allowed.
     """
+
+    reply: ClassVar[type[Message]] = BatchesCompared
 
     model: str
     device: str
@@ -170,18 +194,6 @@ class CompareBatches(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchesCompared(Message):
-    """A row a size: ``(n_ubatch, mean KLD, largest KLD, other top tokens)``, in nats."""
-
-    rows: tuple[tuple[int, float, float, int], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ListCodecs(Message):
-    """Ask which quantized types the engine has."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class CodecsListed(Message):
     """A row a type: ``(name, number, block elements, block bytes, needs an imatrix)``."""
 
@@ -189,8 +201,24 @@ class CodecsListed(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encode(Message):
+class ListCodecs(Request[CodecsListed]):
+    """Ask which quantized types the engine has."""
+
+    reply: ClassVar[type[Message]] = CodecsListed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coded(Message):
+    """What came out: uint8 of :class:`Encode`, float32 of :class:`Decode`, by rows."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encode(Request[Coded]):
     """Quantize ``rows``, float32 of shape (n_rows, n_columns); ``imatrix`` float32 or empty."""
+
+    reply: ClassVar[type[Message]] = Coded
 
     type_name: str
     rows: bytes
@@ -200,20 +228,15 @@ class Encode(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decode(Message):
+class Decode(Request[Coded]):
     """Dequantize ``data``, uint8 of shape (n_rows, row_bytes)."""
+
+    reply: ClassVar[type[Message]] = Coded
 
     type_name: str
     data: bytes
     n_rows: int
     row_bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Coded(Message):
-    """What came out: uint8 of :class:`Encode`, float32 of :class:`Decode`, by rows."""
-
-    data: bytes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,7 @@ def score(
         captures=captures,
         output_matrix=matrix,
     )
-    engine.score(request, replies.append)
+    engine.ask(request, replies.append)
     return [reply for reply in replies if isinstance(reply, ScoredChunk)]
 
 
@@ -102,7 +102,7 @@ def test_the_divergence_through_the_cache_is_that_of_the_logits(
         allow_requantize=False,
         n_threads=1,
     )
-    engine.quantize(request, lambda _reply: None)
+    engine.ask(request)
     matrix = output_matrix(tiny_model)
     figures = []
     for name, place in (("hidden", matrix), ("logits", (*matrix[:2], 2, *matrix[3:]))):
@@ -167,7 +167,7 @@ def test_batches_of_every_size_are_compared(
         type_v=1,
         repack=True,
     )
-    rows = engine.compare_batches(request, replies.append).rows
+    rows = engine.ask(request, replies.append).rows
     assert [row[0] for row in rows] == [0, 1, 5, 32, 48]
     assert all(-4e-6 < mean <= largest < 1e-3 for _, mean, largest, _ in rows), rows
     assert rows[-1][3] == 0

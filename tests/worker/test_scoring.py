@@ -50,7 +50,7 @@ def score(engine: LlamaCppPython, model: Path, text: Path, **changes: object) ->
     }
     replies: list[Message] = []
     request = Score(model=str(model), text=str(text), **(settings | changes))  # type: ignore[arg-type]
-    engine.score(request, replies.append)
+    engine.ask(request, replies.append)
     return [reply for reply in replies if isinstance(reply, ScoredChunk)]
 
 
@@ -66,7 +66,7 @@ def test_a_text_is_cut_as_its_bytes_are(
     engine: LlamaCppPython, tiny_model: Path, story: Path
 ) -> None:
     """A byte-level vocabulary with the merges t h, th e: every other token is a byte."""
-    reply = engine.tokenize(Tokenize(model=str(tiny_model), text=str(story), n_ctx=64))
+    reply = engine.ask(Tokenize(model=str(tiny_model), text=str(story), n_ctx=64))
     text = read_text(str(story))
     assert reply.adds_bos is False
     merged = text.count(b"the") * 2 + (text.count(b"th") - text.count(b"the"))
@@ -82,7 +82,7 @@ def test_bos_takes_the_first_place_of_each_chunk(
 ) -> None:
     """Where the vocabulary adds one; the hashes tell."""
     model = write_tiny_model(tmp_path / "bos.gguf", Shape(layers=1, adds_bos=True, merges=("Q Z",)))
-    reply = engine.tokenize(Tokenize(model=str(model), text=str(story), n_ctx=64))
+    reply = engine.ask(Tokenize(model=str(model), text=str(story), n_ctx=64))
     assert reply.adds_bos is True
     bos = 257
     ids = np.frombuffer(read_text(str(story)), np.uint8)
@@ -101,7 +101,7 @@ def test_only_one_trailing_newline_is_dropped(tmp_path: Path) -> None:
 def test_a_chunk_has_its_sums_tokens_and_hashes(
     engine: LlamaCppPython, tiny_model: Path, story: Path
 ) -> None:
-    cut = engine.tokenize(Tokenize(model=str(tiny_model), text=str(story), n_ctx=64))
+    cut = engine.ask(Tokenize(model=str(tiny_model), text=str(story), n_ctx=64))
     chunks = score(engine, tiny_model, story, chunks=(3, 0))
     assert [chunk.index for chunk in chunks] == [3, 0]
     for chunk in chunks:
@@ -173,7 +173,7 @@ def quantize(
         file_type=FILE_TYPES[name].number,
         **(fields | changes),  # type: ignore[arg-type]
     )
-    engine.quantize(request, replies.append)
+    engine.ask(request, replies.append)
     return replies
 
 
