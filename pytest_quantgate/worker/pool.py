@@ -29,6 +29,7 @@ SENT_MODULES = (
     "pytest_quantgate.worker",
     "pytest_quantgate.worker.messages",
     "pytest_quantgate.worker.llama",
+    "pytest_quantgate.worker.graph",
     "pytest_quantgate.worker.reference",
     "pytest_quantgate.worker.scoring",
     "pytest_quantgate.worker.batches",

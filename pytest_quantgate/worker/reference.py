@@ -11,14 +11,14 @@ Runs in the worker alone: standard library, numpy and llama_cpp.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llama_cpp import llama_cpp as low
+
+from pytest_quantgate.worker.graph import Nodes, Watch
 
 HIDDEN_NODE = "result_norm"
 
@@ -36,33 +36,18 @@ class HiddenCapture:
     """Collects the rows of ``result_norm`` of each decode through the graph's callback."""
 
     def __init__(self) -> None:
-        self.rows: list[np.ndarray] = []
-        library = low._lib
-        self._name = library.ggml_get_name
-        self._name.argtypes, self._name.restype = [ctypes.c_void_p], ctypes.c_char_p
-        self._size = library.ggml_nelements
-        self._size.argtypes, self._size.restype = [ctypes.c_void_p], ctypes.c_int64
-        self._n_rows = library.ggml_nrows
-        self._n_rows.argtypes, self._n_rows.restype = [ctypes.c_void_p], ctypes.c_int64
-        self._get = library.ggml_backend_tensor_get
-        self._get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
-        self._get.restype = None
-        self.callback = low.ggml_backend_sched_eval_callback(self._look)
-
-    def _look(self, tensor: int, ask: bool, _user: object) -> bool:
-        wanted: bool = self._name(tensor) == HIDDEN_NODE.encode()
-        if ask:
-            return wanted
-        if wanted:
-            elements, rows = self._size(tensor), self._n_rows(tensor)
-            data = np.empty((rows, elements // rows), dtype=np.float32)
-            self._get(tensor, data.ctypes.data, 0, data.nbytes)
-            self.rows.append(data)
-        return True
+        self._rows: list[np.ndarray] = []
+        nodes = Nodes()
+        self._watch = Watch(
+            lambda node: nodes.name(node) == HIDDEN_NODE,
+            lambda node: self._rows.append(nodes.rows(node, np.float32)),
+        )
+        self.callback = self._watch.callback
 
     def take(self) -> np.ndarray | None:
         """Return the rows since the last call, float32 of shape (n, n_embd); None for none."""
-        rows, self.rows = self.rows, []
+        self._watch.check()
+        rows, self._rows = self._rows, []
         return np.concatenate(rows) if rows else None
 
 
