@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from pytest_quantgate.artifacts.cache import file_sha256
 from pytest_quantgate.config import load_settings
 from pytest_quantgate.errors import ModelFileError
 from pytest_quantgate.models.source import find_model, find_source
+
+TRAINING_RECORD = Path(__file__).parents[2] / "tools" / "reference_models" / "training.json"
 
 
 def test_a_path_is_relative_to_the_project(tmp_path: Path) -> None:
@@ -89,6 +93,18 @@ def test_the_small_models_ship_with_the_package(
         # llama.cpp keeps the short convolution's kernel in F32, whatever the format.
         if len(tensor.shape) > 1 and "shortconv.conv" not in tensor.name:
             assert tensor.shape[0] % 256 == 0, tensor.name
+
+
+@pytest.mark.parametrize("name", ["olmoe-mini", "lfm2moe-mini"])
+def test_the_training_record_is_of_the_model_that_ships(tmp_path: Path, name: str) -> None:
+    """The record names the file by its hash, and the file names the licence of its weights."""
+    model = find_model(name, load_settings(tmp_path))
+    assert model.source is not None
+    recorded = json.loads(TRAINING_RECORD.read_bytes())["models"][name]
+    assert file_sha256(model.source.files[0]) == recorded["gguf_sha256"]
+    assert model.source.n_bytes == recorded["gguf_bytes"]
+    assert model.source.metadata["general.license"] == "mit"
+    assert "training text" in str(model.source.metadata["general.license.name"])
 
 
 def test_an_unknown_embedded_model_is_a_line_with_those_that_there_are(tmp_path: Path) -> None:

@@ -50,6 +50,11 @@ NAMES = {
         "feed_forward.gate": "ffn_gate_inp",
     },
 }
+LICENCE_NAME = (
+    "MIT: the weights, this project's own work. The licences of the training text, GPL and"
+    " CC-BY-SA among them, stand in tools/reference_models/README.md"
+)
+
 OUTSIDE = {
     "olmoe": {
         "model.embed_tokens.weight": "token_embd.weight",
@@ -112,6 +117,7 @@ def convert(architecture: str, weights: dict[str, Array], tokenizer: Path, out: 
     writer.add_name(f"{architecture}-mini")
     writer.add_description("A reference model of pytest-quantgate: a fault detector, no assistant")
     writer.add_license("mit")
+    writer.add_license_name(LICENCE_NAME)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)

