@@ -17,8 +17,8 @@ from pytest_quantgate.baselines.schema import (
 )
 from pytest_quantgate.baselines.tensors import pack_tensors
 from pytest_quantgate.matrix import Cell
-from pytest_quantgate.metrics.divergence import measure_divergence
-from pytest_quantgate.metrics.perplexity import PerplexityMeasurement, common_chunks
+from pytest_quantgate.metrics.divergence import measure_divergence, same_top_tokens
+from pytest_quantgate.metrics.perplexity import PerplexityMeasurement
 from pytest_quantgate.metrics.size import SizeMeasurement
 from pytest_quantgate.run import Run
 
@@ -67,7 +67,10 @@ def make_baseline(
                 tokens=tuple(chunk.tokens for chunk in perplexity.chunks),
                 nll_sum_nats=sums,
                 token_ids=tuple(chunk.token_ids_sha256[:16] for chunk in perplexity.chunks),
-                top_tokens=tuple(chunk.top_tokens_sha256[:16] for chunk in perplexity.chunks),
+                top_tokens=tuple(
+                    chunk.top_tokens_sha256 and chunk.top_tokens_sha256[:16]
+                    for chunk in perplexity.chunks
+                ),
                 document=tuple(chunk.document for chunk in perplexity.chunks),
             ),
         ),
@@ -90,14 +93,17 @@ def _divergence_part(
         return None
     found = measure_divergence(perplexity, reference)
     sums = [chunk.kld_sum_nats for chunk in perplexity.chunks]
-    if found is None or any(value is None or not math.isfinite(value) for value in sums):
+    same = same_top_tokens(perplexity, reference)
+    if (
+        found is None
+        or same is None
+        or any(value is None or not math.isfinite(value) for value in sums)
+    ):
         return None
-    mine, theirs = common_chunks(perplexity, reference)
-    same = perplexity.top_tokens[mine] == reference.top_tokens[theirs]
     return Divergence(
         mean_kld_nats=found.mean_kld_nats,
         same_top=found.same_top,
         kld_sum_nats=tuple(value for value in sums if value is not None),
-        same_top_tokens=tuple(int(count) for count in same.sum(axis=1)),
+        same_top_tokens=tuple(same),
         reference_per_token_sha256=per_token_sha256(reference),
     )

@@ -323,6 +323,7 @@ def difference(seen: PerplexityMeasurement, other: PerplexityMeasurement) -> Dif
         [chunk.index for chunk in chunks],
     )
     low, high = statistics.ppl_ratio_interval(estimate)
+    changes = token_changes(seen, other)
     return Difference(
         change=statistics.ppl_change(estimate.mean),
         low=low,
@@ -330,5 +331,5 @@ def difference(seen: PerplexityMeasurement, other: PerplexityMeasurement) -> Dif
         chunks=estimate.chunks,
         clusters=estimate.clusters,
         tokens=estimate.tokens,
-        tokens_changed=token_changes(seen, other).changed,
+        tokens_changed=None if changes is None else changes.changed,
     )

@@ -44,7 +44,6 @@ from pytest_quantgate.worker.messages import (
     Message,
     Progress,
     Score,
-    ScoredChunk,
     Tokenize,
 )
 
@@ -367,8 +366,7 @@ class Run:
         self.emit("score", cell, done=before, total=before + len(wanted))
 
         def on_reply(reply: Message) -> None:
-            if isinstance(reply, ScoredChunk):
-                gathering.take(reply)
+            if gathering.take(reply):
                 self.emit("score", cell, done=len(gathering.chunks), total=before + len(wanted))
 
         backend = self.settings.devices[cell.device].backend

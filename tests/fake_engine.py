@@ -71,7 +71,7 @@ class FakeEngine:
         n_ctx, chunks = request.n_ctx, n_tokens // request.n_ctx
         spans = [(i * n_ctx + n_ctx // 2 + 1, (i + 1) * n_ctx) for i in range(chunks)]
         return Tokenized(
-            n_tokens=n_tokens, adds_bos=False, token_ids_sha256=(), scored_bytes=tuple(spans)
+            n_tokens=n_tokens, bos=None, token_ids_sha256=(), scored_bytes=tuple(spans)
         )
 
     def _quantize(self, request: Quantize) -> Quantized:

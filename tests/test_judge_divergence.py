@@ -85,10 +85,25 @@ def test_percentile_and_top_tokens_have_limits() -> None:
     assert kinds(seen, Limits(kld_p99_max=0.06)) == {VerdictKind.PASS}
     assert kinds(seen, Limits(kld_p99_max=0.05)) == {VerdictKind.REGRESSED}
     assert kinds(seen, Limits(same_top_min=0.9)) == {VerdictKind.PASS}
-    other = measurement()
-    other.top_tokens[:, ::4] = 7
-    seen = replace(seen, perplexity=replace(seen.perplexity, top_tokens=other.top_tokens))
+    others = np.zeros((len(seen.perplexity.chunks), 100), dtype=np.int32)
+    others[:, ::4] = 7
+    seen = replace(seen, perplexity=replace(seen.perplexity, top_tokens=others))
     assert kinds(seen, Limits(same_top_min=0.9)) == {VerdictKind.REGRESSED}
+
+
+def test_sums_alone_are_judged_as_far_as_they_go() -> None:
+    """From an engine that tells no values of single tokens, and here no percentiles either."""
+    full = observe_divergence(0.05)
+    chunks = tuple(
+        replace(chunk, top_tokens_sha256=None, same_top=95) for chunk in full.perplexity.chunks
+    )
+    summed = replace(full.perplexity, chunks=chunks, nll_nats=None, top_tokens=None, kld_nats=None)
+    found = measure_divergence(summed, measurement())
+    seen = replace(full, perplexity=summed, divergence=found)
+    assert kinds(seen, Limits(kld_mean_max=0.06)) == {VerdictKind.PASS}
+    assert kinds(seen, Limits(same_top_min=0.9)) == {VerdictKind.PASS}
+    assert kinds(seen, Limits(same_top_min=0.97)) == {VerdictKind.REGRESSED}
+    assert kinds(seen, Limits(kld_p99_max=0.06)) == {VerdictKind.UNSUPPORTED}
 
 
 def test_not_a_number_is_invalid() -> None:

@@ -12,18 +12,22 @@ import io
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from pytest_quantgate.artifacts.cache import Cache, write_atomically
 from pytest_quantgate.metrics.perplexity import ChunkScore, PerplexityMeasurement
+from pytest_quantgate.worker.messages import DivergenceSummary
 
-_OPTIONAL = ("top_probabilities", "kld_nats")
+_ARRAYS = ("nll_nats", "top_tokens", "top_probabilities", "kld_nats")
 
 
-def per_token_sha256(measurement: PerplexityMeasurement) -> str:
-    """Hash the per-token values and the chunks that they belong to."""
+def per_token_sha256(measurement: PerplexityMeasurement) -> str | None:
+    """Hash the per-token values and the chunks that they belong to; None where there are none."""
+    if measurement.nll_nats is None or measurement.top_tokens is None:
+        return None
     digest = hashlib.sha256()
     for chunk in measurement.chunks:
         digest.update(chunk.index.to_bytes(8, "little"))
@@ -37,14 +41,11 @@ def _pack(measurement: PerplexityMeasurement) -> bytes:
         "chunks": [vars(chunk) for chunk in measurement.chunks],
         "n_chunks_in_text": measurement.n_chunks_in_text,
         "seconds_s": measurement.seconds_s,
+        "summary": None if measurement.summary is None else vars(measurement.summary),
     }
     buffer = io.BytesIO()
-    arrays = {
-        "header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
-        "nll_nats": measurement.nll_nats,
-        "top_tokens": measurement.top_tokens,
-    }
-    for name in _OPTIONAL:
+    arrays = {"header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)}
+    for name in _ARRAYS:
         values = getattr(measurement, name)
         if values is not None:
             arrays[name] = values
@@ -59,14 +60,23 @@ def _unpack(path: Path) -> PerplexityMeasurement | None:
             header = json.loads(arrays["header"].tobytes())
             return PerplexityMeasurement(
                 chunks=tuple(ChunkScore(**chunk) for chunk in header["chunks"]),
-                nll_nats=arrays["nll_nats"],
-                top_tokens=arrays["top_tokens"],
+                summary=_summary(header["summary"]),
                 n_chunks_in_text=header["n_chunks_in_text"],
                 seconds_s=header["seconds_s"],
-                **{name: arrays[name] for name in _OPTIONAL if name in arrays},
+                **{name: arrays.get(name) for name in _ARRAYS},
             )
     except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile, zlib.error):
         return None  # torn or damaged in any way: measured anew
+
+
+def _summary(plain: dict[str, Any] | None) -> DivergenceSummary | None:
+    if plain is None:
+        return None
+    fields: dict[str, Any] = {
+        name: tuple(map(tuple, value)) if isinstance(value, list) else value
+        for name, value in plain.items()
+    }
+    return DivergenceSummary(**fields)
 
 
 class Measurements:
@@ -92,15 +102,18 @@ class Measurements:
             return self.reference_folder(key) / "scores.npz"
         return self._cache.sub("measurements") / f"{key}.npz"
 
-    def keep_tokens(self, measurement: PerplexityMeasurement) -> str:
-        """Keep the per-token values under their hash, and return it."""
+    def keep_tokens(self, measurement: PerplexityMeasurement) -> str | None:
+        """Keep the per-token values, if there are any, under their hash, and return it."""
         digest = per_token_sha256(measurement)
-        path = self._cache.sub("tokens") / f"{digest}.npz"
-        if not path.exists():
-            write_atomically(path, _pack(measurement))
+        if digest is not None:
+            path = self._cache.sub("tokens") / f"{digest}.npz"
+            if not path.exists():
+                write_atomically(path, _pack(measurement))
         return digest
 
-    def tokens(self, digest: str) -> PerplexityMeasurement | None:
-        """Return the per-token values of a hash, if this cache has them."""
+    def tokens(self, digest: str | None) -> PerplexityMeasurement | None:
+        """Return the per-token values of a hash, if there is one and this cache has them."""
+        if digest is None:
+            return None
         found = _unpack(self._cache.sub("tokens") / f"{digest}.npz")
         return found if found is not None and per_token_sha256(found) == digest else None

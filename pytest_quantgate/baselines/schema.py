@@ -47,13 +47,16 @@ class MadeBy(_Part):
 
 
 class Chunks(_Part):
-    """Per-chunk sums in visiting order; the hashes are the first 16 hexadecimal digits."""
+    """Per-chunk sums in visiting order; the hashes are the first 16 hexadecimal digits.
+
+    ``top_tokens`` are null from an engine that tells sums alone.
+    """
 
     index: tuple[int, ...]
     tokens: tuple[int, ...]
     nll_sum_nats: tuple[float, ...]
     token_ids: tuple[str, ...]
-    top_tokens: tuple[str, ...]
+    top_tokens: tuple[str | None, ...]
     document: tuple[int | None, ...]
 
     @model_validator(mode="after")
@@ -67,26 +70,28 @@ class Chunks(_Part):
 class Perplexity(_Part):
     """Perplexity, and what a paired comparison with it needs.
 
-    ``per_token_sha256`` names the per-token values where the run's cache still has them.
+    ``per_token_sha256`` names the per-token values where the run's cache still has them; null
+    where the engine told none.
     """
 
     ppl: float
     text_sha256: str
-    per_token_sha256: str
+    per_token_sha256: str | None
     chunks: Chunks
 
 
 class Divergence(_Part):
     """Divergence from the reference, a column a chunk in the order of the perplexity's chunks.
 
-    ``reference_per_token_sha256`` names the reference's values that it was measured against.
+    ``reference_per_token_sha256`` names the reference's values that it was measured against,
+    null where the engine told none.
     """
 
     mean_kld_nats: float
     same_top: float
     kld_sum_nats: tuple[float, ...]
     same_top_tokens: tuple[int, ...]
-    reference_per_token_sha256: str
+    reference_per_token_sha256: str | None
 
 
 class Size(_Part):

@@ -89,7 +89,8 @@ def by_bounds(
     change, shown_limit = scale.shown(estimate.mean), scale.shown(limit)
     more = None
     if identical:
-        reason = f"{scale.name} identical to the {against}'s on {estimate.tokens:,} tokens"
+        digits = "" if all(chunk.is_exact for chunk in chunks) else ", to the digits printed"
+        reason = f"{scale.name} identical to the {against}'s on {estimate.tokens:,} tokens{digits}"
     else:
         bounds = f" [{scale.text(low)}, {scale.text(high)}]" if math.isfinite(high) else ""
         where = "" if against == "limit" else f" against the {against}"

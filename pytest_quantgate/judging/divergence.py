@@ -15,6 +15,7 @@ from pytest_quantgate.judging.bounds import (
     only,
 )
 from pytest_quantgate.limits import MAX_MEAN_KLD_NATS, MIN_KLD_INCREASE_NATS
+from pytest_quantgate.metrics.divergence import same_top_tokens
 from pytest_quantgate.metrics.perplexity import ChunkScore, common_chunks
 from pytest_quantgate.observation import Observation, token_ids_changed
 from pytest_quantgate.tables import Limits
@@ -78,20 +79,22 @@ def judge_divergence(
                 )
             )
     if limits.kld_p99_max is not None:
-        p99 = found.kld_percentiles_nats["99"]
-        judgements.append(at_most("divergence", "p99 KLD", p99, limits.kld_p99_max, " nats"))
-    if limits.same_top_min is not None:
-        mine, theirs = common_chunks(measured, seen.reference)
-        differing = (
-            (measured.top_tokens[mine] != seen.reference.top_tokens[theirs]).sum(axis=1).tolist()
-        )
+        p99 = found.kld_percentiles_nats.get("99")
+        if p99 is None:
+            reason = "the engine gave no percentiles of the divergence from the reference"
+            judgements.append(only("divergence", "reference", VerdictKind.UNSUPPORTED, reason))
+        else:
+            judgements.append(at_most("divergence", "p99 KLD", p99, limits.kld_p99_max, " nats"))
+    same = same_top_tokens(measured, seen.reference)
+    if limits.same_top_min is not None and same is not None:
+        chunks = [measured.chunks[i] for i in common_chunks(measured, seen.reference)[0]]
         judgements.append(
             by_bounds(
                 _OTHER_TOP,
                 "limit",
-                [0.0] * len(mine),
-                differing,
-                [measured.chunks[i] for i in mine],
+                [0.0] * len(chunks),
+                [chunk.tokens - count for chunk, count in zip(chunks, same, strict=True)],
+                chunks,
                 1 - limits.same_top_min,
                 look,
                 measured.n_chunks_in_text,

@@ -6,7 +6,6 @@ Source of the definitions: ``kl_divergence`` in llama.cpp's ``tools/perplexity/p
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from pytest_quantgate import statistics
 from pytest_quantgate.metrics.perplexity import PerplexityMeasurement, common_chunks
+from pytest_quantgate.worker.messages import DivergenceSummary
 
 KLD_PERCENTILES = (99.9, 99.0, 95.0, 90.0, 50.0, 10.0, 5.0, 1.0, 0.1)
 DELTA_P_PERCENTILES = (99.9, 99.0, 95.0, 90.0, 75.0, 50.0, 25.0, 10.0, 5.0, 1.0, 0.1)
@@ -40,16 +40,20 @@ class DivergenceMeasurement:
     values, by name such as ``"99.9"``; Δp is the change of the probability of the text's own
     next token, a fraction; ``same_top`` the share of tokens with the same most probable token.
     ``by_confidence`` splits by the probability of the reference's top token.
+
+    From an engine that tells no values of single tokens there is no ``by_confidence``, and the
+    extremes, percentiles and Δp are those of its own summary, of the most chunks that were
+    measured: None and empty where it gave none.
     """
 
     tokens: int
     mean_kld_nats: float
     mean_kld_error_nats: float
-    max_kld_nats: float
-    min_kld_nats: float
+    max_kld_nats: float | None
+    min_kld_nats: float | None
     kld_percentiles_nats: dict[str, float]
-    mean_delta_p: float
-    rms_delta_p: float
+    mean_delta_p: float | None
+    rms_delta_p: float | None
     delta_p_percentiles: dict[str, float]
     same_top: float
     same_top_error: float
@@ -57,75 +61,122 @@ class DivergenceMeasurement:
     by_domain: tuple[Part, ...]
 
 
+def same_top_tokens(
+    seen: PerplexityMeasurement, reference: PerplexityMeasurement
+) -> list[int] | None:
+    """Count the tokens with the same top token in each common chunk, in the order of ``seen``.
+
+    None where neither the tokens nor the engine's own counts are there.
+    """
+    mine, theirs = common_chunks(seen, reference)
+    if seen.top_tokens is not None and reference.top_tokens is not None:
+        same = seen.top_tokens[mine] == reference.top_tokens[theirs]
+        return [int(count) for count in same.sum(axis=1)]
+    counts = [seen.chunks[i].same_top for i in mine]
+    known = [count for count in counts if count is not None]
+    return known if len(known) == len(counts) else None
+
+
 def measure_divergence(
     seen: PerplexityMeasurement, reference: PerplexityMeasurement
 ) -> DivergenceMeasurement | None:
     """Summarize the divergence on the chunks that both have; None where none was measured."""
     mine, theirs = common_chunks(seen, reference)
-    if seen.kld_nats is None or not mine:
-        return None
-    kld = seen.kld_nats[mine].astype(np.float64)
-    same = (seen.top_tokens[mine] == reference.top_tokens[theirs]).astype(np.float64)
-    nll, base_nll = seen.nll_nats[mine], reference.nll_nats[theirs]
-    delta = np.exp(-nll.astype(np.float64)) - np.exp(-base_nll.astype(np.float64))
     chunks = [seen.chunks[i] for i in mine]
-    sums = [float(c.kld_sum_nats) if c.kld_sum_nats is not None else math.nan for c in chunks]
+    sums = [chunk.kld_sum_nats for chunk in chunks if chunk.kld_sum_nats is not None]
+    same = same_top_tokens(seen, reference)
+    if not mine or len(sums) != len(mine) or same is None:
+        return None
     tokens = [c.tokens for c in chunks]
     documents, places = [c.document for c in chunks], [c.index for c in chunks]
     mean = statistics.estimate_mean(sums, tokens, documents, places)
-    top = statistics.estimate_mean(same.sum(axis=1), tokens, documents, places)
-    confidence = None
-    if reference.top_probabilities is not None:
-        confidence = reference.top_probabilities[theirs]
+    top = statistics.estimate_mean(same, tokens, documents, places)
+    summary = _summary(seen, reference, mine, theirs)
     return DivergenceMeasurement(
         tokens=mean.tokens,
         mean_kld_nats=mean.mean,
         mean_kld_error_nats=mean.standard_error,
+        max_kld_nats=summary.max_kld_nats if summary else None,
+        min_kld_nats=summary.min_kld_nats if summary else None,
+        kld_percentiles_nats=dict(summary.kld_percentiles_nats) if summary else {},
+        mean_delta_p=summary.mean_delta_p if summary else None,
+        rms_delta_p=summary.rms_delta_p if summary else None,
+        delta_p_percentiles=dict(summary.delta_p_percentiles) if summary else {},
+        same_top=top.mean,
+        same_top_error=top.standard_error,
+        by_confidence=_by_confidence(seen, reference, mine, theirs),
+        by_domain=_by_domain(sums, same, tokens, [c.domain for c in chunks]),
+    )
+
+
+def _summary(
+    seen: PerplexityMeasurement,
+    reference: PerplexityMeasurement,
+    mine: list[int],
+    theirs: list[int],
+) -> DivergenceSummary | None:
+    """Summarize the values of single tokens, or return what the engine told in their place."""
+    if seen.kld_nats is None or seen.nll_nats is None or reference.nll_nats is None:
+        return seen.summary
+    kld = seen.kld_nats[mine].astype(np.float64)
+    nll, base_nll = seen.nll_nats[mine], reference.nll_nats[theirs]
+    delta = np.exp(-nll.astype(np.float64)) - np.exp(-base_nll.astype(np.float64))
+    return DivergenceSummary(
         max_kld_nats=float(kld.max()),
         min_kld_nats=float(kld.min()),
         kld_percentiles_nats=_percentiles(kld, KLD_PERCENTILES),
         mean_delta_p=float(delta.mean()),
         rms_delta_p=float(np.sqrt(np.mean(delta**2))),
         delta_p_percentiles=_percentiles(delta, DELTA_P_PERCENTILES),
-        same_top=top.mean,
-        same_top_error=top.standard_error,
-        by_confidence=_by_confidence(kld, same, confidence),
-        by_domain=_by_domain(kld, same, [c.domain for c in chunks]),
     )
 
 
-def _percentiles(values: Float64Array, wanted: tuple[float, ...]) -> dict[str, float]:
+def _percentiles(values: Float64Array, wanted: tuple[float, ...]) -> tuple[tuple[str, float], ...]:
     flat = values.ravel()
-    return {f"{percent:g}": statistics.percentile(flat, percent / 100) for percent in wanted}
-
-
-def _part(name: str, kld: Float64Array, same: Float64Array) -> Part:
-    return Part(
-        name=name,
-        tokens=int(kld.size),
-        mean_kld_nats=float(kld.mean()),
-        same_top=float(same.mean()),
-    )
+    return tuple((f"{percent:g}", statistics.percentile(flat, percent / 100)) for percent in wanted)
 
 
 def _by_confidence(
-    kld: Float64Array, same: Float64Array, confidence: npt.NDArray[np.float32] | None
+    seen: PerplexityMeasurement,
+    reference: PerplexityMeasurement,
+    mine: list[int],
+    theirs: list[int],
 ) -> tuple[Part, ...]:
-    if confidence is None:
+    if seen.kld_nats is None or seen.top_tokens is None:
         return ()
+    if reference.top_probabilities is None or reference.top_tokens is None:
+        return ()
+    confidence = reference.top_probabilities[theirs]
+    kld = seen.kld_nats[mine].astype(np.float64)
+    same = seen.top_tokens[mine] == reference.top_tokens[theirs]
     parts = []
     for low, high in itertools.pairwise(CONFIDENCE_EDGES):
         inside = (confidence >= low) & ((confidence < high) | (high == 1.0))
         if inside.any():
-            parts.append(_part(f"{low:g}-{high:g}", kld[inside], same[inside]))
+            parts.append(
+                Part(
+                    name=f"{low:g}-{high:g}",
+                    tokens=int(inside.sum()),
+                    mean_kld_nats=float(kld[inside].mean()),
+                    same_top=float(same[inside].mean()),
+                )
+            )
     return tuple(parts)
 
 
 def _by_domain(
-    kld: Float64Array, same: Float64Array, domains: list[str | None]
+    kld_sums_nats: list[float], same: list[int], tokens: list[int], domains: list[str | None]
 ) -> tuple[Part, ...]:
     parts = []
     for name in dict.fromkeys(domain for domain in domains if domain is not None):
         rows = [i for i, domain in enumerate(domains) if domain == name]
-        parts.append(_part(name, kld[rows], same[rows]))
+        total = sum(tokens[i] for i in rows)
+        parts.append(
+            Part(
+                name=name,
+                tokens=total,
+                mean_kld_nats=sum(kld_sums_nats[i] for i in rows) / total,
+                same_top=sum(same[i] for i in rows) / total,
+            )
+        )
     return tuple(parts)

@@ -20,7 +20,10 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """PPL of a cell against another on common chunks; a relative change, 95 % interval."""
+    """PPL of a cell against another on common chunks; a relative change, 95 % interval.
+
+    ``tokens_changed`` is None where an engine told no values of single tokens.
+    """
 
     change: float
     low: float
@@ -28,7 +31,7 @@ class Difference:
     chunks: int
     clusters: int
     tokens: int
-    tokens_changed: int
+    tokens_changed: int | None
 
 
 @dataclass(frozen=True, kw_only=True)

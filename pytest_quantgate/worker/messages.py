@@ -84,11 +84,12 @@ class Tokenized(Message):
     """How a text falls into chunks.
 
     ``scored_bytes`` has, a chunk, where the bytes of its scored tokens begin and end in the
-    text; ``token_ids_sha256`` a chunk's SHA-256 over its int32 ids as they are decoded.
+    text; ``token_ids_sha256`` a chunk's SHA-256 over its int32 ids as they are decoded: where
+    the vocabulary adds a BOS token, ``bos``, it overwrites the first of each chunk.
     """
 
     n_tokens: int
-    adds_bos: bool
+    bos: int | None
     token_ids_sha256: tuple[str, ...]
     scored_bytes: tuple[tuple[int, int], ...]
 
@@ -159,6 +160,39 @@ class ScoredChunk(Message):
     top_probabilities: bytes = b""
     kld_nats: bytes = b""
     kld_sum_nats: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummedChunk(Message):
+    """One chunk's result from an engine that tells sums and no values of single tokens.
+
+    The sums are over ``tokens`` scored tokens and as exact as what was printed; ``kld_sum_nats``
+    and ``same_top``, the number of tokens with the reference's top token, are None where there
+    was no reference to compare with.
+    """
+
+    index: int
+    tokens: int
+    nll_sum_nats: float
+    token_ids_sha256: str
+    seconds_s: float
+    kld_sum_nats: float | None = None
+    same_top: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivergenceSummary(Message):
+    """What llama-perplexity says in the end of all chunks from a text's first one on.
+
+    Percentiles are ``(name, value)``, as ``("99.9", 0.25)``; Δp is a fraction.
+    """
+
+    max_kld_nats: float
+    min_kld_nats: float
+    kld_percentiles_nats: tuple[tuple[str, float], ...]
+    mean_delta_p: float
+    rms_delta_p: float
+    delta_p_percentiles: tuple[tuple[str, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,6 +304,8 @@ _KINDS: dict[str, type[Message]] = {
         Tokenized,
         Score,
         ScoredChunk,
+        SummedChunk,
+        DivergenceSummary,
         Scored,
         CompareBatches,
         BatchesCompared,

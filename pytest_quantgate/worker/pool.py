@@ -20,7 +20,15 @@ from typing import Any
 import execnet
 
 from pytest_quantgate.errors import CellCrashed, CellTimeout, CellUnavailable, CellUnsupported
-from pytest_quantgate.worker.messages import Failed, Message, Progress, ScoredChunk, from_wire
+from pytest_quantgate.worker.messages import (
+    DivergenceSummary,
+    Failed,
+    Message,
+    Progress,
+    ScoredChunk,
+    SummedChunk,
+    from_wire,
+)
 
 ENTRY = "pytest_quantgate.worker.serve:serve"
 
@@ -41,7 +49,7 @@ SENT_MODULES = (
 )
 """What a worker imports of this package; a test holds their imports to what any engine has."""
 
-_ON_THE_WAY = (Progress, ScoredChunk)
+_ON_THE_WAY = (Progress, ScoredChunk, SummedChunk, DivergenceSummary)
 _LOG_TAIL_LINES = 8
 
 

@@ -115,7 +115,7 @@ class Scorer:
                 spans.append((int(ends[scored]), int(ends[start + n_ctx])))
             return Tokenized(
                 n_tokens=len(tokens),
-                adds_bos=vocabulary.adds_bos,
+                bos=vocabulary.bos if vocabulary.adds_bos else None,
                 token_ids_sha256=tuple(hashes),
                 scored_bytes=tuple(spans),
             )

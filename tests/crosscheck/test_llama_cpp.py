@@ -214,4 +214,5 @@ def test_divergence_equals_the_program_built_here(
     assert ours is not None
     assert abs(ours.mean_kld_nats - theirs["mean"]) <= 2e-3 * theirs["mean"] + floor
     assert abs(100 * ours.same_top - theirs["same_top"]) <= 0.1
+    assert ours.rms_delta_p is not None
     assert 100 * ours.rms_delta_p == pytest.approx(theirs["rms_delta_p"], rel=2e-2)

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pytest_quantgate.metrics.divergence import measure_divergence
+from pytest_quantgate.metrics.divergence import measure_divergence, same_top_tokens
 from pytest_quantgate.metrics.perplexity import ChunkScore, PerplexityMeasurement
+from pytest_quantgate.worker.messages import DivergenceSummary
 
 CHUNKS, TOKENS = 6, 50
 
@@ -47,6 +48,8 @@ def test_the_figures_are_those_of_their_definitions() -> None:
     found = measure_divergence(seen, reference)
     assert found is not None
     assert seen.kld_nats is not None
+    assert seen.nll_nats is not None
+    assert reference.nll_nats is not None
     kld = seen.kld_nats.astype(np.float64)
     assert found.mean_kld_nats == pytest.approx(kld.mean(), rel=1e-6)
     assert found.max_kld_nats == kld.max()
@@ -55,7 +58,9 @@ def test_the_figures_are_those_of_their_definitions() -> None:
     assert found.mean_delta_p == pytest.approx(delta.mean())
     assert found.rms_delta_p == pytest.approx(math.sqrt((delta**2).mean()))
     assert found.delta_p_percentiles["75"] == pytest.approx(np.percentile(delta, 75))
-    same = seen.top_tokens == reference.top_tokens
+    assert seen.top_tokens is not None
+    assert reference.top_tokens is not None
+    same = np.equal(seen.top_tokens, reference.top_tokens)
     assert found.same_top == pytest.approx(same.mean())
     assert found.same_top_error > 0
 
@@ -82,5 +87,39 @@ def test_only_common_chunks_count() -> None:
 def test_without_distributions_there_is_none() -> None:
     seen, reference = scores(1, with_divergence=False), scores(2, with_divergence=False)
     assert measure_divergence(seen, reference) is None
-    other = replace(seen, kld_nats=scores(1, with_divergence=True).kld_nats)
-    assert measure_divergence(other, reference.first(0)) is None
+    assert measure_divergence(scores(1, with_divergence=True), reference.first(0)) is None
+
+
+def test_sums_alone_give_what_they_can() -> None:
+    """From an engine that tells no values of single tokens."""
+    whole, reference = scores(1, with_divergence=True), scores(2, with_divergence=False)
+    exact = measure_divergence(whole, reference)
+    same = same_top_tokens(whole, reference)
+    assert exact is not None
+    assert same is not None
+    chunks = tuple(
+        replace(chunk, top_tokens_sha256=None, same_top=count)
+        for chunk, count in zip(whole.chunks, same, strict=True)
+    )
+    seen = replace(whole, chunks=chunks, nll_nats=None, top_tokens=None, kld_nats=None)
+    found = measure_divergence(seen, reference)
+    assert found is not None
+    for name in ("tokens", "mean_kld_nats", "mean_kld_error_nats", "same_top", "same_top_error"):
+        assert getattr(found, name) == getattr(exact, name)
+    assert found.by_domain == exact.by_domain
+    assert found.by_confidence == ()
+    assert found.max_kld_nats is found.rms_delta_p is None
+    assert found.kld_percentiles_nats == found.delta_p_percentiles == {}
+    told = DivergenceSummary(
+        max_kld_nats=0.5,
+        min_kld_nats=0.0,
+        kld_percentiles_nats=(("99", 0.25),),
+        mean_delta_p=-0.01,
+        rms_delta_p=0.02,
+        delta_p_percentiles=(),
+    )
+    summed = measure_divergence(replace(seen, summary=told), reference)
+    assert summed is not None
+    assert summed.kld_percentiles_nats == {"99": 0.25}
+    uncounted = tuple(replace(chunk, same_top=None) for chunk in chunks)
+    assert measure_divergence(replace(seen, chunks=uncounted), reference) is None

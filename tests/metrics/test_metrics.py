@@ -12,10 +12,24 @@ import pytest
 from pytest_quantgate.artifacts.cache import Cache
 from pytest_quantgate.artifacts.measurements import Measurements, per_token_sha256
 from pytest_quantgate.formats import TENSOR_TYPES, find_format, make_recipe
-from pytest_quantgate.metrics.perplexity import common_chunks, token_changes
+from pytest_quantgate.metrics.perplexity import (
+    FloatArray,
+    IntArray,
+    PerplexityMeasurement,
+    common_chunks,
+    token_changes,
+)
 from pytest_quantgate.metrics.size import measure_size
 from pytest_quantgate.models.gguf_file import GgufFile, Tensor
+from pytest_quantgate.worker.messages import DivergenceSummary
 from tests.test_judge import measurement
+
+
+def values(seen: PerplexityMeasurement) -> tuple[FloatArray, IntArray]:
+    """Return the values of single tokens, which these measurements have."""
+    assert seen.nll_nats is not None
+    assert seen.top_tokens is not None
+    return seen.nll_nats, seen.top_tokens
 
 
 def test_perplexity_is_of_the_mean_over_all_tokens() -> None:
@@ -36,7 +50,8 @@ def test_the_first_chunks_are_a_measurement_of_their_own() -> None:
     seen = measurement()
     first = seen.first(3)
     assert first.n_tokens == 300
-    assert first.nll_nats.shape == first.top_tokens.shape == (3, 100)
+    nll_nats, top_tokens = values(first)
+    assert nll_nats.shape == top_tokens.shape == (3, 100)
     assert first.n_chunks_in_text == seen.n_chunks_in_text
 
 
@@ -46,14 +61,18 @@ def test_measurements_are_compared_on_their_common_chunks() -> None:
     other = replace(
         seen,
         chunks=tuple(seen.chunks[i] for i in order),
-        nll_nats=seen.nll_nats[order].copy(),
-        top_tokens=seen.top_tokens[order].copy(),
+        nll_nats=values(seen)[0][order].copy(),
+        top_tokens=values(seen)[1][order].copy(),
     )
     assert common_chunks(other, seen) == ([0, 1, 2], order)
-    assert token_changes(other, seen).changed == 0
-    other.nll_nats[1, 7] += np.float32(0.25)
-    other.top_tokens[2, 0] = 9
+    same = token_changes(other, seen)
+    assert same is not None
+    assert same.changed == 0
+    nll_nats, top_tokens = values(other)
+    nll_nats[1, 7] += np.float32(0.25)
+    top_tokens[2, 0] = 9
     changes = token_changes(seen, other)
+    assert changes is not None
     assert (changes.changed, changes.tokens, changes.top_tokens_changed) == (1, 300, 1)
     assert changes.largest_nats == pytest.approx(0.25, abs=1e-6)
 
@@ -61,10 +80,13 @@ def test_measurements_are_compared_on_their_common_chunks() -> None:
 def test_bits_decide_whether_a_token_changed() -> None:
     """Not a number equals itself; zero and minus zero differ."""
     seen = measurement()
-    other = replace(seen, nll_nats=seen.nll_nats.copy())
-    seen.nll_nats[0, :3] = (math.nan, 0.0, 1.0)
-    other.nll_nats[0, :3] = (math.nan, -0.0, 1.0)
-    assert token_changes(seen, other).changed == 1
+    other = replace(seen, nll_nats=values(seen)[0].copy())
+    values(seen)[0][0, :3] = (math.nan, 0.0, 1.0)
+    values(other)[0][0, :3] = (math.nan, -0.0, 1.0)
+    changes = token_changes(seen, other)
+    assert changes is not None
+    assert changes.changed == 1
+    assert token_changes(seen, replace(other, nll_nats=None)) is None
 
 
 def test_a_measurement_survives_its_file(tmp_path: Path) -> None:
@@ -75,8 +97,25 @@ def test_a_measurement_survives_its_file(tmp_path: Path) -> None:
     loaded = store.load("k", is_reference=False)
     assert loaded is not None
     assert loaded.chunks == seen.chunks
-    np.testing.assert_array_equal(loaded.nll_nats, seen.nll_nats)
+    np.testing.assert_array_equal(values(loaded)[0], values(seen)[0])
     assert per_token_sha256(loaded) == per_token_sha256(seen)
+
+
+def test_sums_alone_survive_their_file_too(tmp_path: Path) -> None:
+    store = Measurements(Cache(tmp_path, 1 << 30))
+    summary = DivergenceSummary(
+        max_kld_nats=1.0,
+        min_kld_nats=0.0,
+        kld_percentiles_nats=(("99.9", 0.5), ("99", 0.25)),
+        mean_delta_p=0.0,
+        rms_delta_p=0.1,
+        delta_p_percentiles=(("50", 0.0),),
+    )
+    seen = replace(measurement(), nll_nats=None, top_tokens=None, summary=summary)
+    store.store("k", seen, is_reference=False)
+    assert store.load("k", is_reference=False) == seen
+    assert store.keep_tokens(seen) is None
+    assert store.tokens(None) is None
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.001, 0.5, 0.9999])

@@ -68,7 +68,7 @@ def test_a_text_is_cut_as_its_bytes_are(
     """A byte-level vocabulary with the merges t h, th e: every other token is a byte."""
     reply = engine.ask(Tokenize(model=str(tiny_model), text=str(story), n_ctx=64))
     text = read_text(str(story))
-    assert reply.adds_bos is False
+    assert reply.bos is None
     merged = text.count(b"the") * 2 + (text.count(b"th") - text.count(b"the"))
     assert reply.n_tokens == len(text) - merged
     assert len(reply.scored_bytes) == len(reply.token_ids_sha256) == reply.n_tokens // 64
@@ -83,8 +83,8 @@ def test_bos_takes_the_first_place_of_each_chunk(
     """Where the vocabulary adds one; the hashes tell."""
     model = write_tiny_model(tmp_path / "bos.gguf", Shape(layers=1, adds_bos=True, merges=("Q Z",)))
     reply = engine.ask(Tokenize(model=str(model), text=str(story), n_ctx=64))
-    assert reply.adds_bos is True
-    bos = 257
+    bos = reply.bos
+    assert bos == 257
     ids = np.frombuffer(read_text(str(story)), np.uint8)
     second = np.concatenate([[bos], ids]).astype(np.int32)[64:128]
     second[0] = bos
