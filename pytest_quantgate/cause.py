@@ -13,7 +13,7 @@ from pytest_quantgate.observation import Observation, percent, token_ids_changed
 def _common_cause(seen: Observation, baseline: Baseline) -> str | None:
     """Say how much of a move the reference made too, and what is left beyond it."""
     mine, theirs = seen.perplexity, seen.reference
-    if theirs is None or seen.reference_baseline is None:
+    if mine is None or theirs is None or seen.reference_baseline is None:
         return None
     columns = []
     for measured, stored in ((mine, baseline), (theirs, seen.reference_baseline)):
@@ -58,7 +58,7 @@ def find_cause(
     if token_ids_changed(seen, baseline):
         return "cause: tokenizer (the same text has other token ids)"
     changes: TensorChanges = compare_tensors(baseline.size.tensors, pack_tensors(seen.tensors))
-    parts = ["tokenization same"]
+    parts = [] if seen.perplexity is None else ["tokenization same"]
     if changes.any:
         attributable = same_quantizer_cpu or bool(changes.types_changed or changes.added_or_gone)
         parts.append(changes.describe())

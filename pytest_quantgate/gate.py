@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pytest_quantgate import statistics
 from pytest_quantgate.acceptance import make_baseline
@@ -23,7 +24,7 @@ from pytest_quantgate.errors import (
     CellUnavailable,
     CellUnsupported,
 )
-from pytest_quantgate.judge import JUDGES, conclude, declared_looks
+from pytest_quantgate.judge import BY_CHUNK, JUDGES, conclude, declared_looks
 from pytest_quantgate.limits import default_limits, merge_limits
 from pytest_quantgate.matrix import Cell
 from pytest_quantgate.metrics.divergence import measure_divergence
@@ -33,6 +34,7 @@ from pytest_quantgate.metrics.perplexity import (
     token_changes,
 )
 from pytest_quantgate.metrics.size import SizeMeasurement
+from pytest_quantgate.metrics.table import CELL_METRICS
 from pytest_quantgate.observation import Observation
 from pytest_quantgate.report.record import CellRecord, Difference
 from pytest_quantgate.run import Run
@@ -66,35 +68,40 @@ class Question:
 class Answer:
     """A cell's record, and the baseline that would accept what was measured.
 
-    ``candidate`` is None where nothing acceptable was measured.
+    ``candidate`` is None where nothing acceptable was measured; ``measured`` has the metrics
+    that are measured once, by name.
     """
 
     record: CellRecord
     verdict: Verdict
     candidate: Baseline | None
+    measured: Mapping[str, Any] = field(default_factory=dict)
 
 
-def answer(run: Run, cell: Cell, questions: Sequence[Question], *, full: bool = False) -> Answer:
+def answer(
+    run: Run,
+    cell: Cell,
+    questions: Sequence[Question],
+    *,
+    full: bool = False,
+    measured: Mapping[str, Any] | None = None,
+) -> Answer:
     """Measure and judge a cell; every error of the cell becomes its verdict.
 
     Args:
         run: the run.
         cell: which cell.
         questions: what is asked; several of one metric are judged one after the other.
-        full: use the whole budget, whatever a look decides.
+        full: score the text up to the whole budget, whatever is asked and a look decides.
+        measured: metrics that were measured already, by name.
 
     """
     started = time.perf_counter()
     run.emit("cell", cell)
     try:
-        result = _ask(run, cell, questions, full=full)
+        result = _ask(run, cell, questions, full=full, measured=measured or {})
     except CellError as error:
-        kind = next(kind for type_, kind in _VERDICT_OF_ERROR if isinstance(error, type_))
-        result = Answer(
-            record=_empty_record(run, cell),
-            verdict=Verdict(kind=kind, reason=str(error)),
-            candidate=None,
-        )
+        result = failure(run, cell, error)
     verdict = result.verdict
     record = replace(
         result.record,
@@ -105,25 +112,44 @@ def answer(run: Run, cell: Cell, questions: Sequence[Question], *, full: bool = 
         seconds_s=time.perf_counter() - started,
     )
     run.emit("done", cell, verdict=verdict.kind.value)
-    return Answer(record=record, verdict=verdict, candidate=result.candidate)
+    return replace(result, record=record)
 
 
-def _ask(run: Run, cell: Cell, questions: Sequence[Question], *, full: bool) -> Answer:
+def failure(run: Run, cell: Cell, error: CellError) -> Answer:
+    """Turn an error of a cell into its verdict and record."""
+    kind = next(kind for type_, kind in _VERDICT_OF_ERROR if isinstance(error, type_))
+    verdict = Verdict(kind=kind, reason=str(error))
+    record = replace(_empty_record(run, cell), verdict=kind.value, reason=verdict.reason)
+    return Answer(record=record, verdict=verdict, candidate=None)
+
+
+def _ask(
+    run: Run,
+    cell: Cell,
+    questions: Sequence[Question],
+    *,
+    full: bool,
+    measured: Mapping[str, Any],
+) -> Answer:
     file, size = run.cell_file(cell), run.size(cell)
     found = run.baseline(cell)
     asked = [(question, _limits(run, cell, question)) for question in questions]
-    looks = run.looks(cell)
+    names = dict.fromkeys(question.metric for question in questions)
+    measured = {
+        **{name: CELL_METRICS[name].measure(run, cell) for name in names if name in CELL_METRICS},
+        **measured,
+    }
+    needs_text = full or not BY_CHUNK.isdisjoint(names)
+    looks = run.looks(cell) if needs_text else (1,)
     reference_cell = run.reference_cell(cell)
     verdict = Verdict(kind=VerdictKind.MEASURED, reason="measured")
     perplexity = reference = None
-    batches = (
-        run.batches(cell) if any(question.metric == "batches" for question in questions) else None
-    )
     for chunks, look in zip(looks, declared_looks(looks), strict=True):
-        perplexity = run.perplexity(cell, chunks)
-        reference = None if reference_cell == cell else run.perplexity(reference_cell, chunks)
+        if needs_text:
+            perplexity = run.perplexity(cell, chunks)
+            reference = None if reference_cell == cell else run.perplexity(reference_cell, chunks)
         seen = _observe(run, cell, file, size, perplexity, reference, found.baseline)
-        seen = replace(seen, batches=batches)
+        seen = replace(seen, measured=measured)
         judgements: list[Judgement] = []
         for question, limits in asked:
             judgements += JUDGES[question.metric](seen, limits, found.baseline, look)
@@ -144,12 +170,11 @@ def _ask(run: Run, cell: Cell, questions: Sequence[Question], *, full: bool) -> 
         undecided = verdict.kind is VerdictKind.INCONCLUSIVE or not compared
         if not full and not undecided:
             break
-    assert perplexity is not None
-    record = replace(_record(run, cell, file, size, perplexity, reference), batches=batches)
     candidate = None
-    if perplexity.is_finite and math.isfinite(perplexity.perplexity):
+    if perplexity is not None and perplexity.is_finite and math.isfinite(perplexity.perplexity):
         candidate = make_baseline(run, cell, file, size, perplexity, reference, found.baseline)
-    return Answer(record=record, verdict=verdict, candidate=candidate)
+    record = replace(_record(run, cell, file, size, perplexity, reference), measured=measured)
+    return Answer(record=record, verdict=verdict, candidate=candidate, measured=measured)
 
 
 def _limits(run: Run, cell: Cell, question: Question) -> Limits:
@@ -193,7 +218,7 @@ def _observe(
     cell: Cell,
     file: CellFile,
     size: SizeMeasurement,
-    perplexity: PerplexityMeasurement,
+    perplexity: PerplexityMeasurement | None,
     reference: PerplexityMeasurement | None,
     baseline: Baseline | None,
 ) -> Observation:
@@ -201,8 +226,10 @@ def _observe(
     reference_bytes = None
     if reference is not None:
         reference_bytes = run.cell_file(run.reference_cell(cell)).header.n_bytes
-    changes = None
-    if baseline is not None:
+    changes = divergence = None
+    if perplexity is not None and reference is not None:
+        divergence = measure_divergence(perplexity, reference)
+    if perplexity is not None and baseline is not None:
         kept = run.measurements.tokens(baseline.perplexity.per_token_sha256)
         if kept is not None:
             changes = token_changes(perplexity, kept)
@@ -210,7 +237,7 @@ def _observe(
         format=cell.format,
         perplexity=perplexity,
         reference=reference,
-        divergence=None if reference is None else measure_divergence(perplexity, reference),
+        divergence=divergence,
         reference_file_bytes=reference_bytes,
         size=size,
         tensors=file.tensors,
@@ -278,16 +305,10 @@ def _record(
     cell: Cell,
     file: CellFile,
     size: SizeMeasurement,
-    perplexity: PerplexityMeasurement,
+    perplexity: PerplexityMeasurement | None,
     reference: PerplexityMeasurement | None,
 ) -> CellRecord:
-    by_domain: dict[str, float] = {}
-    for domain in dict.fromkeys(chunk.domain for chunk in perplexity.chunks):
-        if domain is not None:
-            part = [chunk for chunk in perplexity.chunks if chunk.domain == domain]
-            nats = sum(c.nll_sum_nats for c in part) / sum(c.tokens for c in part)
-            by_domain[domain] = statistics.ppl_change(nats) + 1
-    return replace(
+    of_file = replace(
         _empty_record(run, cell),
         notes=_notes(cell, size),
         file_bytes=size.file_bytes,
@@ -298,6 +319,17 @@ def _record(
         fallback_fraction=size.fallback_fraction,
         file_sha256=file.sha256,
         tensor_data_sha256=file.tensor_data_sha256,
+    )
+    if perplexity is None:
+        return of_file
+    by_domain: dict[str, float] = {}
+    for domain in dict.fromkeys(chunk.domain for chunk in perplexity.chunks):
+        if domain is not None:
+            part = [chunk for chunk in perplexity.chunks if chunk.domain == domain]
+            nats = sum(c.nll_sum_nats for c in part) / sum(c.tokens for c in part)
+            by_domain[domain] = statistics.ppl_change(nats) + 1
+    return replace(
+        of_file,
         ppl=perplexity.perplexity,
         chunks=len(perplexity.chunks),
         tokens=perplexity.n_tokens,

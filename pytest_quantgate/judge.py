@@ -33,6 +33,9 @@ def declared_looks(chunks: tuple[int, ...]) -> tuple[Look, ...]:
     )
 
 
+BY_CHUNK = frozenset({"perplexity", "divergence"})
+"""The metrics that need the text's chunks; the others are measured once, or read off the file."""
+
 JudgeMetric = Callable[[Observation, Limits, Baseline | None, Look], list[Judgement]]
 
 JUDGES: dict[str, JudgeMetric] = {

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.formats import Format
-from pytest_quantgate.metrics.batches import BatchMeasurement
 from pytest_quantgate.metrics.divergence import DivergenceMeasurement
 from pytest_quantgate.metrics.perplexity import PerplexityMeasurement, TokenChanges
 from pytest_quantgate.metrics.size import SizeMeasurement
 from pytest_quantgate.models.gguf_file import TensorDigest
+
+MeasurementT = TypeVar("MeasurementT")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
     """What was observed in a cell, up to a look.
 
-    ``reference_baseline`` is the reference's own; ``batches`` is there only if asked for.
+    ``perplexity`` is None where nothing was asked that needs the text; ``reference_baseline``
+    is the reference's own; ``measured`` has the metrics of
+    :mod:`pytest_quantgate.metrics.table` that were asked for, by name.
     ``tokens_changed`` compares with the
     baseline's per-token values, None where they are gone; ``same_computation`` says that file,
     libraries, processor and settings are the baseline's: on a CPU equal values then stay equal
@@ -26,7 +31,7 @@ class Observation:
     """
 
     format: Format
-    perplexity: PerplexityMeasurement
+    perplexity: PerplexityMeasurement | None
     reference: PerplexityMeasurement | None
     divergence: DivergenceMeasurement | None
     reference_file_bytes: int | None
@@ -39,7 +44,17 @@ class Observation:
     same_computation: bool
     tokens_changed: TokenChanges | None
     reference_baseline: Baseline | None = None
-    batches: BatchMeasurement | None = None
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def scored(self) -> PerplexityMeasurement:
+        """The perplexity, for judges that are only asked where it was measured."""
+        assert self.perplexity is not None
+        return self.perplexity
+
+    def find(self, kind: type[MeasurementT]) -> MeasurementT | None:
+        """Return the measurement of a kind, None where it was not asked for."""
+        return next((item for item in self.measured.values() if isinstance(item, kind)), None)
 
 
 def percent(fraction: float | None, digits: int = 2) -> str:
@@ -51,6 +66,8 @@ def percent(fraction: float | None, digits: int = 2) -> str:
 
 def token_ids_changed(seen: Observation, baseline: Baseline) -> int:
     """Count the chunks whose token ids are not the baseline's."""
+    if seen.perplexity is None:
+        return 0
     stored = dict(
         zip(baseline.perplexity.chunks.index, baseline.perplexity.chunks.token_ids, strict=True)
     )

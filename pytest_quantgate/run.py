@@ -28,19 +28,12 @@ from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.errors import CellError, CellUnavailable, ConfigError
 from pytest_quantgate.formats import FULL_PRECISION, TENSOR_TYPES, find_format
 from pytest_quantgate.matrix import Cell, expand, make_cell, reference_format
-from pytest_quantgate.metrics.batches import (
-    GEOMETRIES,
-    N_TOKENS,
-    BatchMeasurement,
-    Geometry,
-)
 from pytest_quantgate.metrics.perplexity import Gathering, PerplexityMeasurement
 from pytest_quantgate.metrics.size import SizeMeasurement, measure_size
 from pytest_quantgate.models.source import Model, find_model
 from pytest_quantgate.texts import Text, load_text
 from pytest_quantgate.texts.chunks import ChunkPlan, make_plan
 from pytest_quantgate.worker.messages import (
-    CompareBatches,
     Message,
     Progress,
     Score,
@@ -277,46 +270,6 @@ class Run:
         """Return the folder of a reference cell's distribution."""
         key = self._measurement_key(reference, self.cell_file(reference))
         return self.measurements.reference_folder(key)
-
-    def batches(self, cell: Cell) -> BatchMeasurement:
-        """Compare batch geometries of a cell, with repacked weights and without.
-
-        Raises:
-            CellError: the cell could not be measured.
-
-        """
-        file, text = self.cell_file(cell), self.text(cell.text)
-        profile, found = self.settings.profile, []
-        backend = self.settings.devices[cell.device].backend
-        with self.hold_device(backend, cell):
-            for repack in (True, False) if backend == "cpu" else (True,):
-                reply = self.engine(cell.engine).ask(
-                    CompareBatches(
-                        model=str(file.path),
-                        device=backend,
-                        text=str(self.cache.text(text.data, text.sha256)),
-                        chunk=self.chunk_plan(cell.model, cell.text).order[0],
-                        n_ctx=profile.n_ctx,
-                        n_tokens=min(N_TOKENS, profile.n_ctx),
-                        n_ubatches=tuple(n for n in GEOMETRIES if n < profile.n_ctx),
-                        n_threads=self.n_threads,
-                        flash_attention=profile.flash_attention,
-                        type_k=TENSOR_TYPES[profile.type_k].number,
-                        type_v=TENSOR_TYPES[profile.type_v].number,
-                        repack=repack,
-                    ),
-                )
-                found += [
-                    Geometry(
-                        n_ubatch=n_ubatch,
-                        repack=repack,
-                        mean_kld_nats=mean,
-                        max_kld_nats=largest,
-                        top_tokens_changed=changed,
-                    )
-                    for n_ubatch, mean, largest, changed in reply.rows
-                ]
-        return BatchMeasurement(geometries=tuple(found))
 
     def _measurement_key(self, cell: Cell, file: CellFile) -> str:
         profile = self.settings.profile

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 # pytester's in-process runs forget the modules that they import; numpy cannot be loaded twice.
+import pytest_quantgate.codecs.properties
+import pytest_quantgate.codecs.runner
 import pytest_quantgate.measured
 import pytest_quantgate.planning
 import pytest_quantgate.plugin.gating

@@ -135,7 +135,7 @@ def observe(**changes: object) -> Observation:
 
 def baseline_of(seen: Observation) -> Baseline:
     """Return the baseline that accepts an observation."""
-    chunks = seen.perplexity.chunks
+    chunks = seen.scored.chunks
     sums = tuple(chunk.nll_sum_nats for chunk in chunks)
     indices = tuple(chunk.index for chunk in chunks)
     return Baseline(
@@ -143,7 +143,7 @@ def baseline_of(seen: Observation) -> Baseline:
         source_sha256=seen.source_sha256,
         made_by=MADE_BY,
         perplexity=Perplexity(
-            ppl=seen.perplexity.perplexity,
+            ppl=seen.scored.perplexity,
             text_sha256=seen.text_sha256,
             per_token_sha256="",
             chunks=Chunks(
@@ -319,7 +319,7 @@ def test_another_source_is_not_comparable_whatever_its_size() -> None:
 def test_a_baseline_of_other_chunks_is_not_comparable() -> None:
     few = observe(perplexity=measurement().first(4))
     later = replace(
-        few.perplexity, chunks=tuple(replace(c, index=c.index + 50) for c in few.perplexity.chunks)
+        few.scored, chunks=tuple(replace(c, index=c.index + 50) for c in few.scored.chunks)
     )
     verdict = judge(few, baseline=baseline_of(observe(perplexity=later)))
     assert verdict.kind is VerdictKind.NOT_COMPARABLE
@@ -355,7 +355,7 @@ def test_changed_tensor_bytes_are_the_quantizers_on_the_same_kind_of_cpu() -> No
 
 def test_equal_tokens_and_tensors_leave_the_runtime() -> None:
     seen = observe(perplexity=measurement(wobble(0.05)))
-    seen = replace(seen, tokens_changed=token_changes(seen.perplexity, measurement()))
+    seen = replace(seen, tokens_changed=token_changes(seen.scored, measurement()))
     cause = find_cause(seen, BASELINE, same_quantizer_cpu=True, moved={"perplexity"})
     assert cause == (
         "cause: runtime kernels (tokenization same; all 3 tensors same; 1,600 of 1,600 tokens"

@@ -85,9 +85,9 @@ def test_percentile_and_top_tokens_have_limits() -> None:
     assert kinds(seen, Limits(kld_p99_max=0.06)) == {VerdictKind.PASS}
     assert kinds(seen, Limits(kld_p99_max=0.05)) == {VerdictKind.REGRESSED}
     assert kinds(seen, Limits(same_top_min=0.9)) == {VerdictKind.PASS}
-    others = np.zeros((len(seen.perplexity.chunks), 100), dtype=np.int32)
+    others = np.zeros((len(seen.scored.chunks), 100), dtype=np.int32)
     others[:, ::4] = 7
-    seen = replace(seen, perplexity=replace(seen.perplexity, top_tokens=others))
+    seen = replace(seen, perplexity=replace(seen.scored, top_tokens=others))
     assert kinds(seen, Limits(same_top_min=0.9)) == {VerdictKind.REGRESSED}
 
 
@@ -95,9 +95,9 @@ def test_sums_alone_are_judged_as_far_as_they_go() -> None:
     """From an engine that tells no values of single tokens, and here no percentiles either."""
     full = observe_divergence(0.05)
     chunks = tuple(
-        replace(chunk, top_tokens_sha256=None, same_top=95) for chunk in full.perplexity.chunks
+        replace(chunk, top_tokens_sha256=None, same_top=95) for chunk in full.scored.chunks
     )
-    summed = replace(full.perplexity, chunks=chunks, nll_nats=None, top_tokens=None, kld_nats=None)
+    summed = replace(full.scored, chunks=chunks, nll_nats=None, top_tokens=None, kld_nats=None)
     found = measure_divergence(summed, measurement())
     seen = replace(full, perplexity=summed, divergence=found)
     assert kinds(seen, Limits(kld_mean_max=0.06)) == {VerdictKind.PASS}
@@ -108,10 +108,8 @@ def test_sums_alone_are_judged_as_far_as_they_go() -> None:
 
 def test_not_a_number_is_invalid() -> None:
     seen = observe_divergence(0.05)
-    chunks = (replace(seen.perplexity.chunks[0], kld_sum_nats=float("nan")),)
-    seen = replace(
-        seen, perplexity=replace(seen.perplexity, chunks=chunks + seen.perplexity.chunks[1:])
-    )
+    chunks = (replace(seen.scored.chunks[0], kld_sum_nats=float("nan")),)
+    seen = replace(seen, perplexity=replace(seen.scored, chunks=chunks + seen.scored.chunks[1:]))
     assert kinds(seen, default_limits(seen.format)) == {VerdictKind.INVALID}
 
 
@@ -131,8 +129,8 @@ def test_what_cannot_be_compared_is_red_for_the_divergence_alone() -> None:
     baseline = with_divergence(0.05)
     other_text = replace(seen, text_sha256="u" * 64, text_sha256_with_lf="u" * 64)
     assert kinds(other_text, limits, baseline) == {VerdictKind.NOT_COMPARABLE}
-    chunks = tuple(replace(chunk, token_ids_sha256="f" * 64) for chunk in seen.perplexity.chunks)
-    other_ids = replace(seen, perplexity=replace(seen.perplexity, chunks=chunks))
+    chunks = tuple(replace(chunk, token_ids_sha256="f" * 64) for chunk in seen.scored.chunks)
+    other_ids = replace(seen, perplexity=replace(seen.scored, chunks=chunks))
     assert kinds(other_ids, limits, baseline) == {VerdictKind.REGRESSED}
     assert kinds(seen, limits, BASELINE) == {VerdictKind.NO_BASELINE}
 
@@ -190,7 +188,7 @@ def test_the_worst_batch_geometry_decides(kld: float, verdict: VerdictKind) -> N
         )
         for n, value in ((1, 1e-6), (3, kld), (8, 1e-5))
     )
-    seen = observe(batches=BatchMeasurement(geometries=geometries))
+    seen = observe(measured={"batches": BatchMeasurement(geometries=geometries)})
     (judgement,) = judge_batches(seen, default_limits(seen.format), None, LAST)
     assert judgement.verdict is verdict
     assert "n_ubatch 3" in judgement.reason

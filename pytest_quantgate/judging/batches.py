@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.judging.bounds import Look, at_most
+from pytest_quantgate.metrics.batches import BatchMeasurement
 from pytest_quantgate.observation import Observation
 from pytest_quantgate.tables import Limits
 from pytest_quantgate.verdicts import Judgement
@@ -13,8 +14,9 @@ def judge_batches(
     seen: Observation, limits: Limits, _baseline: Baseline | None, _look: Look
 ) -> list[Judgement]:
     """Judge the batch geometry that is furthest from one batch."""
-    if seen.batches is None or limits.batch_kld_max is None:
+    measured = seen.find(BatchMeasurement)
+    if measured is None or limits.batch_kld_max is None:
         return []
-    worst_one = seen.batches.worst
+    worst_one = measured.worst
     name = f"mean KLD of {worst_one.name} against one batch"
     return [at_most("batches", name, worst_one.mean_kld_nats, limits.batch_kld_max, " nats")]

@@ -177,7 +177,9 @@ def not_comparable(seen: Observation, baseline: Baseline) -> str | None:
     other = other_source(seen, baseline)
     if other is not None:
         return other
-    if not set(stored.chunks.index) & {chunk.index for chunk in seen.perplexity.chunks}:
+    if seen.perplexity is not None and not set(stored.chunks.index) & {
+        chunk.index for chunk in seen.perplexity.chunks
+    }:
         return "the baseline has none of the chunks that were measured"
     return None
 
@@ -193,7 +195,7 @@ def against_column(
 ) -> Judgement:
     """Judge against a column of the baseline's chunks."""
     stored = dict(zip(baseline.perplexity.chunks.index, column, strict=True))
-    chunks = [chunk for chunk in seen.perplexity.chunks if chunk.index in stored]
+    chunks = [chunk for chunk in seen.scored.chunks if chunk.index in stored]
     return by_bounds(
         scale,
         "baseline",
@@ -202,6 +204,6 @@ def against_column(
         chunks,
         limit,
         look,
-        seen.perplexity.n_chunks_in_text,
+        seen.scored.n_chunks_in_text,
         final=seen.same_computation,
     )

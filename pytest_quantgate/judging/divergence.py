@@ -44,7 +44,7 @@ def judge_divergence(
     """Judge the divergence from the reference; the reference itself has none."""
     if seen.reference is None:
         return []
-    measured, found = seen.perplexity, seen.divergence
+    measured, found = seen.scored, seen.divergence
     if found is None:
         # The default limits ask for it only where the baseline's engine could.
         asked = limits.kld_p99_max, limits.same_top_min
@@ -112,7 +112,7 @@ def _against_baseline(seen: Observation, limit: float, baseline: Baseline, look:
         return only("divergence", "baseline", VerdictKind.NOT_COMPARABLE, obstacle)
     changed = token_ids_changed(seen, baseline)
     if changed:
-        chunks = len(seen.perplexity.chunks)
+        chunks = len(seen.scored.chunks)
         reason = f"the same text has other token ids in {changed} of {chunks} chunks"
         return only("divergence", "baseline", VerdictKind.REGRESSED, reason)
     if baseline.divergence is None:

@@ -27,7 +27,7 @@ def judge_perplexity(
     seen: Observation, limits: Limits, baseline: Baseline | None, look: Look
 ) -> list[Judgement]:
     """Judge perplexity against each limit that is set."""
-    measured = seen.perplexity
+    measured = seen.scored
     if not measured.is_finite or not math.isfinite(measured.perplexity):
         reason = "a token's log-likelihood is not finite"
         return [only("perplexity", "limit", VerdictKind.INVALID, reason)]
@@ -85,7 +85,7 @@ def _judge_drift(
         first.get(index, value) == value for index, value in accepted.items()
     ):
         return []
-    chunks = [chunk for chunk in seen.perplexity.chunks if chunk.index in first]
+    chunks = [chunk for chunk in seen.scored.chunks if chunk.index in first]
     if not chunks:
         return []
     return [
@@ -97,7 +97,7 @@ def _judge_drift(
             chunks,
             statistics.ppl_limit_nats(limits.ppl_vs_anchor),
             look,
-            seen.perplexity.n_chunks_in_text,
+            seen.scored.n_chunks_in_text,
             final=seen.same_computation,
         )
     ]

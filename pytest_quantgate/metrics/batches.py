@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_quantgate.formats import TENSOR_TYPES
+from pytest_quantgate.worker.messages import CompareBatches
+
+if TYPE_CHECKING:
+    from pytest_quantgate.matrix import Cell
+    from pytest_quantgate.run import Run
 
 N_TOKENS = 64
 """Tokens that are decoded in every geometry; more than the largest of them."""
@@ -45,3 +53,44 @@ class BatchMeasurement:
             self.geometries,
             key=lambda item: (item.mean_kld_nats != item.mean_kld_nats, item.mean_kld_nats),
         )
+
+
+def measure_batches(run: Run, cell: Cell) -> BatchMeasurement:
+    """Compare batch geometries of a cell, with repacked weights and without.
+
+    Raises:
+        CellError: the cell could not be measured.
+
+    """
+    file, text = run.cell_file(cell), run.text(cell.text)
+    profile, found = run.settings.profile, []
+    backend = run.settings.devices[cell.device].backend
+    with run.hold_device(backend, cell):
+        for repack in (True, False) if backend == "cpu" else (True,):
+            reply = run.engine(cell.engine).ask(
+                CompareBatches(
+                    model=str(file.path),
+                    device=backend,
+                    text=str(run.cache.text(text.data, text.sha256)),
+                    chunk=run.chunk_plan(cell.model, cell.text).order[0],
+                    n_ctx=profile.n_ctx,
+                    n_tokens=min(N_TOKENS, profile.n_ctx),
+                    n_ubatches=tuple(n for n in GEOMETRIES if n < profile.n_ctx),
+                    n_threads=run.n_threads,
+                    flash_attention=profile.flash_attention,
+                    type_k=TENSOR_TYPES[profile.type_k].number,
+                    type_v=TENSOR_TYPES[profile.type_v].number,
+                    repack=repack,
+                ),
+            )
+            found += [
+                Geometry(
+                    n_ubatch=n_ubatch,
+                    repack=repack,
+                    mean_kld_nats=mean,
+                    max_kld_nats=largest,
+                    top_tokens_changed=changed,
+                )
+                for n_ubatch, mean, largest, changed in reply.rows
+            ]
+    return BatchMeasurement(geometries=tuple(found))

@@ -12,7 +12,7 @@ from pytest_quantgate.artifacts.cache import write_json
 from pytest_quantgate.baselines.extension import accept
 from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.errors import CellError
-from pytest_quantgate.gate import Answer, answer
+from pytest_quantgate.gate import Answer, answer, failure
 from pytest_quantgate.matrix import Cell
 from pytest_quantgate.plugin.markers import MARKERS, read_marker
 from pytest_quantgate.plugin.parametrize import Point
@@ -45,14 +45,14 @@ def gate(item: pytest.Item) -> Generator[None, None, None]:
     questions = [read_marker(mark) for mark in item.iter_markers() if mark.name in MARKERS]
     try:
         yield
-    except CellError:
+    except CellError as error:
         if not point.is_whole_cell:
             raise
-        # Asked again below: the engine's answer becomes a verdict with its record.
+        result = failure(run, point.cell, error)
     else:
         if not questions:
             return
-    result = answer(run, point.cell, questions)
+        result = answer(run, point.cell, questions)
     if state.options.update_baselines and result.verdict.kind is not VerdictKind.PASS:
         _accept(item, state, run, point.cell, result)
         return
@@ -83,7 +83,7 @@ def _accept(item: pytest.Function, state: State, run: Run, cell: Cell, result: A
             f"{cell.id}: not accepted as a baseline: {kind.value}: {result.verdict.reason}",
             pytrace=False,
         )
-    full = answer(run, cell, [], full=True)
+    full = answer(run, cell, [], full=True, measured=result.measured)
     candidate = full.candidate
     if candidate is None:
         _write_record(run, item, full.record)

@@ -20,6 +20,9 @@ _MODULES = {
     CODECS_NODE: "pytest_quantgate.suite.test_codecs",
 }
 
+OPTIONAL_TESTS = {"test_batch_geometry": "batch_geometry"}
+"""Tests of the built-in matrix that the profile must switch on, and its key for each."""
+
 
 def prepare(state: State) -> None:
     """Check the settings, and run only the suites where no path was given.
@@ -70,7 +73,8 @@ class SuiteModule(pytest.Module):
         """Give the module's tests, those of an option only where the profile has it."""
         profile = self.config.stash[STATE].open_run().settings.profile
         for node in super().collect():
-            if profile.batch_geometry or not node.name.startswith("test_batch_geometry"):
+            switch = OPTIONAL_TESTS.get(node.name.partition("[")[0])
+            if switch is None or getattr(profile, switch):
                 yield node
 
 

@@ -6,13 +6,16 @@ It holds no environment variables, tokens, credentials or host names.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from pytest_quantgate.errors import ConfigError
-from pytest_quantgate.metrics.batches import BatchMeasurement, Geometry
-from pytest_quantgate.metrics.divergence import DivergenceMeasurement, Part
+from pytest_quantgate.metrics.divergence import DivergenceMeasurement
+from pytest_quantgate.metrics.table import CELL_METRICS
 from pytest_quantgate.verdicts import Judgement, VerdictKind
 
 VERSION = 1
@@ -39,7 +42,8 @@ class CellRecord:
     """One cell: what it is, what was measured, what was said.
 
     ``notes`` are what must be said aloud of it; ``ppl_vs_reference`` is None for the reference
-    itself. Figures are None where the cell could not be measured.
+    itself. Figures are None where the cell could not be measured or nothing asked for them;
+    ``measured`` has the metrics of :mod:`pytest_quantgate.metrics.table`, by name.
     """
 
     id: str
@@ -75,7 +79,7 @@ class CellRecord:
     ppl_by_domain: dict[str, float] = field(default_factory=dict)
     ppl_vs_reference: Difference | None = None
     divergence: DivergenceMeasurement | None = None
-    batches: BatchMeasurement | None = None
+    measured: Mapping[str, Any] = field(default_factory=dict)
     judgements: tuple[Judgement, ...] = ()
     accepted: str | None = None
     seconds_s: float = 0.0
@@ -146,46 +150,21 @@ def read_record(path: Path) -> RunRecord:
 
 
 def cell_from_plain(plain: dict[str, Any]) -> CellRecord:
-    """Rebuild a cell from its JSON."""
-    fields = dict(plain)
-    for name in (
-        "notes",
-        "fallbacks",
-        "chunk_indices",
-        "chunk_nll_sum_nats",
-        "chunk_tokens",
-        "chunk_documents",
-    ):
-        fields[name] = tuple(fields[name])
-    fields["chunk_nll_sum_nats"] = tuple(float(item) for item in fields["chunk_nll_sum_nats"])
-    if fields["ppl_vs_reference"] is not None:
-        fields["ppl_vs_reference"] = Difference(**_floats(fields["ppl_vs_reference"]))
-    if fields.get("divergence") is not None:
-        found = _floats(fields["divergence"])
-        for name in ("by_confidence", "by_domain"):
-            found[name] = tuple(Part(**_floats(part)) for part in found[name])
-        for name in ("kld_percentiles_nats", "delta_p_percentiles"):
-            found[name] = _floats(found[name])
-        fields["divergence"] = DivergenceMeasurement(**found)
-    if fields.get("batches") is not None:
-        found = fields["batches"]["geometries"]
-        fields["batches"] = BatchMeasurement(
-            geometries=tuple(Geometry(**_floats(item)) for item in found)
-        )
-    fields["judgements"] = tuple(
-        Judgement(**{**_floats(item), "verdict": VerdictKind(item["verdict"])})
-        for item in fields["judgements"]
-    )
-    if isinstance(fields["ppl"], str):
-        fields["ppl"] = float(fields["ppl"])
-    fields["ppl_by_domain"] = _floats(fields["ppl_by_domain"])
-    return CellRecord(**fields)
+    """Rebuild a cell from its JSON.
 
+    Raises:
+        ValueError: a field is missing or of another kind.
 
-def _floats(fields: dict[str, Any]) -> dict[str, Any]:
-    """Turn the names of numbers that are not finite back into numbers."""
-    names = {"inf": float("inf"), "-inf": float("-inf"), "nan": float("nan")}
-    return {
-        key: names.get(value, value) if isinstance(value, str) else value
-        for key, value in fields.items()
-    }
+    """
+    try:
+        cell = TypeAdapter(CellRecord).validate_python(plain)
+        measured: dict[str, Any] = {
+            name: TypeAdapter(CELL_METRICS[name].kind).validate_python(item)
+            for name, item in cell.measured.items()
+            if name in CELL_METRICS
+        }
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{where}: {first['msg']}") from error
+    return replace(cell, measured=measured)

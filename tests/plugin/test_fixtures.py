@@ -89,6 +89,22 @@ def test_markers_judge_the_cell_after_the_body(project: Project) -> None:
     assert result.stdout.str().count("= quantization gate =") == 1
 
 
+def test_a_question_of_the_file_alone_scores_no_text(project: Project) -> None:
+    """Every fault of scoring stays unseen, since nothing is scored."""
+    project.use_fake_engine(**{"*": "crash"})
+    project.pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.quant_size(max_bytes=10_000_000)
+        def test_size(quant_cell): pass
+        """
+    )
+    result = project.run()
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["Q4_0 * size 2,111,022 bytes is within 10,000,000 bytes*"])
+
+
 def test_a_marker_against_the_reference(project: Project) -> None:
     project.use_fake_engine()
     project.pytester.makepyfile(

@@ -1,0 +1,37 @@
+"""The metrics that are measured once a cell, and not chunk by chunk.
+
+A metric of this kind is a file beside this one (its measurement, a frozen dataclass of plain
+types, and how it is measured), a line in this table, a judge of the same name in
+:data:`pytest_quantgate.judge.JUDGES`, and the marker that asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pytest_quantgate.metrics.batches import BatchMeasurement, measure_batches
+
+if TYPE_CHECKING:
+    from pytest_quantgate.matrix import Cell
+    from pytest_quantgate.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellMetric:
+    """How a metric is measured, and the dataclass that it gives.
+
+    ``measure`` may raise a :class:`~pytest_quantgate.errors.CellError`, the cell's verdict.
+    """
+
+    kind: type
+    measure: Callable[[Run, Cell], Any]
+
+
+CELL_METRICS: Mapping[str, CellMetric] = MappingProxyType(
+    {
+        "batches": CellMetric(kind=BatchMeasurement, measure=measure_batches),
+    }
+)
