@@ -73,7 +73,7 @@ def find_cause(
             f"{tokens.changed:,} of {tokens.tokens:,} tokens changed, largest |Δ|"
             f" {tokens.largest_nats:.3g} nats"
         )
-    elif not all(chunk.is_exact for chunk in seen.perplexity.chunks):
+    elif seen.perplexity is not None and not all(c.is_exact for c in seen.perplexity.chunks):
         parts.append("which tokens changed is not known: the engine tells sums by chunk")
     common = _common_cause(seen, baseline)
     if common is not None:
