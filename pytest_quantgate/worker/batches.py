@@ -19,7 +19,7 @@ from pytest_quantgate.worker.messages import (
     Message,
     Progress,
 )
-from pytest_quantgate.worker.reference import divergence
+from pytest_quantgate.worker.rows import divergence
 from pytest_quantgate.worker.scoring import chunk_tokens, read_text
 
 TOKEN_BY_TOKEN = 0

@@ -84,12 +84,15 @@ def die_with_parent(parent: int) -> None:
 
 def main(channel: Any) -> None:
     """Prepare the process, then hand the channel to the module that serves it."""
-    log, parent, sources, entry = channel.receive()
+    log, parent, sources, entry, environment = channel.receive()
     redirect_output(log)
     if parent:
         die_with_parent(parent)
     # On an abort ggml would start a debugger for the backtrace, and hang.
     os.environ["GGML_NO_BACKTRACE"] = "1"
+    # Read when a library loads, so before any does; what the user has set stands.
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
     sys.meta_path.insert(0, SentSources(dict(sources)))
     module, _, function = entry.partition(":")
     getattr(importlib.import_module(module), function)(channel)

@@ -19,16 +19,15 @@ from typing import Any
 import numpy as np
 
 from pytest_quantgate.worker.graph import Nodes, Watch
+from pytest_quantgate.worker.rows import divergence
 
 HIDDEN_NODE = "result_norm"
 
 FLOOR_LIMIT_NATS = 1e-6
 """Mean divergence of the reference from itself through the cache above which logits are kept."""
 
-MIN_LOG_PROBABILITY = -16.0
-"""llama-perplexity leaves tokens out of the divergence whose log-probability is not above it."""
-
-_BLOCK_BYTES = 32 << 20  # float32 logits that are worked on at once
+_BLOCK_BYTES = 64 << 20  # float32 logits that are worked on at once
+_KEPT_BYTES = 128 << 20  # an output matrix of no more float32 bytes is converted once
 _F32, _F16, _BF16 = 0, 1, 30
 
 
@@ -61,51 +60,36 @@ class OutputMatrix:
         self._is_bf16 = tensor_type == _BF16
         self._data = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(n_vocab, n_embd))
         self._slice = max(1, _BLOCK_BYTES // (4 * n_embd))
+        self._keeps = 4 * self._data.size <= _KEPT_BYTES
+        self._kept: dict[int, np.ndarray] = {}
 
     def logits(self, hidden: np.ndarray) -> np.ndarray:
         """Return float32 logits of shape (n, n_vocab) of float16 hidden states (n, n_embd)."""
         states = hidden.astype(np.float32)
         out = np.empty((len(states), len(self._data)), dtype=np.float32)
         for start in range(0, len(self._data), self._slice):
-            part = self._data[start : start + self._slice]
-            if self._is_bf16:
-                weights = (part.astype(np.uint32) << 16).view(np.float32)
-            else:
-                weights = part.astype(np.float32)
-            np.matmul(states, weights.T, out=out[:, start : start + len(part)])
+            weights = self._weights(start)
+            np.matmul(states, weights.T, out=out[:, start : start + len(weights)])
         return out
+
+    def _weights(self, start: int) -> np.ndarray:
+        """Return the slice of rows that begins at ``start``, float32."""
+        kept = self._kept.get(start)
+        if kept is not None:
+            return kept
+        part = self._data[start : start + self._slice]
+        if self._is_bf16:
+            weights = (part.astype(np.uint32) << 16).view(np.float32)
+        else:
+            weights = part.astype(np.float32)
+        if self._keeps:
+            self._kept[start] = weights
+        return weights
 
 
 def rows_at_once(n_vocab: int) -> int:
     """Return how many rows of logits are worked on at once, so that memory stays bounded."""
     return max(1, _BLOCK_BYTES // (4 * n_vocab))
-
-
-def divergence(reference: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """Kullback-Leibler divergence of each row, float64 in nats, shape (n,).
-
-    ``Σ p_b (log p_b − log q)`` over tokens with ``log p_b > −16``, not renormalized, as
-    ``log_softmax`` with a base in llama.cpp's ``tools/perplexity/perplexity.cpp``.
-
-    Args:
-        reference: float32 logits of the reference, shape (n, n_vocab).
-        logits: float32 logits of the other model, same shape.
-
-    """
-    log_base = reference - _log_normalizer(reference)
-    base = np.exp(log_base)
-    base[log_base <= MIN_LOG_PROBABILITY] = 0.0
-    log_base -= logits
-    log_base += _log_normalizer(logits)
-    total: np.ndarray = np.einsum("ij,ij->i", base, log_base, dtype=np.float64)
-    return total
-
-
-def _log_normalizer(logits: np.ndarray) -> np.ndarray:
-    peak = logits.max(axis=1, keepdims=True)
-    sums = np.exp(logits - peak).sum(axis=1, dtype=np.float64, keepdims=True)
-    total: np.ndarray = (peak + np.log(sums)).astype(np.float32)
-    return total
 
 
 class ReferenceStore:

@@ -1,8 +1,8 @@
 """Perplexity's raw material: the negative log-likelihood of each scored token.
 
-Follows llama.cpp's ``tools/perplexity/perplexity.cpp`` (function ``perplexity`` and
-``log_softmax``): non-overlapping chunks, the first token overwritten by BOS where the
-vocabulary adds one, the second half scored, softmax in float32 with sums in float64.
+Follows the function ``perplexity`` of llama.cpp's ``tools/perplexity/perplexity.cpp``:
+non-overlapping chunks, the first token overwritten by BOS where the vocabulary adds one, the
+second half scored.
 
 Runs in the worker alone: standard library, numpy and llama_cpp.
 """
@@ -36,13 +36,11 @@ from pytest_quantgate.worker.messages import (
 from pytest_quantgate.worker.reference import (
     HiddenCapture,
     ReferenceStore,
-    divergence,
     rows_at_once,
 )
+from pytest_quantgate.worker.rows import RowScores, divergence, score_rows
 
 Send = Callable[[Message], None]
-
-_ROWS_AT_ONCE = 64  # rows of logits in float32 work arrays: 64 · 256k tokens · 4 B = 64 MiB
 
 
 def read_text(path: str) -> bytes:
@@ -54,38 +52,6 @@ def read_text(path: str) -> bytes:
 def first_scored(n_ctx: int) -> int:
     """Return the first position of a chunk whose logits are used."""
     return n_ctx // 2
-
-
-def score_rows(
-    logits: np.ndarray, targets: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Negative log-likelihood of the targets, and the top token of each row.
-
-    Args:
-        logits: float32, shape (n, n_vocab).
-        targets: integer ids, shape (n,).
-
-    Returns:
-        ``nll`` float64 in nats; ``top`` int32, ties to the lowest id; ``top_p`` float32, that
-        token's probability; each of shape (n,).
-
-    """
-    count = len(targets)
-    nll = np.empty(count, dtype=np.float64)
-    top = np.empty(count, dtype=np.int32)
-    top_p = np.empty(count, dtype=np.float32)
-    for start in range(0, count, _ROWS_AT_ONCE):
-        rows = logits[start : start + _ROWS_AT_ONCE]
-        wanted = targets[start : start + len(rows)]
-        best = rows.argmax(axis=1)
-        index = np.arange(len(rows))
-        peak = rows[index, best]
-        sums = np.exp(rows - peak[:, None]).sum(axis=1, dtype=np.float64)
-        part = slice(start, start + len(rows))
-        nll[part] = np.log(sums) - (rows[index, wanted] - peak).astype(np.float64)
-        top[part] = best
-        top_p[part] = 1 / sums
-    return nll, top, top_p
 
 
 class Scorer:
@@ -140,17 +106,17 @@ class Scorer:
             chunk = chunk_tokens(tokens, index, n_ctx, model.vocabulary)
             logits = model.decode(chunk, first)
             scored = logits[: n_ctx - 1 - first]
-            nll, top, top_p = score_rows(scored, chunk[first + 1 :])
-            kld = self._compare(store, request, index, scored)
+            rows = score_rows(scored, chunk[first + 1 :])
+            kld = self._compare(store, request, index, scored, rows)
             self._send(
                 ScoredChunk(
                     index=index,
-                    nll_sum_nats=float(nll.sum()),
-                    nll_nats=nll.astype(np.float32).tobytes(),
-                    top_tokens=top.tobytes(),
+                    nll_sum_nats=float(rows.nll.sum()),
+                    nll_nats=rows.nll.astype(np.float32).tobytes(),
+                    top_tokens=rows.top.tobytes(),
                     token_ids_sha256=hashlib.sha256(chunk.tobytes()).hexdigest(),
                     seconds_s=time.perf_counter() - begun,
-                    top_probabilities=top_p.tobytes(),
+                    top_probabilities=rows.top_p.tobytes(),
                     kld_nats=kld.astype(np.float32).tobytes(),
                     kld_sum_nats=float(kld.sum()),
                 )
@@ -158,7 +124,12 @@ class Scorer:
         return Scored(load_s=load_s)
 
     def _compare(
-        self, store: ReferenceStore | None, request: Score, index: int, logits: np.ndarray
+        self,
+        store: ReferenceStore | None,
+        request: Score,
+        index: int,
+        logits: np.ndarray,
+        rows: RowScores,
     ) -> np.ndarray:
         """Keep the reference's rows, or return the divergence from them, float64 of shape (n,)."""
         if store is None:
@@ -170,8 +141,9 @@ class Scorer:
         kld = np.empty(len(logits), dtype=np.float64)
         step = rows_at_once(logits.shape[1])
         for start in range(0, len(logits), step):
-            stop = min(start + step, len(logits))
-            kld[start:stop] = divergence(store.logits(index, start, stop), logits[start:stop])
+            part = slice(start, min(start + step, len(logits)))
+            base = store.logits(index, part.start, part.stop)
+            kld[part] = divergence(base, logits[part], rows.normalizer[part])
         return kld
 
     def close(self) -> None:

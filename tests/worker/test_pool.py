@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -28,6 +29,7 @@ from pytest_quantgate.worker.messages import (
     from_wire,
 )
 from pytest_quantgate.worker.pool import (
+    QUIET_THREADS,
     SENT_MODULES,
     Worker,
     describe_exit,
@@ -80,6 +82,9 @@ def serve(channel):
         elif do == "imports":
             loaded = "pytest" in sys.modules or "_pytest" in sys.modules
             channel.send(("Quantized", {"seconds_s": float(loaded)}))
+        elif do.startswith("$"):
+            value = os.environ.get(do[1:], "unset")
+            channel.send(("Failed", {"kind": "UNSUPPORTED", "reason": value}))
 """
 
 MakeWorker = Callable[..., Worker]
@@ -95,13 +100,14 @@ def make_worker(tmp_path: Path) -> Iterator[MakeWorker]:
     """Return what starts a worker that serves with the fake above."""
     workers: list[Worker] = []
 
-    def make(stall_s: float = 60.0, python: str | None = None) -> Worker:
+    def make(stall_s: float = 60.0, python: str | None = None, **more: Any) -> Worker:
         worker = Worker(
             python=python,
             log=tmp_path / "logs" / "worker.log",
             stall_s=stall_s,
             entry="fake_serve:serve",
             extra_sources=[("fake_serve", (False, SERVE))],
+            **more,
         )
         workers.append(worker)
         return worker
@@ -186,6 +192,25 @@ def test_the_worker_never_imports_pytest(make_worker: MakeWorker) -> None:
 def test_an_interpreter_that_is_not_there_is_unavailable(make_worker: MakeWorker) -> None:
     with pytest.raises(CellUnavailable, match="/no/such/python"):
         make_worker(python="/no/such/python").request(ask("fine"))
+
+
+def test_threads_sleep_while_they_wait_unless_it_is_said_otherwise(
+    make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in QUIET_THREADS:
+        monkeypatch.delenv(name, raising=False)
+
+    def told(worker: Worker, name: str) -> str:
+        with pytest.raises(CellUnsupported) as error:
+            worker.request(ask(f"${name}"))
+        return str(error.value)
+
+    quiet, plain = make_worker(), make_worker(environment={})
+    for name, value in QUIET_THREADS.items():
+        assert told(quiet, name) == value
+        assert told(plain, name) == "unset"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert told(make_worker(), "OMP_WAIT_POLICY") == "active", "the user's own setting stands"
 
 
 def test_another_interpreter_gets_the_worker_over_the_channel(tmp_path: Path) -> None:
