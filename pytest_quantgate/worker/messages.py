@@ -67,7 +67,11 @@ class Quantized(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Quantize(Request[Quantized]):
-    """Make a file of another type; ``overrides`` are (pattern, number of the ggml type)."""
+    """Make a file of another type; ``overrides`` are (pattern, number of the ggml type).
+
+    ``imatrix`` has a row a weight: ``(name, file, offset of the float32 sums, offset of the
+    float32 counts, number of sums, number of counts)``; offsets in bytes.
+    """
 
     reply: ClassVar[type[Message]] = Quantized
 
@@ -77,6 +81,35 @@ class Quantize(Request[Quantized]):
     overrides: tuple[tuple[str, int], ...]
     allow_requantize: bool
     n_threads: int
+    imatrix: tuple[tuple[str, str, int, int, int, int], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImatrixCollected(Message):
+    """The sums stand at the destination, collected over so many chunks."""
+
+    n_chunks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectImatrix(Request[ImatrixCollected]):
+    """Collect an importance matrix over the chunks of a text, as llama-imatrix does.
+
+    ``destination`` becomes an ``.npz`` of float32 arrays, ``NAME.in_sum2`` of shape (n, columns)
+    and ``NAME.counts`` of shape (n,), n the number of experts or 1; ``max_chunks`` 0 takes the
+    whole text.
+    """
+
+    reply: ClassVar[type[Message]] = ImatrixCollected
+
+    model: str
+    device: str
+    text: str
+    destination: str
+    max_chunks: int
+    n_ctx: int
+    n_threads: int
+    flash_attention: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,6 +333,8 @@ _KINDS: dict[str, type[Message]] = {
         Identity,
         Quantize,
         Quantized,
+        CollectImatrix,
+        ImatrixCollected,
         Tokenize,
         Tokenized,
         Score,

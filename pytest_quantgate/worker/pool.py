@@ -41,6 +41,7 @@ SENT_MODULES = (
     "pytest_quantgate.worker.rows",
     "pytest_quantgate.worker.reference",
     "pytest_quantgate.worker.scoring",
+    "pytest_quantgate.worker.imatrix",
     "pytest_quantgate.worker.batches",
     "pytest_quantgate.worker.quantizing",
     "pytest_quantgate.worker.coding",

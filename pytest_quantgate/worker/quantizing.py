@@ -1,6 +1,6 @@
 """Makes a quantized file with ``llama_model_quantize``.
 
-Runs in the worker alone: standard library and llama_cpp.
+Runs in the worker alone: standard library, numpy and llama_cpp.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from llama_cpp import llama_cpp as low
 
 from pytest_quantgate.worker.llama import EngineRefusal, LogTap
@@ -40,6 +41,14 @@ def quantize(request: Quantize, log: LogTap, send: Callable[[Message], None]) ->
         parameters.tt_overrides = ctypes.cast(
             overrides, ctypes.POINTER(low.llama_model_tensor_override)
         )
+    weights = importance_weights(request)
+    rows = (low.llama_model_imatrix_data * (len(weights) + 1))()
+    for row, (name, values) in zip(rows, weights.items(), strict=False):
+        row.name = name.encode()
+        row.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        row.size = len(values)
+    if weights:
+        parameters.imatrix = ctypes.cast(rows, ctypes.POINTER(low.llama_model_imatrix_data))
 
     def listen(line: str) -> None:
         match = _TENSOR_LINE.match(line)
@@ -57,3 +66,18 @@ def quantize(request: Quantize, log: LogTap, send: Callable[[Message], None]) ->
         Path(request.destination).unlink(missing_ok=True)
         raise EngineRefusal(f"llama.cpp cannot quantize: {log.last_error()}")
     return Quantized(seconds_s=time.perf_counter() - started)
+
+
+def importance_weights(request: Quantize) -> dict[str, np.ndarray]:
+    """Return each weight's importances, float32: mean squares, 1 for what saw no token.
+
+    As ``load_imatrix`` of llama.cpp's ``tools/quantize/quantize.cpp``, in float32 like there.
+    """
+    found = {}
+    for name, path, sums_offset, counts_offset, n_sums, n_counts in request.imatrix:
+        sums = np.fromfile(path, np.float32, n_sums, offset=sums_offset).reshape(n_counts, -1)
+        counts = np.fromfile(path, np.float32, n_counts, offset=counts_offset).round()[:, None]
+        seen = counts > 0
+        means = np.divide(sums, counts, out=np.ones_like(sums), where=seen)
+        found[name] = np.ascontiguousarray(means.reshape(-1))
+    return found

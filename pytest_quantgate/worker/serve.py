@@ -12,8 +12,10 @@ from typing import Any, Protocol
 
 from pytest_quantgate.worker.batches import compare_batches
 from pytest_quantgate.worker.coding import Coder, WrongValueError
+from pytest_quantgate.worker.imatrix import collect_imatrix
 from pytest_quantgate.worker.llama import EngineRefusal, LogTap, identify
 from pytest_quantgate.worker.messages import (
+    CollectImatrix,
     CompareBatches,
     Decode,
     Encode,
@@ -70,6 +72,9 @@ def _answer(request: Message, scorer: Scorer, coder: Coder, log: LogTap, send: A
         case Quantize():
             scorer.close()
             return quantize(request, log, send)
+        case CollectImatrix():
+            scorer.close()
+            return collect_imatrix(request, log, send)
         case Tokenize():
             return scorer.tokenize(request)
         case Score():
