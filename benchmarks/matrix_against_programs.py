@@ -36,7 +36,7 @@ import psutil
 from pytest_quantgate.config import load_settings
 from pytest_quantgate.formats import DEFAULT_FORMATS
 from pytest_quantgate.models.source import find_model
-from pytest_quantgate.texts import evaluation_text
+from pytest_quantgate.texts import built_in_text
 
 N_CTX = 512
 REFERENCE = "F16"
@@ -207,7 +207,7 @@ def main() -> None:
         source = find_model("smollm2", load_settings(scratch)).any_file.files[0]
         text = scratch / "text.txt"
         given = os.environ.get("QUANTGATE_WIKITEXT")
-        text.write_bytes(Path(given).read_bytes() if given else evaluation_text().data)
+        text.write_bytes(Path(given).read_bytes() if given else built_in_text("evaluation").data)
         work = Work(
             source=source,
             text=text,

@@ -22,6 +22,7 @@ from pytest_quantgate.formats import Format, find_format, make_recipe
 from pytest_quantgate.tables import (
     DeviceSettings,
     EngineSettings,
+    ImatrixSettings,
     Limits,
     ModelSettings,
     ProfileSettings,
@@ -47,10 +48,21 @@ _BUILT_IN_PROFILE = ProfileSettings(
     # doubt of 16 chunks.
     limits={"*": Limits(ppl_vs_baseline=0.01, ppl_vs_anchor=0.04, kld_vs_baseline=0.1)},
 )
+_TEXT_ENDINGS = (".txt", ".raw", ".md")
 BUILT_IN_PROFILES = ("default", "smollm2")
 
 EVALUATION_TEXT = "evaluation"
-"""The name of the text that ships with this package."""
+"""The name of the text on which is scored where nothing else is configured."""
+
+CALIBRATION_TEXT = "calibration"
+"""The name of the text for importance matrices; it has no document of the other one."""
+
+BUILT_IN_TEXTS = (EVALUATION_TEXT, CALIBRATION_TEXT)
+
+NO_IMATRIX = "none"
+"""What stands among a profile's importance matrices for quantizing without one."""
+
+_BUILT_IN_IMATRICES = {"calibration": ImatrixSettings(text=CALIBRATION_TEXT)}
 
 ALL_FORMATS = "*"
 """The key of limits that hold for every format; a format's own limits stand above them."""
@@ -65,6 +77,7 @@ class Overrides:
     formats: tuple[str, ...] | None = None
     devices: tuple[str, ...] | None = None
     texts: tuple[str, ...] | None = None
+    imatrices: tuple[str, ...] | None = None
     engine: str | None = None
     report: str | None = None
     cache_dir: str | None = None
@@ -74,8 +87,8 @@ class Overrides:
 class Settings:
     """The configuration of one run, complete and checked.
 
-    ``root`` is the folder that relative paths start from. ``models``, ``texts``, ``devices``
-    and ``engines`` hold every one that a cell may name.
+    ``root`` is the folder that relative paths start from. ``models``, ``texts``, ``imatrices``,
+    ``devices`` and ``engines`` hold every one that a cell may name.
     """
 
     root: Path
@@ -85,6 +98,7 @@ class Settings:
     recipes: Mapping[str, Format]
     models: Mapping[str, ModelSettings]
     texts: Mapping[str, TextSettings]
+    imatrices: Mapping[str, ImatrixSettings]
     devices: Mapping[str, DeviceSettings]
     engines: Mapping[str, EngineSettings]
     baselines_dir: Path
@@ -165,23 +179,23 @@ def read_tables(root: Path) -> Tables:
         raise ConfigError(_one_line(error, "tool.quantgate")) from error
 
 
-def _known(kind: str, name: str, valid: Iterable[str]) -> str:
+def _known(kind: str, name: str, valid: Iterable[str], table: str = "") -> str:
     names = sorted(valid)
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise ConfigError(
             f"unknown {kind} {name!r}{hint}; valid: {', '.join(names)};"
-            f" add one as [tool.quantgate.{kind}s.{name}]"
+            f" add one as [tool.quantgate.{table or f'{kind}s'}.{name}]"
         )
     return name
 
 
-def _check_names(kind: str, names: Iterable[str]) -> None:
+def _check_names(table: str, names: Iterable[str]) -> None:
     for name in names:
         if not _NAME.match(name):
             raise ConfigError(
-                f"[tool.quantgate.{kind}s] the name {name!r} cannot stand in a cell's id;"
+                f"[tool.quantgate.{table}] the name {name!r} cannot stand in a cell's id;"
                 " use letters, digits, '_', '.', '+' and single '-'"
             )
 
@@ -192,7 +206,7 @@ def _profile(tables: Tables, overrides: Overrides) -> tuple[str, ProfileSettings
     profile = profiles[_known("profile", name, profiles)]
     given = {
         key: value
-        for key in ("models", "formats", "devices", "texts", "engine")
+        for key in ("models", "formats", "devices", "texts", "imatrices", "engine")
         if (value := getattr(overrides, key)) is not None
     }
     if not given:
@@ -233,7 +247,13 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
     overrides = overrides or Overrides()
     tables = read_tables(root)
     for kind in ("model", "text", "device", "engine", "format"):
-        _check_names(kind, getattr(tables, f"{kind}s"))
+        _check_names(f"{kind}s", getattr(tables, f"{kind}s"))
+    _check_names("imatrices", tables.imatrices)
+    if NO_IMATRIX in tables.imatrices:
+        raise ConfigError(
+            f"[tool.quantgate.imatrices.{NO_IMATRIX}] stands for quantizing without an importance"
+            " matrix; choose another name"
+        )
     recipes = {
         name: make_recipe(name, recipe.base, recipe.tensors)
         for name, recipe in tables.formats.items()
@@ -241,14 +261,18 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
     models = {**_BUILT_IN_MODELS, **tables.models}
     texts = dict(tables.texts)
     model_names = _as_named(overrides.models, models, (".gguf",))
-    text_names = _as_named(overrides.texts, (*texts, EVALUATION_TEXT), (".txt", ".raw", ".md"))
+    text_names = _as_named(overrides.texts, (*texts, *BUILT_IN_TEXTS), _TEXT_ENDINGS)
+    imatrices = {**_BUILT_IN_IMATRICES, **tables.imatrices}
+    imatrix_names = _as_named(overrides.imatrices, imatrices, (".gguf", ".dat"))
     models |= {name: ModelSettings(source=source) for source, name in model_names.items()}
     texts |= {name: TextSettings(source=source) for source, name in text_names.items()}
+    imatrices |= {name: ImatrixSettings(file=file) for file, name in imatrix_names.items()}
     name, profile = _profile(tables, overrides)
     profile = profile.model_copy(
         update={
             "models": tuple(model_names.get(item, item) for item in profile.models),
             "texts": tuple(text_names.get(item, item) for item in profile.texts),
+            "imatrices": tuple(imatrix_names.get(item, item) for item in profile.imatrices),
         }
     )
     devices = {"cpu": DeviceSettings(), **tables.devices}
@@ -256,7 +280,11 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
     for model in profile.models:
         _known("model", model, models)
     for text in profile.texts:
-        _known("text", text, (*texts, EVALUATION_TEXT))
+        _known("text", text, (*texts, *BUILT_IN_TEXTS))
+    for imatrix in profile.imatrices:
+        _known("imatrix", imatrix, (*imatrices, NO_IMATRIX), table="imatrices")
+        if imatrix != NO_IMATRIX and imatrices[imatrix].text is not None:
+            _known("text", str(imatrices[imatrix].text), (*texts, *BUILT_IN_TEXTS))
     for device in profile.devices:
         _known("device", device, devices)
     _known("engine", profile.engine, engines)
@@ -281,6 +309,7 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
         recipes=recipes,
         models=models,
         texts=texts,
+        imatrices=imatrices,
         devices=devices,
         engines=engines,
         baselines_dir=root / tables.baselines_dir,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from pytest_quantgate.config import Settings
+from pytest_quantgate.config import NO_IMATRIX, Settings
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.formats import Format, find_format
 
@@ -53,6 +53,17 @@ def model_formats(
     return tuple(item for item in own if item.name in wanted) or own
 
 
+def format_imatrices(settings: Settings, model: str, wanted: Format) -> tuple[str | None, ...]:
+    """Return the importance matrices with which the profile wants a format; None is none.
+
+    A file that exists was made with or without one, and full precision is no matter of one.
+    """
+    if settings.models[model].files is not None or wanted.is_full_precision:
+        return (None,)
+    names = settings.profile.imatrices
+    return tuple(None if name == NO_IMATRIX else name for name in names)
+
+
 def expand(settings: Settings, full_precision: Mapping[str, str] | None = None) -> tuple[Cell, ...]:
     """Return the cells of the active profile, in the profile's order.
 
@@ -69,16 +80,17 @@ def expand(settings: Settings, full_precision: Mapping[str, str] | None = None) 
         for text in profile.texts:
             for device in profile.devices:
                 for item in model_formats(settings, model, own.get(model)):
-                    blank = Cell(
-                        id="",
-                        model=model,
-                        format=item,
-                        imatrix=None,
-                        device=device,
-                        engine=profile.engine,
-                        text=text,
-                    )
-                    cells.append(make_cell(settings, blank, item))
+                    for imatrix in format_imatrices(settings, model, item):
+                        blank = Cell(
+                            id="",
+                            model=model,
+                            format=item,
+                            imatrix=imatrix,
+                            device=device,
+                            engine=profile.engine,
+                            text=text,
+                        )
+                        cells.append(make_cell(settings, blank, item, imatrix))
     ids = [cell.id for cell in cells]
     for cell_id in ids:
         if ids.count(cell_id) > 1:
@@ -86,14 +98,14 @@ def expand(settings: Settings, full_precision: Mapping[str, str] | None = None) 
     return tuple(cells)
 
 
-def make_cell(settings: Settings, like: Cell, wanted: Format) -> Cell:
-    """Return the cell of another format, everything else like a cell's."""
-    parts = [like.model, wanted.name, like.device]
+def make_cell(settings: Settings, like: Cell, wanted: Format, imatrix: str | None) -> Cell:
+    """Return the cell of another format and importance matrix, everything else like a cell's."""
+    parts = [like.model, wanted.name, *([imatrix] if imatrix else []), like.device]
     if len(settings.profile.texts) > 1:
         parts.append(like.text)
     if settings.profile.engine != "default":
         parts.append(like.engine)
-    return replace(like, id="-".join(parts), format=wanted)
+    return replace(like, id="-".join(parts), format=wanted, imatrix=imatrix)
 
 
 def reference_format(formats: tuple[Format, ...]) -> Format:

@@ -39,6 +39,11 @@ class MeasuredCell:
         return self._cell.format
 
     @property
+    def imatrix(self) -> str | None:
+        """The importance matrix's name, None for none."""
+        return self._cell.imatrix
+
+    @property
     def device(self) -> str:
         """The device's name."""
         return self._cell.device

@@ -18,10 +18,11 @@ from typing import Any
 
 from pytest_quantgate.artifacts.cache import Cache, key_of, read_json, write_json
 from pytest_quantgate.artifacts.files import CellFile, Files
+from pytest_quantgate.artifacts.imatrix import Imatrices, Imatrix, read_header
 from pytest_quantgate.artifacts.measurements import Measurements
 from pytest_quantgate.baselines.schema import Key
 from pytest_quantgate.baselines.store import Found, Store
-from pytest_quantgate.config import Settings
+from pytest_quantgate.config import NO_IMATRIX, Settings
 from pytest_quantgate.devices import default_threads, hold_device
 from pytest_quantgate.engines import Engine
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
@@ -31,7 +32,7 @@ from pytest_quantgate.matrix import Cell, expand, make_cell, reference_format
 from pytest_quantgate.metrics.perplexity import Gathering, PerplexityMeasurement
 from pytest_quantgate.metrics.size import SizeMeasurement, measure_size
 from pytest_quantgate.models.source import Model, find_model
-from pytest_quantgate.texts import Text, load_text
+from pytest_quantgate.texts import Text, check_held_out, domain_of, load_text
 from pytest_quantgate.texts.chunks import ChunkPlan, make_plan
 from pytest_quantgate.worker.messages import (
     Message,
@@ -66,12 +67,16 @@ class Run:
         self.store = Store(settings.baselines_dir, use_shipped=settings.uses_built_in_profile)
         self.measurements = Measurements(self.cache)
         self._files = Files(self.cache, self.n_threads, lambda: self.hold_device("cpu"))
+        self._imatrices = Imatrices(
+            self.cache, settings.root, self.n_threads, lambda: self.hold_device("cpu")
+        )
         self._make_engine = make_engine
         self._engines: dict[str, Engine] = {}
         self._models: dict[str, Model] = {}
         self._texts: dict[str, Text] = {}
         self._plans: dict[tuple[str, str], ChunkPlan] = {}
         self._cell_files: dict[str, CellFile] = {}
+        self._found_imatrices: dict[str, Imatrix] = {}
 
     # Cells
 
@@ -90,6 +95,7 @@ class Run:
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
         """The profile's cells; a model's own full precision takes the place of F16."""
+        self._check_imatrices()
         own = {}
         for name in self.settings.profile.models:
             source = self.model(name).source
@@ -112,7 +118,7 @@ class Run:
             listed = (item.format for item in self.cells if item.model == cell.model)
             formats = tuple(dict.fromkeys((full, *listed)))
         wanted = reference_format(formats)
-        return cell if cell.format == wanted else make_cell(self.settings, cell, wanted)
+        return cell if cell.format == wanted else make_cell(self.settings, cell, wanted, None)
 
     def key(self, cell: Cell) -> Key:
         """Return what a cell's baseline is found by."""
@@ -226,16 +232,79 @@ class Run:
 
     def cell_file(self, cell: Cell) -> CellFile:
         """Return a cell's file, found or made."""
-        key = f"{cell.model}-{cell.format.name}-{cell.engine}"
+        key = f"{cell.model}-{cell.format.name}-{cell.imatrix}-{cell.engine}"
         if key not in self._cell_files:
             self.emit("quantize", cell, done=0, total=0)
             self._cell_files[key] = self._files.cell_file(
                 self.model(cell.model),
                 cell.format,
+                self.imatrix(cell),
                 self.engine(cell.engine),
                 lambda reply: self._on_progress(cell, reply),
             )
         return self._cell_files[key]
+
+    def imatrix(self, cell: Cell) -> Imatrix | None:
+        """Return the importance matrix of a cell, collected now if it is not in the cache.
+
+        Raises:
+            CellInvalid: it cannot be used for this model.
+            CellError: it could not be collected.
+
+        """
+        model = self.model(cell.model)
+        if cell.imatrix is None or model.source is None:
+            return None
+        key = f"{cell.model}-{cell.imatrix}-{cell.engine}"
+        if key not in self._found_imatrices:
+            wanted = self.settings.imatrices[cell.imatrix]
+            engine = self.engine(cell.engine)
+
+            def on_reply(reply: Message) -> None:
+                self._on_progress(cell, reply)
+
+            origin, sha256, _ = self._files.origin(model, engine, on_reply)
+            if wanted.file is not None:
+                found = self._imatrices.from_file(cell.imatrix, wanted.file, origin)
+            else:
+                found = self._imatrices.from_text(
+                    cell.imatrix,
+                    wanted,
+                    self._calibration(cell.imatrix),
+                    origin,
+                    sha256,
+                    engine,
+                    self.settings.profile.flash_attention,
+                    on_reply,
+                )
+            self._found_imatrices[key] = found
+        return self._found_imatrices[key]
+
+    def _calibration(self, name: str) -> Text:
+        """Return the text, or the domain of one, that an importance matrix is collected from."""
+        wanted = self.settings.imatrices[name]
+        text = self.text(str(wanted.text))
+        if wanted.domain is None:
+            return text
+        return domain_of(text, wanted.domain, f"[tool.quantgate.imatrices.{name}]")
+
+    def _check_imatrices(self) -> None:
+        """Refuse a matrix's file that is none, and a matrix of what is scored.
+
+        Raises:
+            ConfigError: in one line.
+
+        """
+        profile = self.settings.profile
+        for name in profile.imatrices:
+            if name == NO_IMATRIX:
+                continue
+            wanted = self.settings.imatrices[name]
+            if wanted.file is not None:
+                read_header(name, self._imatrices.path_of(wanted.file))
+                continue
+            for scored in profile.texts:
+                check_held_out(name, self._calibration(name), self.text(scored))
 
     def size(self, cell: Cell) -> SizeMeasurement:
         """Measure a cell's size."""
@@ -377,8 +446,8 @@ class Run:
             stream.write(line + "\n")
 
     def _on_progress(self, cell: Cell, reply: Message) -> None:
-        if isinstance(reply, Progress) and reply.what == "quantize":
-            self.emit("quantize", cell, done=reply.done, total=reply.total)
+        if isinstance(reply, Progress) and reply.what in {"quantize", "imatrix"}:
+            self.emit(reply.what, cell, done=reply.done, total=reply.total)
 
     def settings_used(self) -> dict[str, Any]:
         """Return the settings that shape the figures, for the record."""

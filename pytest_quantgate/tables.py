@@ -130,6 +130,28 @@ class TextSettings(Table):
         return self
 
 
+class ImatrixSettings(Table):
+    """An importance matrix: collected from a text or one of its domains, or a file.
+
+    ``chunks`` None takes the whole text, ``n_ctx`` is that of the collection alone.
+    """
+
+    text: str | None = None
+    domain: str | None = None
+    chunks: int | None = Field(default=None, ge=1)
+    n_ctx: int = Field(default=512, ge=16, le=1 << 20)
+    file: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> ImatrixSettings:
+        if (self.text is None) == (self.file is None):
+            raise ValueError('an importance matrix has either text = "NAME" or file = "PATH.gguf"')
+        if self.file is not None and self.model_fields_set - {"file"}:
+            other = sorted(self.model_fields_set - {"file"})[0]
+            raise ValueError(f"a file is taken as it is: {other} goes only with text")
+        return self
+
+
 class DeviceSettings(Table):
     """Where an engine computes."""
 
@@ -156,6 +178,7 @@ class ProfileSettings(Table):
     formats: tuple[str, ...] = DEFAULT_FORMATS
     devices: tuple[str, ...] = ("cpu",)
     texts: tuple[str, ...] = ("evaluation",)
+    imatrices: tuple[str, ...] = ("none",)
     engine: str = "default"
     n_ctx: int = Field(default=512, ge=8, le=1 << 20)
     n_batch: int | None = Field(default=None, ge=1)
@@ -176,7 +199,7 @@ class ProfileSettings(Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> ProfileSettings:
-        for name in ("models", "formats", "devices", "texts"):
+        for name in ("models", "formats", "devices", "texts", "imatrices"):
             values = getattr(self, name)
             if not values:
                 raise ValueError(f"{name} is empty; name at least one")
@@ -216,6 +239,7 @@ class Tables(Table):
     report: str | None = None
     models: Mapping[str, ModelSettings] = Field(default_factory=dict)
     texts: Mapping[str, TextSettings] = Field(default_factory=dict)
+    imatrices: Mapping[str, ImatrixSettings] = Field(default_factory=dict)
     devices: Mapping[str, DeviceSettings] = Field(default_factory=dict)
     engines: Mapping[str, EngineSettings] = Field(default_factory=dict)
     formats: Mapping[str, RecipeSettings] = Field(default_factory=dict)

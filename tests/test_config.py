@@ -51,6 +51,40 @@ MISTAKES = {
         ["with source, sha256 is one string"],
     ),
     "a text without a file": ("[tool.quantgate.texts.t]", ['either source = "PATH" or domains']),
+    "a matrix of nothing": (
+        "[tool.quantgate.imatrices.i]",
+        ["imatrices.i", 'either text = "NAME" or file = "PATH.gguf"'],
+    ),
+    "a matrix of both": (
+        '[tool.quantgate.imatrices.i]\ntext = "t"\nfile = "i.gguf"',
+        ["imatrices.i", "either text"],
+    ),
+    "a matrix's file with a setting of a text": (
+        '[tool.quantgate.imatrices.i]\nfile = "i.gguf"\nchunks = 4',
+        ["a file is taken as it is: chunks goes only with text"],
+    ),
+    "a matrix called none": (
+        '[tool.quantgate.imatrices.none]\ntext = "evaluation"',
+        ["imatrices.none] stands for quantizing without", "choose another name"],
+    ),
+    "a matrix whose name cannot be in an id": (
+        '[tool.quantgate.imatrices."a--b"]\ntext = "evaluation"',
+        ["[tool.quantgate.imatrices] the name 'a--b'"],
+    ),
+    "a matrix of an unknown text": (
+        '[tool.quantgate]\nprofile="p"'
+        + BASE
+        + 'imatrices = ["i"]\n[tool.quantgate.imatrices.i]\ntext = "wiki"',
+        ["unknown text 'wiki'"],
+    ),
+    "an unknown matrix": (
+        '[tool.quantgate]\nprofile="p"' + BASE + 'imatrices = ["calibrate"]',
+        [
+            "unknown imatrix 'calibrate' (did you mean 'calibration'?); valid: calibration, none",
+            "add one as [tool.quantgate.imatrices.calibrate]",
+        ],
+    ),
+    "no matrix at all": (BASE + "imatrices = []", ["imatrices is empty; name at least one"]),
     "a profile without models": ("[tool.quantgate.profiles.p]", ["profiles.p.models is missing"]),
     "an empty list": (BASE + "formats = []", ["formats is empty; name at least one"]),
     "a format twice": (BASE + 'formats = ["Q4_0", "Q4_0"]', ["formats has 'Q4_0' twice"]),
@@ -92,7 +126,7 @@ MISTAKES = {
     ),
     "an unknown text": (
         '[tool.quantgate]\nprofile="p"' + BASE + 'texts = ["wiki"]',
-        ["unknown text 'wiki'; valid: evaluation, t"],
+        ["unknown text 'wiki'; valid: calibration, evaluation, t"],
     ),
     "an unknown device": (
         '[tool.quantgate]\nprofile="p"' + BASE + 'devices = ["gpu"]',
@@ -137,7 +171,8 @@ def test_every_mistake_is_one_line(tmp_path: Path, mistake: tuple[str, list[str]
         (Overrides(formats=()), "formats is empty"),
         (Overrides(formats=("Q4_0", "Q4_0")), "twice"),
         (Overrides(devices=("x",)), "unknown device 'x'; valid: cpu"),
-        (Overrides(texts=("x",)), "unknown text 'x'; valid: evaluation"),
+        (Overrides(texts=("x",)), "unknown text 'x'; valid: calibration, evaluation"),
+        (Overrides(imatrices=("x",)), "unknown imatrix 'x'; valid: calibration, none"),
         (Overrides(engine="x"), "unknown engine 'x'; valid: default"),
         (Overrides(report="x.html"), "--quant-report 'x.html'"),
     ],

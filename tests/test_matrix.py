@@ -55,6 +55,23 @@ def test_an_id_names_only_what_can_differ(tmp_path: Path) -> None:
     ]
 
 
+def test_a_matrix_is_a_dimension_of_what_is_quantized(tmp_path: Path) -> None:
+    """Not of full precision, nor of files that were made before."""
+    profile = 'models=["a","b"]\ntexts=["t"]\nformats=["F16","Q4_0"]'
+    assert ids(tmp_path, profile + '\nimatrices=["none","calibration"]') == [
+        "a-F16-cpu",
+        "a-Q4_0-cpu",
+        "a-Q4_0-calibration-cpu",
+        "b-Q4_0-cpu",
+    ]
+    cells = expand(settings(tmp_path, profile + '\nimatrices=["calibration"]'))
+    assert [(cell.id, cell.imatrix) for cell in cells] == [
+        ("a-F16-cpu", None),
+        ("a-Q4_0-calibration-cpu", "calibration"),
+        ("b-Q4_0-cpu", None),
+    ]
+
+
 def test_aliases_and_recipes_have_one_id(tmp_path: Path) -> None:
     recipe = '[tool.quantgate.formats.slim]\nbase="Q8_0"\ntensors={experts="MXFP4"}'
     profile = 'models=["a"]\nformats=["mxfp4","slim"]\ntexts=["t"]'

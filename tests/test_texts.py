@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.tables import TextSettings
-from pytest_quantgate.texts import EVALUATION_DOMAINS, Text, evaluation_text, load_text, make_text
+from pytest_quantgate.texts import (
+    DOMAINS,
+    built_in_text,
+    check_held_out,
+    domain_of,
+    load_text,
+    make_text,
+)
 from pytest_quantgate.texts.chunks import make_plan
 
 WIKI = b"\n = First = \n\nWords. \n\n = = Part = = \n\nMore words. \n = Second = \n\nOther. \n"
@@ -87,20 +93,54 @@ def test_a_text_without_documents_has_chunks_without_them() -> None:
     assert plan.domains == (None, None)
 
 
-@pytest.fixture
-def shipped() -> Text:
-    """The project's own text."""
-    folder = files("pytest_quantgate.texts") / "evaluation"
-    if not (folder / f"{EVALUATION_DOMAINS[0]}.txt").is_file():
-        pytest.skip("this checkout has no evaluation text yet")
-    return evaluation_text()
-
-
-def test_the_shipped_text_has_four_domains_of_many_documents(shipped: Text) -> None:
-    assert [span.name for span in shipped.domains] == list(EVALUATION_DOMAINS)
+@pytest.mark.parametrize(
+    ("name", "domain_bytes", "documents"),
+    [("evaluation", range(15_000, 30_000), 12), ("calibration", range(5_000, 10_000), 6)],
+)
+def test_the_shipped_texts_have_four_domains_of_many_documents(
+    name: str, domain_bytes: range, documents: int
+) -> None:
+    shipped = built_in_text(name)
+    assert [span.name for span in shipped.domains] == list(DOMAINS)
     for domain in shipped.domains:
-        assert 15_000 < domain.end - domain.start < 30_000, domain.name
+        assert domain.end - domain.start in domain_bytes, domain.name
         inside = [d for d in shipped.documents if domain.start <= d.start < domain.end]
-        assert len(inside) >= 12, domain.name
+        assert len(inside) >= documents, domain.name
     shipped.data.decode("utf-8")
     assert b"\r" not in shipped.data
+
+
+def test_what_matrices_are_made_of_is_not_what_is_scored() -> None:
+    calibration, evaluation = built_in_text("calibration"), built_in_text("evaluation")
+    check_held_out("i", calibration, evaluation)
+    lines = [set(text.data.split(b"\n")) for text in (calibration, evaluation)]
+    shared = {line for line in lines[0] & lines[1] if len(line) > 40}
+    assert not shared
+
+
+def test_a_domain_is_a_text_of_its_own() -> None:
+    text = make_text("t", {"one": b"first ", "two": b"second"})
+    part = domain_of(text, "two", "here")
+    assert (part.name, part.data, part.domains) == ("t.two", b"second", ())
+    with pytest.raises(ConfigError, match="here: text 't' has no domain 'six'; valid: one, two"):
+        domain_of(text, "six", "here")
+    with pytest.raises(ConfigError, match="valid: none, it is one file"):
+        domain_of(part, "one", "here")
+
+
+STORY = b" = One = \nonce upon\n = Two = \na time\n"
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        STORY,
+        b"before " + STORY,
+        b"once upon",
+        b" = Zero = \nnothing\n = Two = \na time\n",
+    ],
+    ids=["the same", "more", "a part", "a document"],
+)
+def test_a_matrix_of_what_is_scored_is_refused(calibration: bytes) -> None:
+    with pytest.raises(ConfigError, match="'i' is of text 'c', of which 's' is scored"):
+        check_held_out("i", make_text("c", {"c": calibration}), make_text("s", {"s": STORY}))

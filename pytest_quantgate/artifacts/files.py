@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantgate.artifacts.cache import Cache, key_of, read_json, write_json
+from pytest_quantgate.artifacts.imatrix import Imatrix
 from pytest_quantgate.engines import Engine, OnReply
-from pytest_quantgate.errors import CellUnavailable
+from pytest_quantgate.errors import CellUnavailable, CellUnsupported
 from pytest_quantgate.formats import FILE_TYPES, FULL_PRECISION, TENSOR_TYPES, Format
 from pytest_quantgate.models.gguf_file import GgufFile, TensorDigest, digest_tensors, read_gguf
 from pytest_quantgate.models.source import Model
@@ -21,7 +22,8 @@ class CellFile:
     """The file that a cell measures.
 
     ``source_sha256`` identifies what it was made from, None for a user's own file;
-    ``quantizer_sha256`` and ``quantizer_cpu`` what made it, None where nothing was made.
+    ``quantizer_sha256`` and ``quantizer_cpu`` what made it, None where nothing was made;
+    ``imatrix_sha256`` the importance matrix that it was made with, None for none.
     """
 
     header: GgufFile
@@ -31,6 +33,7 @@ class CellFile:
     source_sha256: str | None
     quantizer_sha256: str | None
     quantizer_cpu: str | None
+    imatrix_sha256: str | None = None
 
     @property
     def path(self) -> Path:
@@ -53,10 +56,34 @@ class Files:
         self._n_threads = n_threads
         self._hold_device = hold_device
 
+    def origin(self, model: Model, engine: Engine, on_reply: OnReply) -> tuple[GgufFile, str, str]:
+        """Return the file from which a model's formats are made, its hash, and the source's.
+
+        It is the source itself, or the F16 that is made of a source that was quantized before.
+
+        Raises:
+            CellUnavailable: a pinned SHA-256 does not match.
+            CellError: the engine could not make the file.
+
+        """
+        assert model.source is not None
+        source_sha256 = self._hash(model.source)
+        _check_pin(model, "", model.source, source_sha256)
+        if not model.is_requantized:
+            return model.source, source_sha256, source_sha256
+        full = Format(name="F16", file_type=FILE_TYPES["F16"])
+        header, sha256 = self._quantized(model.source, source_sha256, full, None, engine, on_reply)
+        return header, sha256, source_sha256
+
     def cell_file(
-        self, model: Model, wanted: Format, engine: Engine, on_reply: OnReply
+        self,
+        model: Model,
+        wanted: Format,
+        imatrix: Imatrix | None,
+        engine: Engine,
+        on_reply: OnReply,
     ) -> CellFile:
-        """Return the file of a model in a format.
+        """Return the file of a model in a format, quantized with an importance matrix or without.
 
         Raises:
             CellUnavailable: a pinned SHA-256 does not match.
@@ -68,26 +95,19 @@ class Files:
             sha256 = self._hash(header)
             _check_pin(model, wanted.name, header, sha256)
             return self._describe(header, sha256, None, None)
-        source_sha256 = self._hash(model.source)
-        _check_pin(model, "", model.source, source_sha256)
-        if wanted.is_full_precision and wanted.name == model.source.main_type():
-            return self._describe(model.source, source_sha256, source_sha256, None)
-        origin, origin_sha256 = model.source, source_sha256
-        if model.is_requantized:
-            full = Format(name="F16", file_type=FILE_TYPES["F16"])
-            origin, origin_sha256 = self._quantized(
-                model.source, source_sha256, full, engine, on_reply
-            )
-            if wanted.name == full.name:
-                return self._describe(origin, origin_sha256, source_sha256, engine)
-        header, sha256 = self._quantized(origin, origin_sha256, wanted, engine, on_reply)
-        return self._describe(header, sha256, source_sha256, engine)
+        origin, origin_sha256, source_sha256 = self.origin(model, engine, on_reply)
+        if wanted.is_full_precision and wanted.name == origin.main_type():
+            maker = engine if model.is_requantized else None
+            return self._describe(origin, origin_sha256, source_sha256, maker)
+        header, sha256 = self._quantized(origin, origin_sha256, wanted, imatrix, engine, on_reply)
+        return self._describe(header, sha256, source_sha256, engine, imatrix)
 
     def _quantized(
         self,
         source: GgufFile,
         source_sha256: str,
         wanted: Format,
+        imatrix: Imatrix | None,
         engine: Engine,
         on_reply: OnReply,
     ) -> tuple[GgufFile, str]:
@@ -99,23 +119,31 @@ class Files:
             source=source_sha256,
             file_type=wanted.file_type.number,
             overrides=overrides,
-            imatrix=None,
+            imatrix=imatrix.sha256 if imatrix is not None else None,
             quantizer=engine.identity().quantizer_sha256,
         )
 
         def make(path: Path) -> dict[str, Any]:
-            with self._hold_device():
-                reply = engine.ask(
-                    Quantize(
-                        source=str(source.files[0]),
-                        destination=str(path),
-                        file_type=wanted.file_type.number,
-                        overrides=overrides,
-                        allow_requantize=source.main_type() not in FULL_PRECISION,
-                        n_threads=self._n_threads,
-                    ),
-                    on_reply,
-                )
+            request = Quantize(
+                source=str(source.files[0]),
+                destination=str(path),
+                file_type=wanted.file_type.number,
+                overrides=overrides,
+                allow_requantize=source.main_type() not in FULL_PRECISION,
+                n_threads=self._n_threads,
+                imatrix=imatrix.rows() if imatrix is not None else (),
+            )
+            try:
+                with self._hold_device():
+                    reply = engine.ask(request, on_reply)
+            except CellUnsupported as error:
+                if imatrix is not None or not wanted.needs_imatrix:
+                    raise
+                raise CellUnsupported(
+                    f"{wanted.name} needs an importance matrix; give it one with"
+                    ' --quant-imatrix calibration or imatrices = ["calibration"] in the profile'
+                    f" ({error})"
+                ) from error
             return {"format": wanted.name, "seconds_s": reply.seconds_s}
 
         entry = self._cache.artifact(key, ".gguf", make)
@@ -126,7 +154,12 @@ class Files:
         return hashes[0] if len(hashes) == 1 else key_of(parts=hashes)
 
     def _describe(
-        self, header: GgufFile, sha256: str, source_sha256: str | None, engine: Engine | None
+        self,
+        header: GgufFile,
+        sha256: str,
+        source_sha256: str | None,
+        engine: Engine | None,
+        imatrix: Imatrix | None = None,
     ) -> CellFile:
         tensors, whole = self._digests(header, sha256)
         identity = engine.identity() if engine is not None else None
@@ -138,6 +171,7 @@ class Files:
             source_sha256=source_sha256,
             quantizer_sha256=identity.quantizer_sha256 if identity else None,
             quantizer_cpu=identity.system_info if identity else None,
+            imatrix_sha256=imatrix.sha256 if imatrix is not None else None,
         )
 
     def _digests(self, header: GgufFile, sha256: str) -> tuple[tuple[TensorDigest, ...], str]:

@@ -27,6 +27,7 @@ class Options:
     formats: str | None
     devices: str | None
     texts: str | None
+    imatrices: str | None
     engine: str | None
     report: str | None
     cache: str | None
@@ -48,6 +49,7 @@ class Options:
             formats=_split(self.formats),
             devices=_split(self.devices),
             texts=_split(self.texts),
+            imatrices=_split(self.imatrices),
             engine=self.engine,
             report=self.report,
             cache_dir=self.cache,
@@ -109,6 +111,12 @@ def add_options(parser: pytest.Parser) -> None:
         help="texts instead of the profile's: names, or paths of .txt, .raw or .md files",
     )
     add(
+        "--quant-imatrix",
+        dest="quant_imatrices",
+        metavar="LIST",
+        help="importance matrices instead of the profile's: none, names, or .gguf files",
+    )
+    add(
         "--quant-report",
         dest="quant_report",
         metavar="PATH",
@@ -136,6 +144,7 @@ def read_options(config: pytest.Config) -> Options:
         formats=get("quant_formats"),
         devices=get("quant_devices"),
         texts=get("quant_texts"),
+        imatrices=get("quant_imatrices"),
         engine=get("quant_engine"),
         report=get("quant_report"),
         cache=get("quant_cache"),

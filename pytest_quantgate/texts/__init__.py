@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from pytest_quantgate.config import EVALUATION_TEXT
+from pytest_quantgate.config import CALIBRATION_TEXT
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.tables import TextSettings
 
-EVALUATION_DOMAINS = ("encyclopedia", "dialogue", "code", "mathematics")
+DOMAINS = ("encyclopedia", "dialogue", "code", "mathematics")
 
 _TITLE = re.compile(rb"^ = [^=\r\n].*? = \r?$", re.MULTILINE)
 
@@ -79,13 +79,47 @@ def make_text(name: str, parts: Mapping[str, bytes]) -> Text:
     )
 
 
-def evaluation_text() -> Text:
-    """Return the text that ships with this package: four domains of about 20 kB each."""
-    folder = files("pytest_quantgate.texts") / "evaluation"
-    return make_text(
-        EVALUATION_TEXT,
-        {domain: (folder / f"{domain}.txt").read_bytes() for domain in EVALUATION_DOMAINS},
-    )
+def built_in_text(name: str) -> Text:
+    """Return a text that ships with this package.
+
+    ``evaluation`` has four domains of about 20 kB each, ``calibration`` the same domains with
+    other documents.
+    """
+    folder = files("pytest_quantgate.texts") / name
+    return make_text(name, {domain: (folder / f"{domain}.txt").read_bytes() for domain in DOMAINS})
+
+
+def domain_of(text: Text, domain: str, where: str) -> Text:
+    """Return one domain of a text as a text of its own.
+
+    Raises:
+        ConfigError: the text has no such domain; the message begins with ``where``.
+
+    """
+    for span in text.domains:
+        if span.name == domain:
+            return make_text(f"{text.name}.{domain}", {domain: text.data[span.start : span.end]})
+    valid = ", ".join(span.name for span in text.domains) or "none, it is one file"
+    raise ConfigError(f"{where}: text {text.name!r} has no domain {domain!r}; valid: {valid}")
+
+
+def check_held_out(imatrix: str, calibration: Text, scored: Text) -> None:
+    """Refuse an importance matrix of a text on which its formats are scored.
+
+    Raises:
+        ConfigError: one of the texts has all bytes of the other, or they share a document.
+
+    """
+    shared = calibration.data in scored.data or scored.data in calibration.data
+    if not shared:
+        parts = {calibration.data[span.start : span.end] for span in calibration.documents}
+        shared = any(scored.data[span.start : span.end] in parts for span in scored.documents)
+    if shared:
+        raise ConfigError(
+            f"importance matrix {imatrix!r} is of text {calibration.name!r}, of which"
+            f" {scored.name!r} is scored: it would flatter the formats; take another text, such as"
+            f" {CALIBRATION_TEXT!r}"
+        )
 
 
 def load_text(name: str, texts: Mapping[str, TextSettings], root: Path) -> Text:
@@ -97,7 +131,7 @@ def load_text(name: str, texts: Mapping[str, TextSettings], root: Path) -> Text:
     """
     settings = texts.get(name)
     if settings is None:
-        return evaluation_text()
+        return built_in_text(name)
     sources = settings.domains or {name: settings.source or ""}
     parts = {}
     for domain, source in sources.items():

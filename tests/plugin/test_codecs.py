@@ -15,16 +15,6 @@ def test_the_codecs_alone_run_without_a_path(project: Project) -> None:
     result.assert_outcomes(passed=2, deselected=348)
 
 
-def test_the_codecs_need_none_of_the_profiles_models(project: Project) -> None:
-    project.configure(
-        profile='models = ["gone"]',
-        tables='[tool.quantgate.models.gone]\nsource = "package:no_such_package/gone.gguf"',
-    )
-    result = project.run("--quant-codecs", "-k", "Q8_0 and golden")
-    assert result.ret == pytest.ExitCode.OK
-    result.assert_outcomes(passed=1, deselected=349)
-
-
 def test_a_profile_runs_them_with_its_matrix(project: Project) -> None:
     project.configure(formats=("F16",), profile="codecs = true")
     result = project.matrix("-k", "tiny-F16 or (Q4_0 and zeros)")

@@ -1,0 +1,309 @@
+"""Importance matrices: collected from a text into the cache, or a user's file; read and checked.
+
+The files are those of llama.cpp (``save_imatrix`` in tools/imatrix/imatrix.cpp): GGUF with
+``general.type`` ``imatrix`` and, for each weight, the float32 tensors ``NAME.in_sum2`` (sums of
+squared inputs, a row an expert) and ``NAME.counts`` (tokens that went in, one an expert).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pytest_quantgate.artifacts.cache import Cache, key_of
+from pytest_quantgate.engines import Engine, OnReply
+from pytest_quantgate.errors import CellInvalid, ConfigError
+from pytest_quantgate.models.gguf_file import GgufFile, Tensor, read_gguf
+from pytest_quantgate.tables import ImatrixSettings
+from pytest_quantgate.texts import Text
+from pytest_quantgate.worker.messages import CollectImatrix
+
+SUMS, COUNTS = ".in_sum2", ".counts"
+
+_LAYER = re.compile(r"^blk\.(\d+)\.(.+)$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One weight's part of a matrix; ``counts`` has the tokens that each expert saw."""
+
+    sums: Tensor
+    counts_tensor: Tensor
+    counts: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imatrix:
+    """A checked importance matrix: ``entries`` by the weight's name."""
+
+    name: str
+    path: Path
+    sha256: str
+    entries: Mapping[str, Entry]
+
+    def rows(self) -> tuple[tuple[str, str, int, int, int, int], ...]:
+        """Return what :class:`~pytest_quantgate.worker.messages.Quantize` takes."""
+        return tuple(
+            (
+                name,
+                str(self.path),
+                entry.sums.offset_bytes,
+                entry.counts_tensor.offset_bytes,
+                entry.sums.n_elements,
+                entry.counts_tensor.n_elements,
+            )
+            for name, entry in self.entries.items()
+        )
+
+
+def read_header(name: str, path: Path) -> GgufFile:
+    """Read the header of a matrix's file.
+
+    Raises:
+        ConfigError: no file, no GGUF, or a GGUF of something else.
+
+    """
+    where = f"importance matrix {name!r}: {path}"
+    try:
+        with path.open("rb") as stream:
+            magic = stream.read(4)
+    except OSError as error:
+        raise ConfigError(
+            f"{where} cannot be read ({error.strerror}); put it there or change"
+            f" [tool.quantgate.imatrices.{name}]"
+        ) from error
+    if magic != b"GGUF":
+        raise ConfigError(
+            f"{where} is no GGUF file but perhaps of llama.cpp's older form; convert it:"
+            f" llama-imatrix --in-file {path.name} -o {path.stem}.gguf"
+        )
+    header = read_gguf(path)
+    kind = header.metadata.get("general.type")
+    if kind != "imatrix":
+        raise ConfigError(
+            f"{where} is no importance matrix: general.type is {kind!r}; make one with"
+            " llama-imatrix, or name a text instead of a file"
+        )
+    return header
+
+
+def read_imatrix(name: str, path: Path, sha256: str, model: GgufFile) -> Imatrix:
+    """Read a matrix and hold it against the model that it is for.
+
+    Raises:
+        CellInvalid: a value that is not finite or negative, sums without counts, another size
+            than the model's weight, or a matrix of another model; the message names the weight.
+
+    """
+    tensors = {tensor.name: tensor for tensor in read_header(name, path).tensors}
+    weights = {tensor.name: tensor for tensor in model.tensors}
+    entries = {}
+    for tensor_name, sums in tensors.items():
+        weight = tensor_name.removesuffix(SUMS)
+        if weight == tensor_name:
+            continue
+        counts = tensors.get(weight + COUNTS)
+        if counts is None:
+            raise CellInvalid(f"importance matrix {name!r}: {weight} has sums and no counts")
+        entries[weight] = _entry(name, weight, weights.get(weight), sums, counts)
+    if not set(entries) & set(weights):
+        raise CellInvalid(
+            f"importance matrix {name!r} is of another model: none of its {len(entries)} weights"
+            f" is in {model.files[0].name}"
+        )
+    return Imatrix(name=name, path=path, sha256=sha256, entries=entries)
+
+
+def _entry(name: str, weight: str, of: Tensor | None, sums: Tensor, counts: Tensor) -> Entry:
+    where = f"importance matrix {name!r}: {weight}"
+    if {sums.type.name, counts.type.name} != {"F32"}:
+        raise CellInvalid(f"{where} is {sums.type.name} with counts {counts.type.name}, not F32")
+    if sums.n_elements % counts.n_elements:
+        raise CellInvalid(
+            f"{where} has {sums.n_elements} sums for {counts.n_elements} counts, no multiple"
+        )
+    if of is not None:
+        n_experts = of.shape[2] if len(of.shape) > 2 else 1
+        wanted = of.shape[0] * n_experts
+        if sums.n_elements != wanted or counts.n_elements not in {1, n_experts}:
+            raise CellInvalid(
+                f"{where} has {sums.n_elements} sums and {counts.n_elements} counts, the model's"
+                f" weight takes {wanted} and {n_experts}: it was made from another model"
+            )
+    for tensor, what in ((sums, "sum"), (counts, "count")):
+        values = _values(tensor)
+        wrong = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+        if len(wrong):
+            place = int(wrong[0])
+            kind = "negative" if np.isfinite(values[place]) else "not finite"
+            raise CellInvalid(
+                f"{where}: {what} {place} is {values[place]}, {kind} ({len(wrong)} of"
+                f" {len(values)}); quantizing with it would spoil the rows"
+            )
+    return Entry(
+        sums=sums, counts_tensor=counts, counts=tuple(float(n) for n in _values(counts).round())
+    )
+
+
+def _values(tensor: Tensor) -> np.ndarray:
+    return np.fromfile(tensor.file, np.float32, tensor.n_elements, offset=tensor.offset_bytes)
+
+
+def dropped_weights(entries: Mapping[str, Entry], model: GgufFile) -> tuple[str, ...]:
+    """Return the weights that a matrix should have and lacks.
+
+    llama.cpp dropped a whole tensor where one expert had seen nothing (#12913, #9400), and
+    quantizes what is not in the matrix as if there were none. A weight is missed where the
+    matrix has the same one of another layer and another one of the same layer, and experts
+    wherever the matrix has anything else of their layer. Layers of which it has nothing are not
+    part of the graph, as those that predict a second token.
+    """
+    present = [match for name in entries if (match := _LAYER.match(name))]
+    layers, kinds = {match[1] for match in present}, {match[2] for match in present}
+    return tuple(
+        tensor.name
+        for tensor in model.tensors
+        if (match := _LAYER.match(tensor.name)) is not None
+        and tensor.name not in entries
+        and match[1] in layers
+        and (match[2] in kinds or match[2].endswith("_exps.weight"))
+    )
+
+
+class Imatrices:
+    """Finds and makes importance matrices.
+
+    Args:
+        cache: where collected ones are kept.
+        root: the folder that relative paths start from.
+        n_threads: threads for collecting.
+        hold_device: a context in which nothing else computes on this host's CPU.
+
+    """
+
+    def __init__(
+        self, cache: Cache, root: Path, n_threads: int, hold_device: Callable[[], Any]
+    ) -> None:
+        self._cache = cache
+        self._root = root
+        self._n_threads = n_threads
+        self._hold_device = hold_device
+
+    def from_file(self, name: str, file: str, model: GgufFile) -> Imatrix:
+        """Read a user's matrix for a model.
+
+        Raises:
+            ConfigError: the file is not there or no matrix.
+            CellInvalid: see :func:`read_imatrix`; or it lacks weights of the model.
+
+        """
+        path = self.path_of(file)
+        header = read_header(name, path)
+        found = read_imatrix(name, header.files[0], self._cache.sha256_of(path), model)
+        dropped = dropped_weights(found.entries, model)
+        if dropped:
+            more = f" and {len(dropped) - 1} more" if len(dropped) > 1 else ""
+            raise CellInvalid(
+                f"importance matrix {name!r} lacks {dropped[0]}{more}: llama.cpp would quantize it"
+                " as without a matrix; make the file anew with a current llama-imatrix, or name a"
+                " text instead"
+            )
+        return found
+
+    def path_of(self, file: str) -> Path:
+        """Return the path of a file that the configuration names."""
+        return self._root / Path(file).expanduser()
+
+    def from_text(
+        self,
+        name: str,
+        settings: ImatrixSettings,
+        text: Text,
+        model: GgufFile,
+        model_sha256: str,
+        engine: Engine,
+        flash_attention: bool,
+        on_reply: OnReply,
+    ) -> Imatrix:
+        """Collect a matrix on the CPU, or find the one that was collected from the same.
+
+        Args:
+            name: what the configuration calls it.
+            settings: the collection's own.
+            text: what it is collected from, cut to a domain.
+            model: the file from which the formats are made.
+            model_sha256: of its bytes.
+            engine: what computes.
+            flash_attention: whether it does so with flash attention.
+            on_reply: takes the progress.
+
+        Raises:
+            CellUnsupported: this engine's graph cannot be read.
+            CellInvalid: a value came out that is not finite.
+            CellError: the worker died or hung.
+
+        """
+        identity = engine.identity()
+        key = key_of(
+            kind="imatrix",
+            model=model_sha256,
+            text=text.sha256,
+            n_ctx=settings.n_ctx,
+            chunks=settings.chunks,
+            flash_attention=flash_attention,
+            library=identity.library_sha256,
+            cpu=[identity.cpu_name, identity.system_info],
+        )
+
+        def make(path: Path) -> dict[str, Any]:
+            collected = path.with_suffix(".npz.partial")
+            try:
+                with self._hold_device():
+                    reply = engine.ask(
+                        CollectImatrix(
+                            model=str(model.files[0]),
+                            device="cpu",
+                            text=str(self._cache.text(text.data, text.sha256)),
+                            destination=str(collected),
+                            max_chunks=settings.chunks or 0,
+                            n_ctx=settings.n_ctx,
+                            n_threads=self._n_threads,
+                            flash_attention=flash_attention,
+                        ),
+                        on_reply,
+                    )
+                with np.load(collected, allow_pickle=False) as arrays:
+                    write_gguf(path, dict(arrays), text, reply.n_chunks, settings.n_ctx)
+            finally:
+                collected.unlink(missing_ok=True)
+            return {"chunks": reply.n_chunks}
+
+        entry = self._cache.artifact(key, ".gguf", make)
+        return read_imatrix(name, entry.path, entry.sha256, model)
+
+
+def write_gguf(
+    path: Path, arrays: Mapping[str, np.ndarray], text: Text, n_chunks: int, n_ctx: int
+) -> None:
+    """Write a matrix as llama-imatrix does; its dataset is the text's hash, not a local path."""
+    import gguf  # noqa: PLC0415 # a fifth of a second, and most runs write none
+
+    writer = gguf.GGUFWriter(path, arch="")
+    writer.add_type(gguf.GGUFType.IMATRIX)
+    writer.add_array(gguf.Keys.IMatrix.DATASETS, [f"sha256:{text.sha256}"])
+    writer.add_uint32(gguf.Keys.IMatrix.CHUNK_COUNT, n_chunks)
+    writer.add_uint32(gguf.Keys.IMatrix.CHUNK_SIZE, n_ctx)
+    for name, array in sorted(arrays.items()):
+        if name.endswith(COUNTS):
+            writer.add_tensor(name, array.reshape(-1, 1))
+        else:
+            writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -1,0 +1,194 @@
+"""Importance matrices as files: what is refused, and what llama.cpp would silently leave out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from pytest_quantgate.artifacts.imatrix import (
+    dropped_weights,
+    read_header,
+    read_imatrix,
+    write_gguf,
+)
+from pytest_quantgate.errors import CellInvalid, ConfigError
+from pytest_quantgate.models.gguf_file import GgufFile, read_gguf
+from pytest_quantgate.texts import make_text
+from tests.tiny_model import Shape, write_tiny_model
+
+EXPERTS = 4
+DOWN = "blk.1.ffn_down_exps.weight"
+Arrays = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> GgufFile:
+    """An olmoe of two layers with four experts."""
+    path = tmp_path_factory.mktemp("model") / "m.gguf"
+    return read_gguf(write_tiny_model(path, Shape(experts=EXPERTS, layers=2)))
+
+
+@pytest.fixture
+def arrays(model: GgufFile) -> Arrays:
+    """A matrix of every weight of the blocks."""
+    found: Arrays = {}
+    for tensor in model.tensors:
+        if tensor.name.startswith("blk.") and len(tensor.shape) > 1:
+            n = EXPERTS if "_exps" in tensor.name else 1
+            found[f"{tensor.name}.in_sum2"] = np.full((n, tensor.shape[0]), 2.0, dtype=np.float32)
+            found[f"{tensor.name}.counts"] = np.full(n, 3.0, dtype=np.float32)
+    return found
+
+
+def written(folder: Path, arrays: Arrays) -> Path:
+    """Write a matrix's file."""
+    path = folder / "im.gguf"
+    write_gguf(path, arrays, make_text("t", {"t": b"words"}), 5, 512)
+    return path
+
+
+def test_a_file_says_what_llama_imatrix_writes(
+    model: GgufFile, arrays: Arrays, tmp_path: Path
+) -> None:
+    arrays[f"{DOWN}.counts"] = np.array([7, 0, 3, 1], dtype=np.float32)
+    path = written(tmp_path, arrays)
+    reader = gguf.GGUFReader(path)
+    assert reader.fields["general.type"].contents() == "imatrix"
+    assert reader.fields["imatrix.chunk_count"].contents() == 5
+    assert reader.fields["imatrix.chunk_size"].contents() == 512
+    (dataset,) = reader.fields["imatrix.datasets"].contents()
+    assert dataset.startswith("sha256:")
+    shapes = {tensor.name: tensor.shape.tolist() for tensor in reader.tensors}
+    assert shapes[f"{DOWN}.in_sum2"] == [256, EXPERTS]
+    assert shapes[f"{DOWN}.counts"] == [1, EXPERTS]
+    found = read_imatrix("im", path, "hash", model)
+    assert found.entries[DOWN].counts == (7, 0, 3, 1)
+    assert len(found.rows()) == len(arrays) // 2
+    row = next(row for row in found.rows() if row[0] == DOWN)
+    sums = np.fromfile(row[1], np.float32, row[4], offset=row[2])
+    counts = np.fromfile(row[1], np.float32, row[5], offset=row[3])
+    assert sums.tolist() == [2.0] * 256 * EXPERTS
+    assert counts.tolist() == [7, 0, 3, 1]
+
+
+def set_value(value: float, part: str = "in_sum2") -> Callable[[Arrays], None]:
+    """Return what plants one value."""
+
+    def change(arrays: Arrays) -> None:
+        arrays[f"{DOWN}.{part}"].reshape(-1)[1] = value
+
+    return change
+
+
+def shorten(arrays: Arrays) -> None:
+    arrays[f"{DOWN}.in_sum2"] = arrays[f"{DOWN}.in_sum2"][:, :128]
+
+
+def without_counts(arrays: Arrays) -> None:
+    del arrays[f"{DOWN}.counts"]
+
+
+def other_counts(arrays: Arrays) -> None:
+    arrays[f"{DOWN}.counts"] = np.ones(2, dtype=np.float32)
+
+
+def odd_counts(arrays: Arrays) -> None:
+    arrays[f"{DOWN}.counts"] = np.ones(3, dtype=np.float32)
+
+
+def as_halves(arrays: Arrays) -> None:
+    arrays[f"{DOWN}.in_sum2"] = arrays[f"{DOWN}.in_sum2"].astype(np.float16)
+
+
+def of_another_model(arrays: Arrays) -> None:
+    for name in list(arrays):
+        arrays[name.replace("blk.", "enc.")] = arrays.pop(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (set_value(np.nan), f"{DOWN}: sum 1 is nan, not finite (1 of 1024)"),
+        (set_value(np.inf), f"{DOWN}: sum 1 is inf, not finite"),
+        (set_value(-1), f"{DOWN}: sum 1 is -1.0, negative"),
+        (set_value(np.nan, "counts"), f"{DOWN}: count 1 is nan, not finite (1 of 4)"),
+        (set_value(-2, "counts"), f"{DOWN}: count 1 is -2.0, negative"),
+        (shorten, f"{DOWN} has 512 sums and 4 counts, the model's weight takes 1024 and 4"),
+        (without_counts, f"{DOWN} has sums and no counts"),
+        (other_counts, f"{DOWN} has 1024 sums and 2 counts"),
+        (odd_counts, f"{DOWN} has 1024 sums for 3 counts, no multiple"),
+        (as_halves, f"{DOWN} is F16 with counts F32, not F32"),
+        (of_another_model, "is of another model: none of its 16 weights is in m.gguf"),
+    ],
+)
+def test_a_matrix_that_would_spoil_the_model_is_invalid(
+    model: GgufFile, arrays: Arrays, tmp_path: Path, change: Callable[[Arrays], None], told: str
+) -> None:
+    change(arrays)
+    path = written(tmp_path, arrays)
+    with pytest.raises(CellInvalid) as caught:
+        read_imatrix("im", path, "hash", model)
+    assert "importance matrix 'im'" in str(caught.value)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_count_for_all_experts_is_as_older_files_have_it(
+    model: GgufFile, arrays: Arrays, tmp_path: Path
+) -> None:
+    arrays[f"{DOWN}.counts"] = np.array([12], dtype=np.float32)
+    arrays[f"{DOWN}.in_sum2"] = arrays[f"{DOWN}.in_sum2"].reshape(1, -1)
+    found = read_imatrix("im", written(tmp_path, arrays), "hash", model)
+    assert found.entries[DOWN].counts == (12,)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "cannot be read (No such file or directory)"),
+        (b"\x05\x00\x00\x00legacy", "llama-imatrix --in-file im.dat -o im.gguf"),
+        ("model", "is no importance matrix: general.type is None"),
+    ],
+)
+def test_a_file_that_is_no_matrix_is_a_mistake_of_the_configuration(
+    tmp_path: Path, model: GgufFile, content: bytes | str | None, told: str
+) -> None:
+    path = tmp_path / "im.dat"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        path = model.files[0]
+    with pytest.raises(ConfigError) as caught:
+        read_header("im", path)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("gone", "missed"),
+    [
+        ((DOWN,), (DOWN,)),
+        (("blk.0.ffn_down_exps.weight", DOWN), ("blk.0.ffn_down_exps.weight", DOWN)),
+        (("blk.1.attn_k.weight",), ("blk.1.attn_k.weight",)),
+        # A whole layer, or one weight of all layers that is no expert's: not part of the graph.
+        (("blk.0.attn_k.weight", "blk.1.attn_k.weight"), ()),
+        (("blk.1.",), ()),
+        ((), ()),
+    ],
+)
+def test_a_weight_that_was_dropped_is_missed(
+    model: GgufFile,
+    arrays: Arrays,
+    tmp_path: Path,
+    gone: tuple[str, ...],
+    missed: tuple[str, ...],
+) -> None:
+    for name in list(arrays):
+        if name.startswith(gone):
+            del arrays[name]
+    found = read_imatrix("im", written(tmp_path, arrays), "hash", model)
+    assert dropped_weights(found.entries, model) == missed
