@@ -72,10 +72,12 @@ def project_folder(config: pytest.Config) -> Path:
     """Return the folder whose ``pyproject.toml`` configures the run.
 
     pytest takes an option's value that is a path for an argument, and may so find a root folder
-    above the project; the folder where it was started comes first if it has a configuration.
+    above the project; the folder where it was started comes first if it has a configuration, or
+    if pytest found none anywhere.
     """
     start = config.invocation_params.dir
-    return start if (start / "pyproject.toml").is_file() else config.rootpath
+    is_project = (start / "pyproject.toml").is_file() or config.inipath is None
+    return start if is_project else config.rootpath
 
 
 STATE = pytest.StashKey[State]()

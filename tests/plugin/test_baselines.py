@@ -47,6 +47,23 @@ def test_baselines_are_stored_and_then_green(own_cache: Project, way: tuple[str,
     assert record["gated"] is True
 
 
+def test_without_a_configuration_the_folder_of_the_run_is_the_project(
+    fake: Project, tmp_path: Path
+) -> None:
+    """An option's folder beside the project moves pytest's root above it."""
+    (fake.root / "pyproject.toml").unlink()
+    (tmp_path / "cache").mkdir()
+    options = ["-p", "no:cacheprovider", "--quant-cache", str(tmp_path / "cache")]
+    options += [f"--quant-model={fake.model}", f"--quant-text={fake.text}"]
+    options += ["--quant-formats=F16", "--quant-matrix"]
+    accepted = fake.pytester.runpytest_inprocess(
+        *options, "--snapshot-update", "--quant-reason=for a test"
+    )
+    assert accepted.ret == pytest.ExitCode.OK
+    assert [path.name for path in fake.baselines] == ["F16-cpu-story-c512.json"]
+    fake.pytester.runpytest_inprocess(*options).stdout.fnmatch_lines(["F16*PASS*identical*"])
+
+
 def test_a_baseline_is_a_readable_file_of_a_few_kilobytes(fake: Project) -> None:
     fake.accept()
     text = fake.baselines[0].read_text(encoding="utf-8")
