@@ -8,8 +8,9 @@ from pytest_quantgate import statistics
 from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.cause import find_cause
 from pytest_quantgate.judging.batches import judge_batches
-from pytest_quantgate.judging.bounds import Look, not_comparable
+from pytest_quantgate.judging.bounds import Look
 from pytest_quantgate.judging.divergence import judge_divergence
+from pytest_quantgate.judging.oracle import judge_oracle
 from pytest_quantgate.judging.perplexity import judge_perplexity
 from pytest_quantgate.judging.size import judge_size
 from pytest_quantgate.observation import Observation
@@ -21,6 +22,11 @@ ALPHA_REGRESSED = 0.001
 
 ALPHA_PASS = 0.05
 """One-sided; green needs every cell, so PASS needs no correction for many cells."""
+
+WRONG_ENGINE = (
+    "cause: the engine does not compute what transformers does in float32; a baseline from it"
+    " would bless the fault"
+)
 
 
 def declared_looks(chunks: tuple[int, ...]) -> tuple[Look, ...]:
@@ -42,32 +48,29 @@ JUDGES: dict[str, JudgeMetric] = {
     "perplexity": judge_perplexity,
     "divergence": judge_divergence,
     "batches": judge_batches,
+    "oracle": judge_oracle,
     "size": judge_size,
 }
 """Each metric that a marker may ask about, and what judges it."""
 
 
-_HAS_CAUSE = frozenset({VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE, VerdictKind.INVALID})
-
-
-def conclude(judgements: list[Judgement], seen: Observation, baseline: Baseline | None) -> Verdict:
-    """Combine judgements: the worst decides, and a move away from the baseline gets its cause."""
+def conclude(
+    judgements: list[Judgement], seen: Observation, baseline: Baseline | None, *, baseline_cpu: bool
+) -> Verdict:
+    """Combine judgements: the worst decides, and a regression gets its cause."""
     kind = worst([item.verdict for item in judgements])
     deciding = [item for item in judgements if item.verdict is kind]
     # Several metrics may give one reason, such as another source.
     reason = "; ".join(dict.fromkeys(item.reason for item in deciding)) or "measured"
     cause = None
-    # What is not finite broke no limit of the baseline's, but differs from it all the same.
-    moved = {
-        item.metric
-        for item in deciding
-        if item.against in {"baseline", "anchor"} or kind is VerdictKind.INVALID
-    }
-    if (
-        kind in _HAS_CAUSE
-        and moved
-        and baseline is not None
-        and not_comparable(seen, baseline) is None
-    ):
-        cause = find_cause(seen, baseline, moved=moved)
+    regressed = [item for item in deciding if item.against in {"baseline", "anchor"}]
+    if kind is VerdictKind.REGRESSED and any(item.against == "oracle" for item in deciding):
+        cause = WRONG_ENGINE
+    elif kind is VerdictKind.REGRESSED and baseline is not None and regressed:
+        cause = find_cause(
+            seen,
+            baseline,
+            same_quantizer_cpu=baseline_cpu,
+            moved={item.metric for item in regressed},
+        )
     return Verdict(kind=kind, reason=reason, judgements=tuple(judgements), cause=cause)

@@ -17,6 +17,11 @@ MAX_BATCH_KLD_NATS = 0.03
 they quantize the activations differently (SmolLM2, Q4_K_M, AVX-512); a broken one is far above."""
 
 
+MAX_ORACLE_KLD_NATS = 1e-4
+"""Typical divergence of a reference in F16 from the same weights in float32: rounding gives some
+1e-6 (both embedded models, with flash attention and without), a fault far more."""
+
+
 def default_limits(wanted: Format) -> Limits:
     """Return the limits that hold where nothing else is configured.
 
@@ -31,6 +36,7 @@ def default_limits(wanted: Format) -> Limits:
         kld_mean_max=MAX_MEAN_KLD_NATS,
         kld_vs_baseline=0.03,
         batch_kld_max=MAX_BATCH_KLD_NATS,
+        oracle_kld_max=MAX_ORACLE_KLD_NATS,
         size_vs_baseline=0.005,
     )
 

@@ -90,6 +90,7 @@ class Limits(Table):
     kld_vs_baseline: AllowedIncrease | None = None
     same_top_min: Fraction | None = None
     batch_kld_max: Positive | None = None
+    oracle_kld_max: Positive | None = None
     bits_per_weight_max: Positive | None = None
     size_max_bytes: Positive | None = None
     size_vs_reference: AllowedIncrease | None = None

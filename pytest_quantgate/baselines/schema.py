@@ -115,10 +115,7 @@ class Anchor(_Part):
 
 
 class Baseline(_Part):
-    """One cell's accepted measurement.
-
-    ``metadata`` has the file's settings, None in a file that was written before they were kept.
-    """
+    """One cell's accepted measurement."""
 
     version: Literal[1] = 1
     key: Key
@@ -127,7 +124,6 @@ class Baseline(_Part):
     perplexity: Perplexity
     divergence: Divergence | None = None
     size: Size
-    metadata: Mapping[str, str] | None = None
     anchor: Anchor
     reason: str
 

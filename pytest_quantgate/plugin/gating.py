@@ -13,6 +13,7 @@ from pytest_quantgate.baselines.extension import accept
 from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.errors import CellError
 from pytest_quantgate.gate import Answer, answer, failure
+from pytest_quantgate.judge import WRONG_ENGINE
 from pytest_quantgate.matrix import Cell
 from pytest_quantgate.plugin.markers import MARKERS, read_marker
 from pytest_quantgate.plugin.parametrize import Point
@@ -77,7 +78,7 @@ def _accept(item: pytest.Function, state: State, run: Run, cell: Cell, result: A
     if not state.options.reason:
         _write_record(run, item, result.record)
         pytest.fail(f"{cell.id}: {NEEDS_REASON}", pytrace=False)
-    if kind in _NEVER_ACCEPTED:
+    if kind in _NEVER_ACCEPTED or result.verdict.cause == WRONG_ENGINE:
         _write_record(run, item, result.record)
         pytest.fail(
             f"{cell.id}: not accepted as a baseline: {kind.value}: {result.verdict.reason}",

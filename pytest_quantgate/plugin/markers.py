@@ -76,6 +76,12 @@ MARKERS: Mapping[str, Marker] = MappingProxyType(
                 help="limit on the divergence between batch sizes, in nats a token",
             ),
             Marker(
+                name="quant_oracle",
+                metric="oracle",
+                keywords={"max_mean_kld": "oracle_kld_max"},
+                help="limit on an embedded model's divergence from transformers, in nats a token",
+            ),
+            Marker(
                 name="quant_size",
                 metric="size",
                 keywords={

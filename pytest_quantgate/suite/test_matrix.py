@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pytest_quantgate.measured import MeasuredCell
 
 
+@pytest.mark.quant_oracle
 @pytest.mark.quant_size
 @pytest.mark.quant_kld
 @pytest.mark.quant_ppl

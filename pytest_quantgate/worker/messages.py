@@ -229,6 +229,38 @@ class DivergenceSummary(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OracleCompared(Message):
+    """What the engine computes for the oracle's chunks.
+
+    ``nll_nats`` is float32 of shape (chunks, n_ctx − 1), one for each next token; ``kld_nats``
+    float64 of shape (chunks, stored rows), the divergence from each stored distribution.
+    """
+
+    nll_nats: bytes
+    kld_nats: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOracle(Request[OracleCompared]):
+    """Decode an oracle's chunks, and compare with what another implementation computed.
+
+    ``oracle`` is the path of its ``.npz``; the settings are those of :class:`Score`.
+    """
+
+    reply: ClassVar[type[Message]] = OracleCompared
+
+    model: str
+    oracle: str
+    device: str
+    n_batch: int
+    n_ubatch: int
+    n_threads: int
+    flash_attention: bool
+    type_k: int
+    type_v: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class BatchesCompared(Message):
     """A row a size: ``(n_ubatch, mean KLD, largest KLD, other top tokens)``, in nats."""
 
@@ -342,6 +374,8 @@ _KINDS: dict[str, type[Message]] = {
         SummedChunk,
         DivergenceSummary,
         Scored,
+        CompareOracle,
+        OracleCompared,
         CompareBatches,
         BatchesCompared,
         ListCodecs,

@@ -43,6 +43,7 @@ SENT_MODULES = (
     "pytest_quantgate.worker.scoring",
     "pytest_quantgate.worker.imatrix",
     "pytest_quantgate.worker.batches",
+    "pytest_quantgate.worker.oracle",
     "pytest_quantgate.worker.quantizing",
     "pytest_quantgate.worker.coding",
     "pytest_quantgate.worker.serve",

@@ -17,6 +17,7 @@ from pytest_quantgate.worker.llama import EngineRefusal, LogTap, identify
 from pytest_quantgate.worker.messages import (
     CollectImatrix,
     CompareBatches,
+    CompareOracle,
     Decode,
     Encode,
     Failed,
@@ -28,6 +29,7 @@ from pytest_quantgate.worker.messages import (
     Tokenize,
     from_wire,
 )
+from pytest_quantgate.worker.oracle import compare_oracle
 from pytest_quantgate.worker.quantizing import quantize
 from pytest_quantgate.worker.scoring import Scorer
 
@@ -82,6 +84,9 @@ def _answer(request: Message, scorer: Scorer, coder: Coder, log: LogTap, send: A
         case CompareBatches():
             scorer.close()
             return compare_batches(request, log, send)
+        case CompareOracle():
+            scorer.close()
+            return compare_oracle(request, log, send)
         case ListCodecs() | Encode() | Decode():
             return coder.answer(request)
         case _:

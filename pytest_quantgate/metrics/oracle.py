@@ -1,0 +1,121 @@
+"""An oracle: how far an engine is from another implementation of the same model.
+
+A baseline only tells that a new engine computes what the old one did. For the models that ship
+with this package, what ``transformers`` computes in float32 is stored beside them, so that a
+router or a norm that is wrong in both engines is seen too.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_quantgate.errors import CellUnsupported
+from pytest_quantgate.formats import TENSOR_TYPES
+from pytest_quantgate.worker.messages import CompareOracle, OracleCompared
+
+if TYPE_CHECKING:
+    from pytest_quantgate.matrix import Cell
+    from pytest_quantgate.run import Run
+
+LEFT_OUT_TOKENS = 0.02
+"""Share of the tokens, those that differ most, that the typical divergence leaves out."""
+
+LEFT_OUT_ROWS = 1 / 16
+"""The same share of the stored distributions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleMeasurement:
+    """An engine's divergence from the stored figures, in nats a token.
+
+    An F16 file rounds, and where two experts are nearly tied that sends a token to another one:
+    4 of 1,000 tokens then differ by up to a nat, and so do those that attend to them. One such
+    token outweighs all others in a mean, so ``typical_`` figures leave the tokens out that
+    differ most (:data:`LEFT_OUT_ROWS`, :data:`LEFT_OUT_TOKENS`); a fault of the engine touches
+    nearly all.
+
+    Attributes:
+        rows: stored distributions.
+        mean_kld_nats: mean KL divergence of the engine from them, over all.
+        typical_kld_nats: the same without those that differ most.
+        tokens: scored tokens, the second halves of the chunks as in perplexity.
+        nll_kld_nats: half the mean square of the tokens' differences in negative log-likelihood,
+            which to second order is the mean KL divergence, over all.
+        typical_nll_kld_nats: the same without those that differ most.
+        max_nll_difference_nats: the largest absolute difference.
+
+    """
+
+    rows: int
+    mean_kld_nats: float
+    typical_kld_nats: float
+    tokens: int
+    nll_kld_nats: float
+    typical_nll_kld_nats: float
+    max_nll_difference_nats: float
+
+
+def measure_oracle(run: Run, cell: Cell) -> OracleMeasurement | None:
+    """Compare a reference with its model's oracle; None where there is nothing to compare.
+
+    That is a model without an oracle, another format than the reference, a KV cache that rounds
+    more than F16, and an engine that tells no logits.
+
+    Raises:
+        CellError: the engine failed.
+
+    """
+    path, profile = run.model(cell.model).oracle, run.settings.profile
+    exact = {profile.type_k, profile.type_v} <= {"F32", "F16"}
+    if path is None or not exact or run.reference_cell(cell) != cell:
+        return None
+    backend = run.settings.devices[cell.device].backend
+    request = CompareOracle(
+        model=str(run.cell_file(cell).path),
+        oracle=str(path),
+        device=backend,
+        n_batch=run.n_batch,
+        n_ubatch=run.n_ubatch,
+        n_threads=run.n_threads,
+        flash_attention=profile.flash_attention,
+        type_k=TENSOR_TYPES[profile.type_k].number,
+        type_v=TENSOR_TYPES[profile.type_v].number,
+    )
+    with run.hold_device(backend, cell):
+        try:
+            return summarize(path, run.engine(cell.engine).ask(request))
+        except CellUnsupported:
+            return None
+
+
+def summarize(path: Path, reply: OracleCompared) -> OracleMeasurement:
+    """Compare an engine's figures with those in the oracle's file."""
+    with np.load(path, allow_pickle=False) as stored:
+        expected = stored["nll_nats"].astype(np.float64)
+    first = (expected.shape[1] + 1) // 2
+    seen = np.frombuffer(reply.nll_nats, dtype=np.float32).reshape(expected.shape)
+    difference = (seen - expected)[:, first:].ravel()
+    kld = np.frombuffer(reply.kld_nats, dtype=np.float64)
+    squares = difference**2 / 2
+    return OracleMeasurement(
+        rows=kld.size,
+        mean_kld_nats=float(kld.mean()),
+        typical_kld_nats=_typical_mean(kld, LEFT_OUT_ROWS),
+        tokens=difference.size,
+        nll_kld_nats=float(squares.mean()),
+        typical_nll_kld_nats=_typical_mean(squares, LEFT_OUT_TOKENS),
+        max_nll_difference_nats=float(np.abs(difference).max()),
+    )
+
+
+def _typical_mean(values: np.ndarray, left_out: float) -> float:
+    """Return the mean without a share of the largest values; NaN where any is not finite."""
+    if not np.isfinite(values).all():
+        return math.nan
+    kept = values.size - math.floor(left_out * values.size)
+    return float(np.sort(values)[:kept].mean())
