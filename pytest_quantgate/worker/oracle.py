@@ -11,8 +11,7 @@ import numpy as np
 
 from pytest_quantgate.worker.llama import LogTap, Model
 from pytest_quantgate.worker.messages import CompareOracle, Message, OracleCompared, Progress
-from pytest_quantgate.worker.reference import divergence
-from pytest_quantgate.worker.scoring import score_rows
+from pytest_quantgate.worker.rows import divergence, score_rows
 
 
 def compare_oracle(
@@ -40,7 +39,7 @@ def compare_oracle(
     try:
         for number, chunk in enumerate(tokens):
             logits = model.decode(chunk, 0)
-            nll[number] = score_rows(logits[:-1], chunk[1:])[0]
+            nll[number] = score_rows(logits[:-1], chunk[1:]).nll
             kld[number] = divergence(expected[number], logits[rows])
             send(Progress(what="oracle", done=number + 1, total=n_chunks))
     finally:

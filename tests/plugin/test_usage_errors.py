@@ -84,7 +84,10 @@ ERRORS: dict[str, tuple[Change, str]] = {
         "*unknown model 'x'; valid: lfm2moe-mini, olmoe-mini, smollm2, tiny*",
     ),
     "unknown profile": (_options("--quant-profile=x"), "*unknown profile 'x'; valid: default*"),
-    "unknown text": (_options("--quant-text=x"), "*unknown text 'x'; valid: calibration, evaluation, story*"),
+    "unknown text": (
+        _options("--quant-text=x"),
+        "*unknown text 'x'; valid: calibration, evaluation, story*",
+    ),
     "unknown device": (_options("--quant-devices=x"), "*unknown device 'x'; valid: cpu*"),
     "unknown engine": (_options("--quant-engine=x"), "*unknown engine 'x'; valid: default*"),
     "unknown report": (_options("--quant-report=x.pdf"), "*'x.pdf'*valid: .json, .md*"),
