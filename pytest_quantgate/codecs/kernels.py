@@ -1,4 +1,4 @@
-"""How far a kernel's product may lie from float64 on the decoded values (docs: "Kernels")."""
+"""Kernels: how far a product may lie from float64 on the decoded values (docs: "Kernels")."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from pytest_quantgate.codecs.strategies import KINDS
+from pytest_quantgate.codecs.violation import Case, Violation
+
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from pytest_quantgate.codecs.codec import Codec
 
     Float32Array = npt.NDArray[np.float32]
     Float64Array = npt.NDArray[np.float64]
@@ -16,6 +21,10 @@ if TYPE_CHECKING:
 
 class KernelBackend(Protocol):
     """``NativeKernels`` in this process, or a worker's stand-in for it."""
+
+    def devices(self) -> list[str]:
+        """Return the names of the engine's devices."""
+        ...
 
     def vec_dot(
         self, name: str, data: Uint8Array, activations: Float32Array
@@ -35,6 +44,13 @@ class KernelBackend(Protocol):
         """Return (n, m) products, None where the device doesn't take the type."""
         ...
 
+
+N_COLUMNS, N_ROWS = 1024, 16
+"""The weights of the checks: four blocks of 256, and as many rows as a repacked layout joins."""
+
+WEIGHT_KINDS = ("normal", "positive")
+ACTIVATION_ROWS = (1, 5, 64)
+"""One row takes matrix-vector kernels, 64 the tiled ones, 5 is an odd remainder."""
 
 SUM_ROUNDING = 2.0**-18
 """Relative to Σ |w a|: float32 accumulation of k/32 partial sums, 64 at most here."""
@@ -64,3 +80,79 @@ def matmul_limit(weights: Float32Array, activations: Float32Array) -> Float64Arr
     a = np.abs(activations.astype(np.float64))
     amax = np.repeat(a.reshape(a.shape[0], -1, 256).max(axis=2), 256, axis=1)
     return np.asarray((amax / 254 * 1.1 + a * (2.0**-9)) @ w.T + HALF_SUM_ROUNDING * (a @ w.T))
+
+
+def make_problem(
+    codec: Codec, kind: str, n_activations: int
+) -> tuple[Uint8Array, Float32Array, Float32Array]:
+    """Return stored weights (16, bytes), the same decoded (16, 1024), and activations (n, 1024).
+
+    One activation column is thirty times the others, as in real models.
+    """
+    rng = np.random.default_rng(0)
+    rows = [KINDS[kind](rng, N_COLUMNS) for _ in range(N_ROWS)]
+    weights = np.stack(rows).astype(np.float32) * np.float32(0.05)
+    activations = rng.standard_normal((n_activations, N_COLUMNS)).astype(np.float32)
+    activations[:, rng.integers(N_COLUMNS)] *= 30
+    data = codec.quantize(weights)
+    return data, codec.dequantize(data), activations
+
+
+def check_vec_dot(codec: Codec, kernels: KernelBackend, kind: str) -> None:
+    """Check the CPU's dot product; raises :class:`Violation`."""
+    data, weights, activations = make_problem(codec, kind, 1)
+    products, seen = kernels.vec_dot(codec.spec.name, data, activations[0])
+    exact = weights.astype(np.float64) @ seen.astype(np.float64)
+    limit = vec_dot_limit(codec.spec.name, weights, seen)
+    _compare(codec, "vec-dot", products[None], exact[None], limit[None], data, ("--kind", kind))
+
+
+def check_matmul(
+    codec: Codec, kernels: KernelBackend, *, device: str, repack: bool, n_activations: int
+) -> bool:
+    """Check a matrix product through a backend; False where the device does not take the type.
+
+    Raises:
+        Violation: a product is further from float64 than its limit.
+
+    """
+    data, weights, activations = make_problem(codec, "normal", n_activations)
+    products = kernels.matmul(codec.spec.name, data, activations, device=device, repack=repack)
+    if products is None:
+        return False
+    exact = activations.astype(np.float64) @ weights.astype(np.float64).T
+    options = ("--device", device, "--rows", str(n_activations), *(["--repack"] * repack))
+    limit = matmul_limit(weights, activations)
+    _compare(codec, "matmul", products, exact, limit, data, options)
+    return True
+
+
+def _compare(
+    codec: Codec,
+    name: str,
+    products: Float32Array,
+    exact: Float64Array,
+    limit: Float64Array,
+    data: Uint8Array,
+    options: tuple[str, ...],
+) -> None:
+    """Raise a :class:`Violation` for the product, (n, m), that is furthest beyond its limit."""
+    error = np.abs(products - exact)
+    excess = np.where(np.isfinite(error), error - limit, np.inf)
+    if (excess <= 0).all():
+        return
+    n, m = np.unravel_index(int(excess.argmax()), excess.shape)
+    raise Violation(
+        property_name=name,
+        type_name=codec.spec.name,
+        codec=codec.label,
+        what=f"a product beyond its limit ({' '.join(options)}), activations' row {n}, weights' row"
+        f" {m}",
+        case=Case(),
+        value=float(exact[n, m]),
+        decoded=float(products[n, m]),
+        bound=float(limit[n, m]),
+        error=float(error[n, m]),
+        block_hex=data[m].tobytes().hex(),
+        options=options,
+    )

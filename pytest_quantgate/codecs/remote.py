@@ -9,7 +9,7 @@ import numpy as np
 
 from pytest_quantgate.codecs.native import NativeType
 from pytest_quantgate.errors import CellUnsupported
-from pytest_quantgate.worker.messages import Decode, Encode, ListCodecs
+from pytest_quantgate.worker.messages import Decode, Encode, ListCodecs, MatMul, VecDot
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class WorkerCodecs:
-    """Offers what :class:`~pytest_quantgate.codecs.native.NativeCodecs` does, in the worker.
+    """Offers what ``NativeCodecs`` and ``NativeKernels`` do, in the worker.
 
     Every call may raise a :class:`~pytest_quantgate.errors.CellError`, and ``ValueError`` where
     the values or the type are wrong.
@@ -89,3 +89,50 @@ class WorkerCodecs:
         )
         columns = source.shape[1] // found.block_bytes * found.block_elements
         return np.frombuffer(reply.data, dtype=np.float32).reshape(len(source), columns)
+
+    def devices(self) -> list[str]:
+        """Return the names of the engine's devices, such as ``CPU`` and ``CUDA0``."""
+        return list(self._engine.identity().devices)
+
+    def vec_dot(
+        self, name: str, data: npt.NDArray[np.uint8], activations: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Multiply rows with a vector; see ``NativeKernels.vec_dot``."""
+        reply = self._engine.ask(
+            VecDot(
+                type_name=name,
+                data=data.tobytes(),
+                n_rows=data.shape[0],
+                row_bytes=data.shape[1],
+                activations=activations.astype(np.float32).tobytes(),
+            )
+        )
+        products = np.frombuffer(reply.products, dtype=np.float32)
+        return products, np.frombuffer(reply.activations, dtype=np.float32)
+
+    def matmul(
+        self,
+        name: str,
+        data: npt.NDArray[np.uint8],
+        activations: npt.NDArray[np.float32],
+        *,
+        device: str = "CPU",
+        repack: bool = False,
+    ) -> npt.NDArray[np.float32] | None:
+        """Multiply through a backend; see ``NativeKernels.matmul``."""
+        reply = self._engine.ask(
+            MatMul(
+                type_name=name,
+                data=data.tobytes(),
+                n_rows=data.shape[0],
+                row_bytes=data.shape[1],
+                activations=activations.astype(np.float32).tobytes(),
+                n_activations=activations.shape[0],
+                device=device,
+                repack=repack,
+            )
+        )
+        if not reply.taken:
+            return None
+        products = np.frombuffer(reply.products, dtype=np.float32)
+        return products.reshape(activations.shape[0], data.shape[0])

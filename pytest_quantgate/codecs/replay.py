@@ -13,7 +13,9 @@ import numpy as np
 
 from pytest_quantgate.codecs import golden
 from pytest_quantgate.codecs.adapters import GgufCodec, NativeCodec
+from pytest_quantgate.codecs.kernels import WEIGHT_KINDS, check_matmul, check_vec_dot
 from pytest_quantgate.codecs.native import TYPE_IDS, NativeCodecs
+from pytest_quantgate.codecs.native_kernels import NativeKernels
 from pytest_quantgate.codecs.properties import PROPERTIES
 from pytest_quantgate.codecs.violation import Case, Violation
 
@@ -22,18 +24,25 @@ def _floats(text: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     return np.frombuffer(bytes.fromhex(text), dtype="<f4").astype(np.float32)
 
 
+_OTHERS = ("golden-rms", "ladder", "vec-dot", "matmul")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pytest_quantgate.codecs.replay")
     parser.add_argument("--codec", choices=["native", "gguf"], default="native")
     parser.add_argument("--lib-dir", help="folder of the engine's libraries (default: llama_cpp's)")
     parser.add_argument("--type", required=True, choices=list(TYPE_IDS))
-    parser.add_argument("--property", required=True, choices=[*PROPERTIES, "golden-rms", "ladder"])
+    parser.add_argument("--property", required=True, choices=[*PROPERTIES, *_OTHERS])
     parser.add_argument(
         "--values", type=_floats, help="a row, little-endian float32 in hexadecimal"
     )
     parser.add_argument("--imatrix", type=_floats, help="one weight a value, as --values")
     parser.add_argument("--data", type=bytes.fromhex, help="blocks as stored, in hexadecimal")
     parser.add_argument("--limit", type=float, help="the property's slack")
+    parser.add_argument("--kind", choices=WEIGHT_KINDS, default="normal", help="vec-dot: weights")
+    parser.add_argument("--device", default="CPU", help="matmul: where, such as CUDA0")
+    parser.add_argument("--rows", type=int, default=1, help="matmul: rows of activations")
+    parser.add_argument("--repack", action="store_true", help="matmul: the CPU's repacked layout")
     return parser
 
 
@@ -62,6 +71,16 @@ def main(arguments: list[str] | None = None) -> int:
             for ladder in golden.LADDERS:
                 if options.type in ladder:
                     golden.check_ladder(lambda name: NativeCodec(backend, name), ladder)
+        elif options.property == "vec-dot":
+            check_vec_dot(codec, NativeKernels(options.lib_dir), options.kind)
+        elif options.property == "matmul":
+            check_matmul(
+                codec,
+                NativeKernels(options.lib_dir),
+                device=options.device,
+                repack=options.repack,
+                n_activations=options.rows,
+            )
         else:
             PROPERTIES[options.property].check(codec, case)
     except Violation as violation:

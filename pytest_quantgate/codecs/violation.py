@@ -46,7 +46,8 @@ class Violation(AssertionError):
     """A property that does not hold on one block.
 
     ``value`` and ``decoded`` are of the ``element`` that fails, ``bound`` what was allowed there
-    and ``error`` what was found; ``block_hex`` the block as stored.
+    and ``error`` what was found; ``block_hex`` the block as stored; ``options`` are further
+    arguments of the replay command.
     """
 
     property_name: str
@@ -62,6 +63,7 @@ class Violation(AssertionError):
     error: float | None = None
     block_hex: str = ""
     values: list[float] = field(default_factory=list)
+    options: tuple[str, ...] = ()
 
     @property
     def replay(self) -> str:
@@ -71,6 +73,7 @@ class Violation(AssertionError):
                 "python -m pytest_quantgate.codecs.replay",
                 f"--codec {self.codec} --type {self.type_name} --property {self.property_name}",
                 *self.case.arguments(),
+                *self.options,
             ]
         )
 

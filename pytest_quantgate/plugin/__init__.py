@@ -17,10 +17,12 @@ from pytest_quantgate.plugin.fixtures import (  # noqa: F401 # found by pytest a
     quant_cell,
     quant_codec,
     quant_codec_profile,
+    quant_codecs,
     quant_device,
     quant_engine,
     quant_format,
     quant_imatrix,
+    quant_kernels,
     quant_model,
     quant_text,
 )

@@ -11,7 +11,9 @@ from pytest_quantgate.plugin.state import STATE
 
 if TYPE_CHECKING:
     from pytest_quantgate.baselines.schema import Baseline
+    from pytest_quantgate.codecs.adapters import CodecBackend
     from pytest_quantgate.codecs.codec import Codec
+    from pytest_quantgate.codecs.kernels import KernelBackend
     from pytest_quantgate.codecs.runner import CodecProfile
     from pytest_quantgate.formats import Format
     from pytest_quantgate.measured import MeasuredCell
@@ -38,17 +40,32 @@ def quant_baseline(_quant_point: Point, pytestconfig: pytest.Config) -> Baseline
     return pytestconfig.stash[STATE].open_run().baseline(_quant_point.cell).baseline
 
 
-@pytest.fixture(scope="session", params=QUANTIZED_TYPES)
-def quant_codec(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> Codec:
-    """A quantized type's codec in the engine under test, one type a test."""
-    from pytest_quantgate.codecs.adapters import NativeCodec
+@pytest.fixture(scope="session")
+def quant_codecs(pytestconfig: pytest.Config) -> CodecBackend:
+    """All codecs of the engine under test, by the name of their type."""
     from pytest_quantgate.codecs.remote import WorkerCodecs
-    from pytest_quantgate.errors import CellUnsupported
 
     run = pytestconfig.stash[STATE].open_run()
-    codecs = WorkerCodecs(run.engine(run.settings.profile.engine))
+    return WorkerCodecs(run.engine(run.settings.profile.engine))
+
+
+@pytest.fixture(scope="session")
+def quant_kernels(pytestconfig: pytest.Config) -> KernelBackend:
+    """The products of the engine under test, on each of its devices."""
+    from pytest_quantgate.codecs.remote import WorkerCodecs
+
+    run = pytestconfig.stash[STATE].open_run()
+    return WorkerCodecs(run.engine(run.settings.profile.engine))
+
+
+@pytest.fixture(scope="session", params=QUANTIZED_TYPES)
+def quant_codec(request: pytest.FixtureRequest, quant_codecs: CodecBackend) -> Codec:
+    """A quantized type's codec in the engine under test, one type a test."""
+    from pytest_quantgate.codecs.adapters import NativeCodec
+    from pytest_quantgate.errors import CellUnsupported
+
     try:
-        return NativeCodec(codecs, request.param)
+        return NativeCodec(quant_codecs, request.param)
     except CellUnsupported as error:
         pytest.skip(str(error))
 

@@ -1,4 +1,4 @@
-"""Quantizes and dequantizes rows with the engine's own codecs.
+"""Quantizes, dequantizes and multiplies rows with the engine's own codecs and kernels.
 
 Runs in the worker alone: standard library, numpy and llama_cpp.
 """
@@ -8,15 +8,23 @@ from __future__ import annotations
 import numpy as np
 
 from pytest_quantgate.codecs.native import NativeCodecs
+from pytest_quantgate.codecs.native_kernels import NativeKernels
 from pytest_quantgate.worker.llama import library_folder
 from pytest_quantgate.worker.messages import (
     CodecsListed,
     Coded,
     Decode,
+    Dotted,
     Encode,
     ListCodecs,
+    MatMul,
     Message,
+    Multiplied,
+    VecDot,
 )
+
+Coding = ListCodecs | Encode | Decode
+Multiplying = VecDot | MatMul
 
 
 class WrongValueError(Exception):
@@ -28,23 +36,28 @@ class Coder:
 
     def __init__(self) -> None:
         self._codecs: NativeCodecs | None = None
+        self._kernels: NativeKernels | None = None
 
-    def answer(self, request: ListCodecs | Encode | Decode) -> Message:
+    def answer(self, request: Coding | Multiplying) -> Message:
         """Answer one request.
 
         Raises:
             WrongValueError: an unknown type, a wrong shape, values on which ggml would abort.
 
         """
-        if self._codecs is None:
-            self._codecs = NativeCodecs(library_folder())
         try:
-            return _answer(self._codecs, request)
+            if isinstance(request, Multiplying):
+                if self._kernels is None:
+                    self._kernels = NativeKernels(library_folder())
+                return _multiply(self._kernels, request)
+            if self._codecs is None:
+                self._codecs = NativeCodecs(library_folder())
+            return _code(self._codecs, request)
         except ValueError as error:
             raise WrongValueError(str(error)) from error
 
 
-def _answer(codecs: NativeCodecs, request: ListCodecs | Encode | Decode) -> Message:
+def _code(codecs: NativeCodecs, request: Coding) -> Message:
     match request:
         case ListCodecs():
             return CodecsListed(
@@ -62,3 +75,19 @@ def _answer(codecs: NativeCodecs, request: ListCodecs | Encode | Decode) -> Mess
             data = np.frombuffer(request.data, dtype=np.uint8)
             shaped_data = data.reshape(request.n_rows, request.row_bytes)
             return Coded(data=codecs.dequantize(request.type_name, shaped_data).tobytes())
+
+
+def _multiply(kernels: NativeKernels, request: Multiplying) -> Message:
+    data = np.frombuffer(request.data, dtype=np.uint8).reshape(request.n_rows, request.row_bytes)
+    activations = np.frombuffer(request.activations, dtype=np.float32)
+    if isinstance(request, VecDot):
+        products, seen = kernels.vec_dot(request.type_name, data, activations)
+        return Dotted(products=products.tobytes(), activations=seen.tobytes())
+    found = kernels.matmul(
+        request.type_name,
+        data,
+        activations.reshape(request.n_activations, -1),
+        device=request.device,
+        repack=request.repack,
+    )
+    return Multiplied(taken=found is not None, products=b"" if found is None else found.tobytes())

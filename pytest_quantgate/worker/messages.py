@@ -339,6 +339,54 @@ class Decode(Request[Coded]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Dotted(Message):
+    """Products, float32 of shape (n_rows,), and the activations as the kernel saw them, (k,)."""
+
+    products: bytes
+    activations: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class VecDot(Request[Dotted]):
+    """Multiply quantized rows, uint8 (n_rows, row_bytes), with a float32 vector on the CPU."""
+
+    reply: ClassVar[type[Message]] = Dotted
+
+    type_name: str
+    data: bytes
+    n_rows: int
+    row_bytes: int
+    activations: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multiplied(Message):
+    """Products, float32 (n_activations, n_rows); ``taken`` False: the device has no such kernel."""
+
+    taken: bool
+    products: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatMul(Request[Multiplied]):
+    """Multiply quantized rows, as in :class:`VecDot`, with float32 rows through a backend.
+
+    ``device`` is a name that ggml lists; ``repack`` asks for the CPU's repacked layout.
+    """
+
+    reply: ClassVar[type[Message]] = Multiplied
+
+    type_name: str
+    data: bytes
+    n_rows: int
+    row_bytes: int
+    activations: bytes
+    n_activations: int
+    device: str
+    repack: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Progress(Message):
     """The worker is alive: ``done`` of ``total`` units; it also renews the deadline."""
 
@@ -383,6 +431,10 @@ _KINDS: dict[str, type[Message]] = {
         Encode,
         Decode,
         Coded,
+        VecDot,
+        Dotted,
+        MatMul,
+        Multiplied,
         Progress,
         Failed,
     )

@@ -49,6 +49,7 @@ SENT_MODULES = (
     "pytest_quantgate.worker.serve",
     "pytest_quantgate.codecs",
     "pytest_quantgate.codecs.native",
+    "pytest_quantgate.codecs.native_kernels",
 )
 """What a worker imports of this package; a test holds their imports to what any engine has."""
 

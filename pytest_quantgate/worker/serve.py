@@ -23,10 +23,12 @@ from pytest_quantgate.worker.messages import (
     Failed,
     Identify,
     ListCodecs,
+    MatMul,
     Message,
     Quantize,
     Score,
     Tokenize,
+    VecDot,
     from_wire,
 )
 from pytest_quantgate.worker.oracle import compare_oracle
@@ -87,7 +89,7 @@ def _answer(request: Message, scorer: Scorer, coder: Coder, log: LogTap, send: A
         case CompareOracle():
             scorer.close()
             return compare_oracle(request, log, send)
-        case ListCodecs() | Encode() | Decode():
+        case ListCodecs() | Encode() | Decode() | VecDot() | MatMul():
             return coder.answer(request)
         case _:
             raise ValueError(f"not a request: {type(request).__name__}")

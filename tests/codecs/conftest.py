@@ -6,6 +6,7 @@ import pytest
 
 from pytest_quantgate.codecs.adapters import NativeCodec
 from pytest_quantgate.codecs.native import TYPE_IDS, NativeCodecs
+from pytest_quantgate.codecs.native_kernels import NativeKernels
 from pytest_quantgate.codecs.runner import PROFILES, CodecProfile
 
 
@@ -13,6 +14,18 @@ from pytest_quantgate.codecs.runner import PROFILES, CodecProfile
 def native_codecs() -> NativeCodecs:
     """Load the installed engine's codecs."""
     return NativeCodecs()
+
+
+@pytest.fixture(scope="session")
+def quant_codecs(native_codecs: NativeCodecs) -> NativeCodecs:
+    """All codecs of the engine."""
+    return native_codecs
+
+
+@pytest.fixture(scope="session")
+def quant_kernels() -> NativeKernels:
+    """The engine's products."""
+    return NativeKernels()
 
 
 @pytest.fixture(params=list(TYPE_IDS))

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from pytest_quantgate.codecs.adapters import NativeCodec
-from pytest_quantgate.codecs.kernels import matmul_limit, vec_dot_limit
+from pytest_quantgate.codecs.kernels import (
+    ACTIVATION_ROWS,
+    check_matmul,
+    make_problem,
+    matmul_limit,
+    vec_dot_limit,
+)
 from pytest_quantgate.codecs.native import TYPE_IDS
 from pytest_quantgate.codecs.native_kernels import F32, NativeKernels, decode_activations
-from pytest_quantgate.codecs.strategies import KINDS
+from pytest_quantgate.codecs.replay import main
+from pytest_quantgate.codecs.violation import Violation
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -19,94 +27,78 @@ if TYPE_CHECKING:
     Float32Array = npt.NDArray[np.float32]
     Uint8Array = npt.NDArray[np.uint8]
 
-K, M, N = 1024, 16, 5
-
-
-@pytest.fixture(scope="module")
-def kernels() -> NativeKernels:
-    return NativeKernels()
-
-
-def problem(
-    kernels: NativeKernels, name: str, kind: str, seed: int = 0
-) -> tuple[Uint8Array, Float32Array, Float32Array]:
-    """Return stored weights (M, bytes), the same decoded (M, K), and activations (N, K)."""
-    rng = np.random.default_rng(seed)
-    weights = np.stack([KINDS[kind](rng, K) for _ in range(M)]).astype(np.float32) * np.float32(
-        0.05
-    )
-    activations = rng.standard_normal((N, K)).astype(np.float32)
-    activations[:, rng.integers(K)] *= 30
-    codec = NativeCodec(kernels.codecs, name)
-    data = codec.quantize(weights)
-    return data, codec.dequantize(data), activations
-
-
-@pytest.mark.parametrize("kind", ["normal", "positive"])
-@pytest.mark.parametrize("name", TYPE_IDS)
-def test_vec_dot_sums_what_it_decodes(name: str, kind: str, kernels: NativeKernels) -> None:
-    data, weights, activations = problem(kernels, name, kind)
-    products, seen = kernels.vec_dot(name, data, activations[0])
-    exact = weights.astype(np.float64) @ seen.astype(np.float64)
-    assert (np.abs(products - exact) <= vec_dot_limit(name, weights, seen)).all()
-
-
-@pytest.mark.parametrize("repack", [False, True], ids=["plain", "repacked"])
-@pytest.mark.parametrize("name", TYPE_IDS)
-def test_matmul_on_the_cpu(name: str, repack: bool, kernels: NativeKernels) -> None:
-    data, weights, activations = problem(kernels, name, "normal")
-    found = kernels.matmul(name, data, activations, repack=repack)
-    if found is None:
-        assert repack, f"the CPU backend takes no {name}"
-        pytest.skip(f"{name} has no repacked layout on this CPU")
-    exact = activations.astype(np.float64) @ weights.astype(np.float64).T
-    assert (np.abs(found - exact) <= matmul_limit(weights, activations)).all()
-
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("rows", [1, N, 64])
+@pytest.mark.parametrize("n_activations", ACTIVATION_ROWS)
 @pytest.mark.parametrize("name", TYPE_IDS)
-def test_matmul_on_the_gpu(name: str, rows: int, kernels: NativeKernels) -> None:
-    """One row takes the matrix-vector kernels, 64 the tiled ones."""
-    devices = [device for device in kernels.devices() if device.startswith("CUDA")]
+def test_matmul_on_the_gpu(name: str, n_activations: int, quant_kernels: NativeKernels) -> None:
+    devices = [device for device in quant_kernels.devices() if device.startswith("CUDA")]
     if not devices:
         pytest.skip("this engine has no CUDA device")
-    data, weights, activations = problem(kernels, name, "normal")
-    activations = np.resize(activations, (rows, K))
-    found = kernels.matmul(name, data, activations, device=devices[0])
-    if found is None:
+    codec = NativeCodec(quant_kernels.codecs, name)
+    taken = check_matmul(
+        codec, quant_kernels, device=devices[0], repack=False, n_activations=n_activations
+    )
+    if not taken:
         pytest.skip(f"{devices[0]} takes no {name}")
-    exact = activations.astype(np.float64) @ weights.astype(np.float64).T
-    assert (np.abs(found - exact) <= matmul_limit(weights, activations)).all()
+
+
+class WrongKernels(NativeKernels):
+    """The engine's kernels with one product off by more than rounding."""
+
+    def matmul(
+        self,
+        name: str,
+        data: Uint8Array,
+        activations: Float32Array,
+        *,
+        device: str = "CPU",
+        repack: bool = False,
+    ) -> Float32Array | None:
+        found = super().matmul(name, data, activations, device=device, repack=repack)
+        if found is not None:
+            found[-1, 3] += 0.05 * np.abs(activations[-1]).sum()
+        return found
+
+
+def test_a_wrong_product_is_a_violation_that_names_it_and_can_be_replayed() -> None:
+    wrong = WrongKernels()
+    codec = NativeCodec(wrong.codecs, "Q4_K")
+    with pytest.raises(Violation) as caught:
+        check_matmul(codec, wrong, device="CPU", repack=False, n_activations=5)
+    assert "activations' row 4, weights' row 3" in caught.value.what
+    command = shlex.split(caught.value.replay)
+    assert command[:3] == ["python", "-m", "pytest_quantgate.codecs.replay"]
+    assert main(command[3:]) == 0, "the engine itself is not wrong"
 
 
 @pytest.mark.parametrize("name", ["MXFP4", "Q4_K"])
-def test_swapped_nibbles_exceed_the_limits(name: str, kernels: NativeKernels) -> None:
+def test_swapped_nibbles_exceed_the_limits(name: str, quant_kernels: NativeKernels) -> None:
     """The limits are small enough to see a kernel that pairs codes with the wrong activations."""
-    data, weights, activations = problem(kernels, name, "normal")
+    data, weights, activations = make_problem(NativeCodec(quant_kernels.codecs, name), "normal", 5)
     wrong = data.copy()
-    blocks = wrong.reshape(-1, kernels.codecs.type(name).block_bytes)
-    head = blocks.shape[1] - kernels.codecs.type(name).block_elements // 2
+    blocks = wrong.reshape(-1, quant_kernels.codecs.type(name).block_bytes)
+    head = blocks.shape[1] - quant_kernels.codecs.type(name).block_elements // 2
     blocks[:, head:] = (blocks[:, head:] >> 4) | (blocks[:, head:] << 4)
-    products, seen = kernels.vec_dot(name, wrong, activations[0])
+    products, seen = quant_kernels.vec_dot(name, wrong, activations[0])
     exact = weights.astype(np.float64) @ seen.astype(np.float64)
     assert (np.abs(products - exact) > vec_dot_limit(name, weights, seen)).all()
-    found = kernels.matmul(name, wrong, activations)
+    found = quant_kernels.matmul(name, wrong, activations)
     assert found is not None
     exact = activations.astype(np.float64) @ weights.astype(np.float64).T
     assert (np.abs(found - exact) > matmul_limit(weights, activations)).mean() > 0.5
 
 
-def test_unknown_device_is_named(kernels: NativeKernels) -> None:
-    data, _, activations = problem(kernels, "Q8_0", "normal")
+def test_unknown_device_is_named(quant_kernels: NativeKernels) -> None:
+    data, _, activations = make_problem(NativeCodec(quant_kernels.codecs, "Q8_0"), "normal", 5)
     with pytest.raises(ValueError, match=r"no device 'TPU0'; it has .*CPU"):
-        kernels.matmul("Q8_0", data, activations, device="TPU0")
+        quant_kernels.matmul("Q8_0", data, activations, device="TPU0")
 
 
-def test_activations_of_the_wrong_length_are_refused(kernels: NativeKernels) -> None:
-    data, _, activations = problem(kernels, "Q8_0", "normal")
+def test_activations_of_the_wrong_length_are_refused(quant_kernels: NativeKernels) -> None:
+    data, _, activations = make_problem(NativeCodec(quant_kernels.codecs, "Q8_0"), "normal", 5)
     with pytest.raises(ValueError, match="512 activations don't fit Q8_0 rows of"):
-        kernels.vec_dot("Q8_0", data, activations[0, :512])
+        quant_kernels.vec_dot("Q8_0", data, activations[0, :512])
 
 
 def test_activations_of_an_unknown_type_are_refused() -> None:
