@@ -23,6 +23,23 @@ from pytest_quantgate.metrics.size import SizeMeasurement
 from pytest_quantgate.run import Run
 
 
+def made_by(run: Run, cell: Cell, file: CellFile) -> MadeBy:
+    """Describe what makes a measurement of a cell."""
+    identity = run.engine(cell.engine).identity()
+    return MadeBy(
+        engine=f"{identity.kind} {identity.version}",
+        llama_cpp=identity.llama_cpp_version,
+        library_sha256=identity.library_sha256,
+        quantizer_sha256=file.quantizer_sha256,
+        system_info=identity.system_info,
+        cpu=identity.cpu_name,
+        platform=identity.platform,
+        n_threads=run.n_threads,
+        n_batch=run.n_batch,
+        n_ubatch=run.n_ubatch,
+    )
+
+
 def make_baseline(
     run: Run,
     cell: Cell,
@@ -33,7 +50,6 @@ def make_baseline(
     old: Baseline | None,
 ) -> Baseline:
     """Build the baseline that accepts a measurement; it keeps the old one's anchor."""
-    identity = run.engine(cell.engine).identity()
     sums = tuple(chunk.nll_sum_nats for chunk in perplexity.chunks)
     indices = tuple(chunk.index for chunk in perplexity.chunks)
     text_sha256 = run.text(cell.text).sha256
@@ -46,18 +62,7 @@ def make_baseline(
     return Baseline(
         key=run.key(cell),
         source_sha256=file.source_sha256,
-        made_by=MadeBy(
-            engine=f"{identity.kind} {identity.version}",
-            llama_cpp=identity.llama_cpp_version,
-            library_sha256=identity.library_sha256,
-            quantizer_sha256=file.quantizer_sha256,
-            system_info=identity.system_info,
-            cpu=identity.cpu_name,
-            platform=identity.platform,
-            n_threads=run.n_threads,
-            n_batch=run.n_batch,
-            n_ubatch=run.n_ubatch,
-        ),
+        made_by=made_by(run, cell, file),
         perplexity=Perplexity(
             ppl=perplexity.perplexity,
             text_sha256=text_sha256,
@@ -81,6 +86,7 @@ def make_baseline(
             fallback_fraction=round(size.fallback_fraction, 4),
             tensors=pack_tensors(file.tensors),
         ),
+        metadata=file.header.settings(),
         anchor=old.anchor if old is not None and comparable else anchor,
         reason="",
     )

@@ -2,12 +2,154 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
 from pytest_quantgate import statistics
 from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.baselines.tensors import TensorChanges, compare_tensors, pack_tensors
-from pytest_quantgate.observation import Observation, percent, token_ids_changed
+from pytest_quantgate.observation import (
+    Observation,
+    describe_token_changes,
+    percent,
+    token_ids_changed,
+)
+
+
+def find_cause(seen: Observation, baseline: Baseline, *, moved: AbstractSet[str]) -> str:
+    """Say what moved a cell away from its baseline: tokenizer, file, quantizer or runtime.
+
+    ``moved`` has the metrics that did: a file that grew around equal tensors did so in its
+    metadata.
+    """
+    changes = compare_tensors(baseline.size.tensors, pack_tensors(seen.tensors))
+    fields = _fields_changed(baseline.metadata, seen.metadata)
+    runtime = _runtime_changes(seen, baseline)
+    retokenized = token_ids_changed(seen, baseline)
+    if retokenized:
+        cause = "tokenizer"
+        parts = [f"the same text has other token ids in {retokenized} of {_n_chunks(seen)} chunks"]
+    else:
+        cause = _name(seen, baseline, changes, fields, runtime, moved)
+        parts = [] if seen.perplexity is None else ["tokenization same"]
+    if fields:
+        parts.append(f"metadata changed: {', '.join(fields)}")
+    parts.append(changes.describe())
+    if seen.size.file_bytes != baseline.size.file_bytes:
+        parts.append(f"size {percent(seen.size.file_bytes / baseline.size.file_bytes - 1)}")
+    parts += _quality(seen, baseline, retokenized=retokenized)
+    if seen.perplexity is not None and not retokenized:
+        if runtime:
+            other = " too: the runtime is not ruled out" if changes.any or fields else ""
+            parts.append(f"{', '.join(runtime)}{other}")
+        elif changes.any or fields:
+            parts.append("not the runtime: the libraries, the processor and the batch are the same")
+        common = _common_cause(seen, baseline)
+        if common is not None:
+            parts.append(common)
+    elif runtime:
+        parts.append(", ".join(runtime))
+    return f"cause: {cause} ({'; '.join(parts)})"
+
+
+def _name(
+    seen: Observation,
+    baseline: Baseline,
+    changes: TensorChanges,
+    fields: list[str],
+    runtime: list[str],
+    moved: AbstractSet[str],
+) -> str:
+    """Name the first part of the way, after the tokenizer, that is not as it was."""
+    if changes.types_changed or changes.added_or_gone:
+        return "quantizer"
+    if changes.any:
+        if seen.quantizer_cpu is None and baseline.made_by.quantizer_sha256 is None:
+            return "quantizer, or the kind of CPU that it ran on: the file was made elsewhere"
+        if seen.quantizer_cpu != baseline.made_by.system_info:
+            return "not attributable: made on another kind of CPU"
+        return "quantizer"
+    if fields or moved == {"size"}:
+        return "the file's metadata"
+    if runtime:
+        return "runtime kernels"
+    return "not reproducible: the same file, libraries, processor and batch gave other values"
+
+
+def _fields_changed(before: Mapping[str, str] | None, after: Mapping[str, str]) -> list[str]:
+    """Say which of the file's settings changed, from what to what; nothing where none are known."""
+    if before is None:
+        return []
+    return [
+        f"{name} {before.get(name, 'absent')} → {after.get(name, 'absent')}"
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _runtime_changes(seen: Observation, baseline: Baseline) -> list[str]:
+    """Say what else computed: libraries, processor, batch."""
+    then, now = baseline.made_by, seen.made_by
+    told = []
+    if then.library_sha256 != now.library_sha256:
+        before, after = f"{then.engine} {then.llama_cpp}", f"{now.engine} {now.llama_cpp}"
+        other = "another build of " + after if before == after else f"{before} → {after}"
+        told.append(f"the libraries changed ({other.strip()})")
+    if (then.cpu, then.system_info) != (now.cpu, now.system_info):
+        other = f"{then.cpu} → {now.cpu}" if then.cpu != now.cpu else "other instruction sets"
+        told.append(f"the processor changed ({other})")
+    for name in ("n_batch", "n_ubatch"):
+        before, after = getattr(then, name), getattr(now, name)
+        if before != after:
+            told.append(f"{name} changed ({before} → {after})")
+    return told
+
+
+def _n_chunks(seen: Observation) -> int:
+    return 0 if seen.perplexity is None else len(seen.perplexity.chunks)
+
+
+def _quality(seen: Observation, baseline: Baseline, *, retokenized: int) -> list[str]:
+    """Say how perplexity moved, and how many tokens did."""
+    if seen.perplexity is None:
+        return []
+    if retokenized:
+        return [f"PPL {seen.perplexity.perplexity:.4g}, was {baseline.perplexity.ppl:.4g}"]
+    stored = _sums(baseline)
+    chunks = [chunk for chunk in seen.perplexity.chunks if chunk.index in stored]
+    parts = []
+    if chunks:
+        estimate = statistics.compare_paired(
+            [stored[chunk.index] for chunk in chunks],
+            [chunk.nll_sum_nats for chunk in chunks],
+            [chunk.tokens for chunk in chunks],
+            [chunk.document for chunk in chunks],
+            [chunk.index for chunk in chunks],
+        )
+        if estimate.chunks_differing == 0:
+            parts.append("PPL identical")
+        elif not math.isfinite(estimate.mean):
+            bad = sum(not math.isfinite(chunk.nll_sum_nats) for chunk in chunks)
+            parts.append(f"PPL not finite in {bad} of {len(chunks)} chunks")
+        else:
+            low, high = statistics.ppl_ratio_interval(estimate)
+            over = "documents" if all(c.document is not None for c in chunks) else "clusters"
+            bounds = f" [{percent(low)}, {percent(high)}]" if math.isfinite(high) else ""
+            parts.append(
+                f"PPL {percent(statistics.ppl_change(estimate.mean))}{bounds} over"
+                f" {estimate.clusters} {over}"
+            )
+    if seen.tokens_changed is not None:
+        parts.append(describe_token_changes(seen.tokens_changed))
+    elif not all(chunk.is_exact for chunk in seen.perplexity.chunks):
+        parts.append("which tokens changed is not known: the engine tells sums by chunk")
+    return parts
+
+
+def _sums(baseline: Baseline) -> dict[int, float]:
+    stored = baseline.perplexity.chunks
+    return dict(zip(stored.index, stored.nll_sum_nats, strict=True))
 
 
 def _common_cause(seen: Observation, baseline: Baseline) -> str | None:
@@ -19,9 +161,7 @@ def _common_cause(seen: Observation, baseline: Baseline) -> str | None:
     for measured, stored in ((mine, baseline), (theirs, seen.reference_baseline)):
         if stored.perplexity.text_sha256 != seen.text_sha256:
             return None
-        before = dict(
-            zip(stored.perplexity.chunks.index, stored.perplexity.chunks.nll_sum_nats, strict=True)
-        )
+        before = _sums(stored)
         columns.append(
             {
                 chunk.index: chunk.nll_sum_nats - before[chunk.index]
@@ -45,37 +185,3 @@ def _common_cause(seen: Observation, baseline: Baseline) -> str | None:
         f" the excess over it is {percent(statistics.ppl_change(excess.mean))}"
         f" [{percent(low)}, {percent(high)}]"
     )
-
-
-def find_cause(
-    seen: Observation, baseline: Baseline, *, same_quantizer_cpu: bool, moved: AbstractSet[str]
-) -> str:
-    """Say what moved a cell away from its baseline: tokenizer, quantizer or runtime.
-
-    ``moved`` has the metrics that regressed: a file that grew around equal tensors did so in
-    its metadata.
-    """
-    if token_ids_changed(seen, baseline):
-        return "cause: tokenizer (the same text has other token ids)"
-    changes: TensorChanges = compare_tensors(baseline.size.tensors, pack_tensors(seen.tensors))
-    parts = [] if seen.perplexity is None else ["tokenization same"]
-    if changes.any:
-        attributable = same_quantizer_cpu or bool(changes.types_changed or changes.added_or_gone)
-        parts.append(changes.describe())
-        parts.append(f"size {percent(seen.size.file_bytes / baseline.size.file_bytes - 1)}")
-        cause = "quantizer" if attributable else "not attributable: made on another kind of CPU"
-    else:
-        parts.append(f"all {len(seen.tensors)} tensors same")
-        cause = "the file's metadata" if moved == {"size"} else "runtime kernels"
-    if seen.tokens_changed is not None:
-        tokens = seen.tokens_changed
-        parts.append(
-            f"{tokens.changed:,} of {tokens.tokens:,} tokens changed, largest |Δ|"
-            f" {tokens.largest_nats:.3g} nats"
-        )
-    elif seen.perplexity is not None and not all(c.is_exact for c in seen.perplexity.chunks):
-        parts.append("which tokens changed is not known: the engine tells sums by chunk")
-    common = _common_cause(seen, baseline)
-    if common is not None:
-        parts.append(common)
-    return f"cause: {cause} ({'; '.join(parts)})"

@@ -8,7 +8,7 @@ from pytest_quantgate import statistics
 from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.cause import find_cause
 from pytest_quantgate.judging.batches import judge_batches
-from pytest_quantgate.judging.bounds import Look
+from pytest_quantgate.judging.bounds import Look, not_comparable
 from pytest_quantgate.judging.divergence import judge_divergence
 from pytest_quantgate.judging.oracle import judge_oracle
 from pytest_quantgate.judging.perplexity import judge_perplexity
@@ -54,23 +54,29 @@ JUDGES: dict[str, JudgeMetric] = {
 """Each metric that a marker may ask about, and what judges it."""
 
 
-def conclude(
-    judgements: list[Judgement], seen: Observation, baseline: Baseline | None, *, baseline_cpu: bool
-) -> Verdict:
-    """Combine judgements: the worst decides, and a regression gets its cause."""
+_HAS_CAUSE = frozenset({VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE, VerdictKind.INVALID})
+
+
+def conclude(judgements: list[Judgement], seen: Observation, baseline: Baseline | None) -> Verdict:
+    """Combine judgements: the worst decides, and a move away from the baseline gets its cause."""
     kind = worst([item.verdict for item in judgements])
     deciding = [item for item in judgements if item.verdict is kind]
     # Several metrics may give one reason, such as another source.
     reason = "; ".join(dict.fromkeys(item.reason for item in deciding)) or "measured"
     cause = None
-    regressed = [item for item in deciding if item.against in {"baseline", "anchor"}]
+    # What is not finite broke no limit of the baseline's, but differs from it all the same.
+    moved = {
+        item.metric
+        for item in deciding
+        if item.against in {"baseline", "anchor"} or kind is VerdictKind.INVALID
+    }
     if kind is VerdictKind.REGRESSED and any(item.against == "oracle" for item in deciding):
         cause = WRONG_ENGINE
-    elif kind is VerdictKind.REGRESSED and baseline is not None and regressed:
-        cause = find_cause(
-            seen,
-            baseline,
-            same_quantizer_cpu=baseline_cpu,
-            moved={item.metric for item in regressed},
-        )
+    elif (
+        kind in _HAS_CAUSE
+        and moved
+        and baseline is not None
+        and not_comparable(seen, baseline) is None
+    ):
+        cause = find_cause(seen, baseline, moved=moved)
     return Verdict(kind=kind, reason=reason, judgements=tuple(judgements), cause=cause)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pytest_quantgate.baselines.schema import Baseline
+from pytest_quantgate.baselines.schema import Baseline, MadeBy
 from pytest_quantgate.formats import Format
 from pytest_quantgate.metrics.divergence import DivergenceMeasurement
 from pytest_quantgate.metrics.perplexity import PerplexityMeasurement, TokenChanges
@@ -24,8 +24,10 @@ class Observation:
     ``perplexity`` is None where nothing was asked that needs the text; ``reference_baseline``
     is the reference's own; ``measured`` has the metrics of
     :mod:`pytest_quantgate.metrics.table` that were asked for, by name.
-    ``tokens_changed`` compares with the
-    baseline's per-token values, None where they are gone; ``same_computation`` says that file,
+    ``metadata`` has the file's settings
+    (:meth:`~pytest_quantgate.models.gguf_file.GgufFile.settings`), ``made_by`` what computes now,
+    ``quantizer_cpu`` what made the file, None for a user's own. ``tokens_changed`` compares with
+    the baseline's per-token values, None where they are gone; ``same_computation`` says that file,
     libraries, processor and settings are the baseline's: on a CPU equal values then stay equal
     on every further chunk.
     """
@@ -37,6 +39,8 @@ class Observation:
     reference_file_bytes: int | None
     size: SizeMeasurement
     tensors: tuple[TensorDigest, ...]
+    metadata: Mapping[str, str]
+    made_by: MadeBy
     source_sha256: str | None
     text_sha256: str
     text_sha256_with_lf: str
@@ -62,6 +66,16 @@ def percent(fraction: float | None, digits: int = 2) -> str:
     if fraction is None or not math.isfinite(fraction):
         return "not finite" if fraction is not None else "–"
     return f"{100 * fraction:+.{digits}f} %".replace("-", "−")
+
+
+def describe_token_changes(changes: TokenChanges) -> str:
+    """Say how many tokens are not bit-equal, and the largest move."""
+    if changes.changed == 0:
+        return f"none of {changes.tokens:,} tokens changed"
+    return (
+        f"{changes.changed:,} of {changes.tokens:,} tokens changed, largest |Δ|"
+        f" {changes.largest_nats:.3g} nats"
+    )
 
 
 def token_ids_changed(seen: Observation, baseline: Baseline) -> int:

@@ -69,7 +69,7 @@ class Judgement:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A cell's verdict with all that led to it; ``cause`` is a sentence for REGRESSED."""
+    """A cell's verdict with its evidence; ``cause`` says what moved it away from its baseline."""
 
     kind: VerdictKind
     reason: str

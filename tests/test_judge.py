@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -57,6 +58,7 @@ MADE_BY = MadeBy(
     n_batch=64,
     n_ubatch=64,
 )
+METADATA = {"llama.rope.freq_base": "100000.0", "tokenizer.ggml.pre": "smollm"}
 KEY = Key(
     model="m",
     format="Q4_K_M",
@@ -123,6 +125,8 @@ def observe(**changes: object) -> Observation:
         reference_file_bytes=None,
         size=size(),
         tensors=TENSORS,
+        metadata=METADATA,
+        made_by=MADE_BY,
         source_sha256="s",
         text_sha256="t" * 64,
         text_sha256_with_lf="t" * 64,
@@ -161,6 +165,7 @@ def baseline_of(seen: Observation) -> Baseline:
             fallback_fraction=0.0,
             tensors=pack_tensors(seen.tensors),
         ),
+        metadata=seen.metadata,
         anchor=Anchor(index=indices, nll_sum_nats=sums, file_bytes=seen.size.file_bytes),
         reason="first",
     )
@@ -175,13 +180,12 @@ def judge(
     baseline: Baseline | None = BASELINE,
     *,
     look: Look = LAST,
-    baseline_cpu: bool = True,
 ) -> Verdict:
     """Judge both metrics by the format's default limits, or by some."""
     limits = limits or default_limits(seen.format)
     judgements = judge_perplexity(seen, limits, baseline, look)
     judgements += judge_size(seen, limits, baseline, look)
-    return conclude(judgements, seen, baseline, baseline_cpu=baseline_cpu)
+    return conclude(judgements, seen, baseline)
 
 
 def wobble(shift: float, amplitude: float = 0.0005) -> list[float]:
@@ -330,7 +334,33 @@ def test_other_token_ids_are_the_tokenizers_regression() -> None:
     verdict = judge(observe(perplexity=measurement(ids="other")))
     assert verdict.kind is VerdictKind.REGRESSED
     assert "the same text has other token ids in 16 of 16 chunks" in verdict.reason
-    assert verdict.cause == "cause: tokenizer (the same text has other token ids)"
+    assert verdict.cause == (
+        "cause: tokenizer (the same text has other token ids in 16 of 16 chunks; all 3 tensors"
+        " same; PPL 7.328, was 7.328)"
+    )
+
+
+def test_a_tokenizers_setting_that_changed_is_named() -> None:
+    metadata = {**METADATA, "tokenizer.ggml.pre": "falcon"}
+    cause = str(judge(observe(perplexity=measurement(ids="other"), metadata=metadata)).cause)
+    assert cause.startswith("cause: tokenizer (")
+    assert "; metadata changed: tokenizer.ggml.pre smollm → falcon; " in cause
+
+
+def test_a_setting_of_the_file_that_changed_is_not_the_runtimes_fault() -> None:
+    """Another RoPE base: same tokens, same tensors, same libraries."""
+    metadata = {**METADATA, "llama.rope.freq_base": "10000.0"}
+    seen = observe(perplexity=measurement(wobble(0.05)), metadata=metadata)
+    cause = str(judge(seen).cause)
+    assert cause.startswith("cause: the file's metadata (tokenization same; metadata changed:")
+    assert "llama.rope.freq_base 100000.0 → 10000.0; all 3 tensors same; PPL +5.13 %" in cause
+    assert "not the runtime: the libraries, the processor and the batch are the same" in cause
+
+
+def test_a_baseline_without_metadata_blames_none() -> None:
+    old = BASELINE.model_copy(update={"metadata": None})
+    cause = judge(observe(perplexity=measurement(wobble(0.05))), baseline=old).cause
+    assert str(cause).startswith("cause: not reproducible")
 
 
 def test_changed_tensor_types_are_the_quantizers_regression() -> None:
@@ -344,23 +374,95 @@ def test_changed_tensor_types_are_the_quantizers_regression() -> None:
 
 
 def test_changed_tensor_bytes_are_the_quantizers_on_the_same_kind_of_cpu() -> None:
-    changed = (TENSORS[0], replace(TENSORS[1], sha256="d" * 64), TENSORS[2])
+    changed = (TENSORS[0], *(replace(t, sha256="d" * 64) for t in TENSORS[1:]))
     seen = observe(tensors=changed, perplexity=measurement(wobble(0.05)))
-    assert "cause: quantizer (tokenization same; 1 of 3 tensors changed bytes" in str(
+    assert str(judge(seen).cause).startswith(
+        "cause: quantizer (tokenization same; 2 of 3 tensors changed bytes at equal type"
+        " (attn_q in blk.0-1); PPL +5.13 % ["
+    )
+    other = judge(replace(seen, quantizer_cpu="AVX512")).cause
+    assert "cause: not attributable: made on another kind of CPU" in str(other)
+
+
+def test_a_users_own_file_was_made_on_a_cpu_that_is_not_known() -> None:
+    own = BASELINE.model_copy(
+        update={"made_by": MADE_BY.model_copy(update={"quantizer_sha256": None})}
+    )
+    changed = (TENSORS[0], replace(TENSORS[1], sha256="d" * 64), TENSORS[2])
+    seen = observe(tensors=changed, perplexity=measurement(wobble(0.05)), quantizer_cpu=None)
+    cause = str(judge(seen, baseline=own).cause)
+    assert "cause: quantizer, or the kind of CPU that it ran on: the file was made el" in cause
+    assert "1 of 3 tensors changed bytes at equal type (attn_q in blk.0)" in cause
+
+
+def test_a_diagnosis_has_every_part() -> None:
+    """Tokenization, tensors with types and layers, size, PPL with its interval, tokens, runtime."""
+    changed = (TENSORS[0], *(replace(t, type="Q3_K", sha256="d" * 64) for t in TENSORS[1:]))
+    seen = observe(
+        tensors=changed, perplexity=measurement(wobble(0.025, 0.002)), size=size(969_000)
+    )
+    seen = replace(seen, tokens_changed=token_changes(seen.scored, measurement()))
+    assert judge(seen).cause == (
+        "cause: quantizer (tokenization same; 2 of 3 tensors changed type (attn_q Q4_K → Q3_K in"
+        " blk.0-1); size −3.10 %; PPL +2.56 % [+2.48 %, +2.63 %] over 16 documents; 1,600 of 1,600"
+        " tokens changed, largest |Δ| 0.027 nats; not the runtime: the libraries, the processor"
+        " and the batch are the same)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("made_by", "told"),
+    [
+        ({"library_sha256": "9"}, "the libraries changed (another build of e 1 b1)"),
+        ({"library_sha256": "9", "llama_cpp": "b2"}, "the libraries changed (e 1 b1 → e 1 b2)"),
+        ({"cpu": "d"}, "the processor changed (c → d)"),
+        ({"system_info": "AVX512"}, "the processor changed (other instruction sets)"),
+        ({"n_ubatch": 32}, "n_ubatch changed (64 → 32)"),
+    ],
+)
+def test_equal_tokens_and_tensors_leave_the_runtime(made_by: dict[str, object], told: str) -> None:
+    seen = observe(perplexity=measurement(wobble(0.05)), made_by=MADE_BY.model_copy(update=made_by))
+    seen = replace(seen, tokens_changed=token_changes(seen.scored, measurement()))
+    assert judge(seen).cause == (
+        "cause: runtime kernels (tokenization same; all 3 tensors same; PPL +5.13 % [+5.11 %,"
+        f" +5.15 %] over 16 documents; 1,600 of 1,600 tokens changed, largest |Δ| 0.0505 nats;"
+        f" {told})"
+    )
+
+
+def test_changed_tensors_do_not_rule_out_changed_libraries() -> None:
+    changed = (TENSORS[0], replace(TENSORS[1], sha256="d" * 64), TENSORS[2])
+    other = MADE_BY.model_copy(update={"library_sha256": "9"})
+    seen = observe(tensors=changed, perplexity=measurement(wobble(0.05)), made_by=other)
+    assert "the libraries changed (another build of e 1 b1) too: the runtime is not ruled" in str(
         judge(seen).cause
     )
-    other = judge(seen, baseline_cpu=False).cause
-    assert "not attributable: made on another kind of CPU" in str(other)
 
 
-def test_equal_tokens_and_tensors_leave_the_runtime() -> None:
-    seen = observe(perplexity=measurement(wobble(0.05)))
-    seen = replace(seen, tokens_changed=token_changes(seen.scored, measurement()))
-    cause = find_cause(seen, BASELINE, same_quantizer_cpu=True, moved={"perplexity"})
-    assert cause == (
-        "cause: runtime kernels (tokenization same; all 3 tensors same; 1,600 of 1,600 tokens"
-        " changed, largest |Δ| 0.0505 nats)"
+def test_other_values_of_the_same_computation_are_not_reproducible() -> None:
+    cause = str(judge(observe(perplexity=measurement(wobble(0.05)))).cause)
+    assert cause.startswith("cause: not reproducible: the same file, libraries, processor and")
+
+
+def test_what_is_not_finite_has_a_cause_too() -> None:
+    changed = (TENSORS[0], replace(TENSORS[1], sha256="d" * 64), TENSORS[2])
+    with np.errstate(invalid="ignore"):
+        verdict = judge(observe(perplexity=measurement([0.0] * 15 + [math.nan]), tensors=changed))
+    assert verdict.kind is VerdictKind.INVALID
+    assert (
+        "1 of 3 tensors changed bytes at equal type (attn_q in blk.0); PPL not finite in 1 of 16"
+        in (str(verdict.cause))
     )
+
+
+def test_a_green_verdict_says_how_many_tokens_changed() -> None:
+    shifts = [0.0] * 12 + [1e-6] * 4
+    seen = observe(perplexity=measurement(shifts))
+    seen = replace(seen, tokens_changed=token_changes(seen.scored, measurement()))
+    verdict = judge(seen)
+    assert verdict.kind is VerdictKind.PASS
+    assert re.search(r"; [1-9]\d* of 1,600 tokens changed, largest \|Δ\| ", verdict.reason)
+    assert verdict.cause is None
 
 
 def test_sums_that_were_printed_are_identical_to_their_digits_only() -> None:
@@ -370,7 +472,7 @@ def test_sums_that_were_printed_are_identical_to_their_digits_only() -> None:
     seen = observe(perplexity=replace(plain, chunks=chunks, nll_nats=None, top_tokens=None))
     reason = judge(seen).reason
     assert "PPL identical to the baseline's on 1,600 tokens, to the digits printed" in reason
-    cause = find_cause(seen, BASELINE, same_quantizer_cpu=True, moved={"perplexity"})
+    cause = find_cause(seen, BASELINE, moved={"perplexity"})
     assert "which tokens changed is not known: the engine tells sums by chunk" in cause
 
 
@@ -398,7 +500,10 @@ def test_a_size_against_the_baseline(grown: int, kind: str) -> None:
 
 def test_a_file_that_grew_around_equal_tensors_did_so_in_its_metadata() -> None:
     cause = judge(observe(size=size(1_100_000))).cause
-    assert cause == "cause: the file's metadata (tokenization same; all 3 tensors same)"
+    assert cause == (
+        "cause: the file's metadata (tokenization same; all 3 tensors same; size +10.00 %; PPL"
+        " identical)"
+    )
 
 
 def test_an_absolute_limit_has_no_baselines_cause() -> None:

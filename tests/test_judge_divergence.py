@@ -165,7 +165,7 @@ def test_a_move_of_the_reference_is_a_common_cause() -> None:
         reference_baseline=BASELINE,
     )
     judgements = judge_perplexity(seen, default_limits(seen.format), BASELINE, LAST)
-    verdict = conclude(judgements, seen, BASELINE, baseline_cpu=True)
+    verdict = conclude(judgements, seen, BASELINE)
     assert verdict.kind is VerdictKind.REGRESSED
     assert verdict.cause is not None
     assert "common cause: the reference moved +5.1" in verdict.cause

@@ -115,7 +115,10 @@ class Anchor(_Part):
 
 
 class Baseline(_Part):
-    """One cell's accepted measurement."""
+    """One cell's accepted measurement.
+
+    ``metadata`` has the file's settings, None in a file that was written before they were kept.
+    """
 
     version: Literal[1] = 1
     key: Key
@@ -124,6 +127,7 @@ class Baseline(_Part):
     perplexity: Perplexity
     divergence: Divergence | None = None
     size: Size
+    metadata: Mapping[str, str] | None = None
     anchor: Anchor
     reason: str
 

@@ -55,20 +55,13 @@ class TensorChanges:
         return bool(self.types_changed or self.bytes_changed or self.added_or_gone)
 
     def describe_types(self) -> str:
-        """Say which tensors changed type, from what to what."""
-        moves: dict[tuple[str, str, str], list[str]] = {}
+        """Say which tensors changed type, from what to what, in which layers."""
+        moves: dict[str, list[str]] = {}
         for name, old, new in self.types_changed:
-            match = _LAYER.match(name)
-            kind = _LAYER.sub("", name).removesuffix(".weight")
-            moves.setdefault((kind, old, new), []).append(f"blk.{match[1]}" if match else "")
-        parts = []
-        for (kind, old, new), where in moves.items():
-            named = [item for item in where if item]
-            some = ", ".join(named[:4]) + (" …" if len(named) > 4 else "")
-            parts.append(f"{kind} {old} → {new}{f' in {some}' if some else ''}")
+            moves.setdefault(f"{_kind(name)} {old} → {new}", []).append(name)
         return (
             f"{len(self.types_changed)} of {self.n_tensors} tensors changed type"
-            f" ({'; '.join(parts)})"
+            f" ({_by_layer(moves)})"
         )
 
     def describe(self) -> str:
@@ -77,13 +70,40 @@ class TensorChanges:
         if self.types_changed:
             parts.append(self.describe_types())
         if self.bytes_changed:
-            some = ", ".join(self.bytes_changed[:3]) + (" …" if len(self.bytes_changed) > 3 else "")
+            kinds: dict[str, list[str]] = {}
+            for name in self.bytes_changed:
+                kinds.setdefault(_kind(name), []).append(name)
             parts.append(
-                f"{len(self.bytes_changed)} of {self.n_tensors} tensors changed bytes ({some})"
+                f"{len(self.bytes_changed)} of {self.n_tensors} tensors changed bytes at equal type"
+                f" ({_by_layer(kinds)})"
             )
         if self.added_or_gone:
-            parts.append(f"tensors added or gone: {', '.join(self.added_or_gone[:4])}")
+            some = ", ".join(self.added_or_gone[:4]) + (" …" if len(self.added_or_gone) > 4 else "")
+            parts.append(f"{len(self.added_or_gone)} tensors added or gone ({some})")
         return "; ".join(parts) or f"all {self.n_tensors} tensors same"
+
+
+def _kind(name: str) -> str:
+    return _LAYER.sub("", name).removesuffix(".weight")
+
+
+def _by_layer(groups: Mapping[str, list[str]]) -> str:
+    """Name each group of tensors with its layers: ``ffn_down in blk.0, 2-5; output``."""
+    parts = []
+    for label, names in groups.items():
+        layers = [int(match[1]) for match in map(_LAYER.match, names) if match]
+        parts.append(f"{label} in blk.{_ranges(layers)}" if layers else label)
+    return "; ".join(parts)
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if run[1:] else str(run[0]) for run in runs)
 
 
 def compare_tensors(before: Mapping[str, str], after: Mapping[str, str]) -> TensorChanges:

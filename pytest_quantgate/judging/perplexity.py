@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from pytest_quantgate import statistics
 from pytest_quantgate.baselines.schema import Baseline
@@ -16,7 +17,12 @@ from pytest_quantgate.judging.bounds import (
     only,
 )
 from pytest_quantgate.metrics.perplexity import common_chunks
-from pytest_quantgate.observation import Observation, percent, token_ids_changed
+from pytest_quantgate.observation import (
+    Observation,
+    describe_token_changes,
+    percent,
+    token_ids_changed,
+)
 from pytest_quantgate.tables import Limits
 from pytest_quantgate.verdicts import Judgement, VerdictKind
 
@@ -59,18 +65,20 @@ def judge_perplexity(
         reason = f"the same text has other token ids in {changed} of {len(measured.chunks)} chunks"
         judgements.append(only("perplexity", "baseline", VerdictKind.REGRESSED, reason))
         return judgements
-    judgements.append(
-        against_column(
-            _PPL,
-            seen,
-            baseline,
-            baseline.perplexity.chunks.nll_sum_nats,
-            lambda chunk: chunk.nll_sum_nats,
-            statistics.ppl_limit_nats(limits.ppl_vs_baseline),
-            look,
-        )
+    change = against_column(
+        _PPL,
+        seen,
+        baseline,
+        baseline.perplexity.chunks.nll_sum_nats,
+        lambda chunk: chunk.nll_sum_nats,
+        statistics.ppl_limit_nats(limits.ppl_vs_baseline),
+        look,
     )
-    return [*judgements, *_judge_drift(seen, limits, baseline, look)]
+    tokens = seen.tokens_changed
+    if change.verdict.is_green and tokens is not None and tokens.changed:
+        # A red verdict says so in its cause.
+        change = replace(change, reason=f"{change.reason}; {describe_token_changes(tokens)}")
+    return [*judgements, change, *_judge_drift(seen, limits, baseline, look)]
 
 
 def _judge_drift(

@@ -93,6 +93,18 @@ class GgufFile:
         value = self.metadata.get(f"{self.architecture}.{name}")
         return int(value) if isinstance(value, int) else None
 
+    def settings(self) -> dict[str, str]:
+        """Return the scalar fields that bear on figures: the architecture's and the tokenizer's.
+
+        A string longer than 64 characters is left out: none of those is a setting.
+        """
+        prefixes = (f"{self.architecture}.", "tokenizer.ggml.")
+        return {
+            name: str(value)
+            for name, value in self.metadata.items()
+            if name.startswith(prefixes) and len(str(value)) <= 64
+        }
+
     def main_type(self) -> str:
         """Return the tensor type that holds most of the weights."""
         weights: dict[str, int] = {}

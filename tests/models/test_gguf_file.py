@@ -80,6 +80,17 @@ def test_scalars_are_read_and_arrays_left_out(small: Path) -> None:
     assert "tokenizer.ggml.tokens" not in metadata
 
 
+def test_the_settings_are_the_architectures_and_the_tokenizers_scalars(
+    tiny_model: Path, small: Path
+) -> None:
+    settings = read_gguf(tiny_model).settings()
+    assert settings["llama.attention.head_count"] == "4"
+    assert settings["tokenizer.ggml.pre"] == "gpt-2"
+    assert settings["llama.attention.layer_norm_rms_epsilon"].startswith("9.99")
+    assert not any(name.startswith("general.") for name in settings)
+    assert read_gguf(small).settings() == {"tokenizer.ggml.model": "gpt2"}
+
+
 def test_the_digest_is_over_names_types_and_bytes(small: Path) -> None:
     digests, whole = digest_tensors(read_gguf(small))
     expected = hashlib.sha256()
