@@ -225,9 +225,11 @@ def _as_named(
     """Return the values that are no known name but a source, each under a name of its own."""
     named = {}
     for value in values or ():
-        looks_like_source = value.startswith(("package:", "embedded:")) or value.endswith(suffixes)
+        prefixes = ("package:", "embedded:", "hf:")
+        looks_like_source = value.startswith(prefixes) or value.endswith(suffixes)
         if value not in known and looks_like_source:
-            stem = Path(value.partition(":")[2] or value).name
+            plain = value.partition("@")[0] if value.startswith("hf:") else value
+            stem = Path(plain.partition(":")[2] or plain).name
             for suffix in suffixes:
                 stem = stem.removesuffix(suffix)
             named[value] = re.sub(r"[^A-Za-z0-9_.+]+", "-", stem).strip("-") or "model"
@@ -237,8 +239,8 @@ def _as_named(
 def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
     """Read the configuration below ``root`` and apply the command line's overrides.
 
-    A model or text on the command line may be a name, or a path or ``package:`` source, which
-    then gets the name of its file.
+    A model or text on the command line may be a name, or a path, ``package:`` or ``hf:`` source,
+    which then gets the name of its file.
 
     Raises:
         ConfigError: anything that cannot be used, in one line.

@@ -268,6 +268,7 @@ def _same_computation(run: Run, cell: Cell, file: CellFile, baseline: Baseline) 
 
 
 def _empty_record(run: Run, cell: Cell) -> CellRecord:
+    model = run.find_model(cell.model)
     return CellRecord(
         id=cell.id,
         model=cell.model,
@@ -278,8 +279,8 @@ def _empty_record(run: Run, cell: Cell) -> CellRecord:
         text=cell.text,
         is_reference=run.reference_cell(cell) == cell,
         reference=run.reference_cell(cell).format.name,
-        is_requantized=run.model(cell.model).is_requantized,
-        is_miniature=run.model(cell.model).is_miniature,
+        is_requantized=model is not None and model.is_requantized,
+        is_miniature=model is not None and model.is_miniature,
         verdict=VerdictKind.MEASURED.value,
         reason="",
     )

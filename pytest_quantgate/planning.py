@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pytest_quantgate.errors import CellUnavailable
 from pytest_quantgate.formats import TENSOR_TYPES
 from pytest_quantgate.matrix import Cell
 from pytest_quantgate.run import Run
@@ -64,9 +65,14 @@ def _active_parameters(run: Run, cell: Cell) -> float:
 
 def plan_lines(run: Run) -> list[str]:
     """Return the plan as lines: a cell each, then the sum."""
-    plans = [plan_cell(run, cell) for cell in run.cells]
+    plans, missing = [], {}
+    for cell in run.cells:
+        try:
+            plans.append(plan_cell(run, cell))
+        except CellUnavailable as error:
+            missing[cell.model] = f"not planned: {error}"
     lines = [f"profile {run.settings.profile_name}: {len(plans)} cells, nothing was run", ""]
-    width = max(len(plan.cell.id) for plan in plans)
+    width = max((len(plan.cell.id) for plan in plans), default=0)
     for plan in plans:
         looks = ", ".join(str(look) for look in run.looks(plan.cell))
         lines.append(
@@ -75,10 +81,11 @@ def plan_lines(run: Run) -> list[str]:
             f"  looks at {looks} chunks"
         )
     minutes = sum(plan.seconds_s for plan in plans) / 60
+    memory_bytes = max((plan.memory_bytes for plan in plans), default=0)
     lines += [
         "",
         f"in all: disk {sum(plan.disk_bytes for plan in plans) / 1e9:.2f} GB in"
-        f" {run.cache.folder}, memory {max(plan.memory_bytes for plan in plans) / 1e9:.2f} GB"
+        f" {run.cache.folder}, memory {memory_bytes / 1e9:.2f} GB"
         f" at once, up to about {minutes:.0f} min on {run.n_threads} threads",
     ]
-    return lines
+    return [*lines, *missing.values()]

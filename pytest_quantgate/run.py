@@ -72,7 +72,7 @@ class Run:
         )
         self._make_engine = make_engine
         self._engines: dict[str, Engine] = {}
-        self._models: dict[str, Model] = {}
+        self._models: dict[str, Model | CellUnavailable] = {}
         self._texts: dict[str, Text] = {}
         self._plans: dict[tuple[str, str], ChunkPlan] = {}
         self._cell_files: dict[str, CellFile] = {}
@@ -81,10 +81,29 @@ class Run:
     # Cells
 
     def model(self, name: str) -> Model:
-        """Return a model, its headers read once."""
+        """Return a model, found and its headers read once.
+
+        Raises:
+            ModelFileError: a file that cannot be used.
+            CellUnavailable: it is on a hub and could not be got, which is tried once.
+
+        """
         if name not in self._models:
-            self._models[name] = find_model(name, self.settings)
-        return self._models[name]
+            try:
+                self._models[name] = find_model(name, self.settings)
+            except CellUnavailable as error:
+                self._models[name] = error
+        found = self._models[name]
+        if isinstance(found, CellUnavailable):
+            raise found
+        return found
+
+    def find_model(self, name: str) -> Model | None:
+        """Return a model, None where it could not be got."""
+        try:
+            return self.model(name)
+        except CellUnavailable:
+            return None
 
     def text(self, name: str) -> Text:
         """Return a text, read once."""
@@ -98,7 +117,8 @@ class Run:
         self._check_imatrices()
         own = {}
         for name in self.settings.profile.models:
-            source = self.model(name).source
+            model = self.find_model(name)
+            source = None if model is None else model.source
             if source is not None and source.main_type() in FULL_PRECISION:
                 own[name] = source.main_type()
         return expand(self.settings, own)
@@ -109,11 +129,11 @@ class Run:
         The reference need not be among the run's cells: a model of one source is compared with
         its full precision, one of existing files with the most precise of its files.
         """
-        model = self.model(cell.model)
-        if model.source is None:
+        model = self.find_model(cell.model)
+        if model is not None and model.source is None:
             formats = tuple(find_format(name, self.settings.recipes) for name in model.files)
         else:
-            own = model.source.main_type()
+            own = None if model is None or model.source is None else model.source.main_type()
             full = find_format(own if own in FULL_PRECISION else "F16")
             listed = (item.format for item in self.cells if item.model == cell.model)
             formats = tuple(dict.fromkeys((full, *listed)))

@@ -108,8 +108,8 @@ class ModelSettings(Table):
     def _one_of(self) -> ModelSettings:
         if (self.source is None) == (self.files is None):
             raise ValueError(
-                'a model has either source = "PATH, package:NAME/FILE or'
-                ' embedded:NAME" or files = {FORMAT = PATH}'
+                'a model has either source = "PATH, package:NAME/FILE, embedded:NAME or'
+                ' hf:ORG/REPOSITORY/FILE" or files = {FORMAT = PATH}'
             )
         if isinstance(self.sha256, str) and self.files is not None:
             raise ValueError("with files, sha256 is a table too: sha256 = {FORMAT = HEX}")

