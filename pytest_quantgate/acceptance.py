@@ -31,6 +31,7 @@ def made_by(run: Run, cell: Cell, file: CellFile) -> MadeBy:
         llama_cpp=identity.llama_cpp_version,
         library_sha256=identity.library_sha256,
         quantizer_sha256=file.quantizer_sha256,
+        imatrix_sha256=file.imatrix_sha256,
         system_info=identity.system_info,
         cpu=identity.cpu_name,
         platform=identity.platform,

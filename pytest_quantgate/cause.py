@@ -69,6 +69,8 @@ def _name(
             return "quantizer, or the kind of CPU that it ran on: the file was made elsewhere"
         if seen.quantizer_cpu != baseline.made_by.system_info:
             return "not attributable: made on another kind of CPU"
+        if seen.made_by.imatrix_sha256 != baseline.made_by.imatrix_sha256:
+            return "importance matrix: its values are not the baseline's"
         return "quantizer"
     if fields or moved == {"size"}:
         return "the file's metadata"

@@ -34,7 +34,7 @@ from pytest_quantgate.metrics.perplexity import (
     token_changes,
 )
 from pytest_quantgate.metrics.size import SizeMeasurement
-from pytest_quantgate.metrics.table import CELL_METRICS
+from pytest_quantgate.metrics.table import CELL_METRICS, notes_of
 from pytest_quantgate.observation import Observation
 from pytest_quantgate.report.record import CellRecord, Difference
 from pytest_quantgate.run import Run
@@ -170,7 +170,8 @@ def _ask(
     candidate = None
     if perplexity is not None and perplexity.is_finite and math.isfinite(perplexity.perplexity):
         candidate = make_baseline(run, cell, file, size, perplexity, reference, found.baseline)
-    record = replace(_record(run, cell, file, size, perplexity, reference), measured=measured)
+    record = _record(run, cell, file, size, perplexity, reference)
+    record = replace(record, measured=measured, notes=(*record.notes, *notes_of(measured)))
     return Answer(record=record, verdict=verdict, candidate=candidate, measured=measured)
 
 

@@ -10,6 +10,7 @@ from pytest_quantgate.cause import find_cause
 from pytest_quantgate.judging.batches import judge_batches
 from pytest_quantgate.judging.bounds import Look, not_comparable
 from pytest_quantgate.judging.divergence import judge_divergence
+from pytest_quantgate.judging.imatrix import judge_imatrix
 from pytest_quantgate.judging.oracle import judge_oracle
 from pytest_quantgate.judging.perplexity import judge_perplexity
 from pytest_quantgate.judging.size import judge_size
@@ -50,6 +51,7 @@ JUDGES: dict[str, JudgeMetric] = {
     "batches": judge_batches,
     "oracle": judge_oracle,
     "size": judge_size,
+    "imatrix": judge_imatrix,
 }
 """Each metric that a marker may ask about, and what judges it."""
 

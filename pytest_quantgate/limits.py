@@ -38,6 +38,7 @@ def default_limits(wanted: Format) -> Limits:
         batch_kld_max=MAX_BATCH_KLD_NATS,
         oracle_kld_max=MAX_ORACLE_KLD_NATS,
         size_vs_baseline=0.005,
+        imatrix_min_tokens_per_expert=1,
     )
 
 

@@ -95,6 +95,7 @@ class Limits(Table):
     size_max_bytes: Positive | None = None
     size_vs_reference: AllowedIncrease | None = None
     size_vs_baseline: AllowedIncrease | None = None
+    imatrix_min_tokens_per_expert: Annotated[int, Field(ge=0, strict=True)] | None = None
 
 
 class ModelSettings(Table):

@@ -384,6 +384,16 @@ def test_changed_tensor_bytes_are_the_quantizers_on_the_same_kind_of_cpu() -> No
     assert "cause: not attributable: made on another kind of CPU" in str(other)
 
 
+def test_changed_tensor_bytes_are_the_matrixs_where_it_changed() -> None:
+    changed = (TENSORS[0], *(replace(t, sha256="d" * 64) for t in TENSORS[1:]))
+    made_by = MADE_BY.model_copy(update={"imatrix_sha256": "e" * 64})
+    seen = observe(tensors=changed, perplexity=measurement(wobble(0.05)), made_by=made_by)
+    cause = str(judge(seen).cause)
+    assert cause.startswith("cause: importance matrix: its values are not the baseline's (")
+    other = judge(replace(seen, quantizer_cpu="AVX512")).cause
+    assert "cause: not attributable: made on another kind of CPU" in str(other)
+
+
 def test_a_users_own_file_was_made_on_a_cpu_that_is_not_known() -> None:
     own = BASELINE.model_copy(
         update={"made_by": MADE_BY.model_copy(update={"quantizer_sha256": None})}

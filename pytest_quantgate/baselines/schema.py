@@ -32,12 +32,16 @@ class Key(_Part):
 
 
 class MadeBy(_Part):
-    """What made the measurement: recorded, not part of the key."""
+    """What made the measurement: recorded, not part of the key.
+
+    ``imatrix_sha256`` is of the importance matrix's file, None where none was used.
+    """
 
     engine: str
     llama_cpp: str
     library_sha256: str
     quantizer_sha256: str | None
+    imatrix_sha256: str | None = None
     system_info: str
     cpu: str
     platform: str

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pytest_quantgate.metrics.batches import BatchMeasurement, measure_batches
+from pytest_quantgate.metrics.imatrix import ImatrixMeasurement, measure_imatrix
 from pytest_quantgate.metrics.oracle import OracleMeasurement, measure_oracle
 
 if TYPE_CHECKING:
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 class CellMetric:
     """How a metric is measured, and the dataclass that it gives.
 
-    ``measure`` returns None where a cell has nothing to measure; it may raise a
-    :class:`~pytest_quantgate.errors.CellError`, the cell's verdict.
+    ``measure`` gives None for a cell that has nothing of the kind, and may raise a
+    :class:`~pytest_quantgate.errors.CellError`, the cell's verdict. Where the dataclass has a
+    property ``notes``, these lines stand under the table.
     """
 
     kind: type
@@ -36,5 +38,11 @@ CELL_METRICS: Mapping[str, CellMetric] = MappingProxyType(
     {
         "batches": CellMetric(kind=BatchMeasurement, measure=measure_batches),
         "oracle": CellMetric(kind=OracleMeasurement, measure=measure_oracle),
+        "imatrix": CellMetric(kind=ImatrixMeasurement, measure=measure_imatrix),
     }
 )
+
+
+def notes_of(measured: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what must be said aloud of a cell's measurements."""
+    return tuple(note for item in measured.values() for note in getattr(item, "notes", ()))

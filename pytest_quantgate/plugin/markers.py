@@ -82,6 +82,12 @@ MARKERS: Mapping[str, Marker] = MappingProxyType(
                 help="limit on an embedded model's divergence from transformers, in nats a token",
             ),
             Marker(
+                name="quant_imatrix",
+                metric="imatrix",
+                keywords={"min_tokens_per_expert": "imatrix_min_tokens_per_expert"},
+                help="limit on the tokens that an expert saw in the cell's importance matrix",
+            ),
+            Marker(
                 name="quant_size",
                 metric="size",
                 keywords={

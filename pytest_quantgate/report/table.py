@@ -94,6 +94,11 @@ def _only_detects_faults(cell: CellRecord) -> bool:
     return cell.is_requantized or cell.is_miniature
 
 
+def label(cell: CellRecord) -> str:
+    """Return what a cell is called among those of its table: format and importance matrix."""
+    return cell.format if cell.imatrix is None else f"{cell.format} + {cell.imatrix}"
+
+
 def dominated_by(cell: CellRecord, peers: Sequence[CellRecord], chunks: set[int]) -> str | None:
     """Return a format that is no larger and better; only for models from full precision."""
     if _only_detects_faults(cell) or cell.ppl is None or cell.file_bytes is None or not chunks:
@@ -106,7 +111,7 @@ def dominated_by(cell: CellRecord, peers: Sequence[CellRecord], chunks: set[int]
             and other.file_bytes < cell.file_bytes
             and _is_worse(cell, other, chunks)
         ):
-            return other.format
+            return label(other)
     return None
 
 
@@ -141,7 +146,11 @@ def _twins(cells: Sequence[CellRecord]) -> list[str]:
             continue
         twin = first.setdefault(cell.tensor_data_sha256, cell)
         if twin is not cell:
-            notes.append(f"{cell.format} has the same tensors, byte for byte, as {twin.format}")
+            if cell.format == twin.format:
+                notes.append(f"{label(cell)}: {cell.format} ignores the matrix: same bytes")
+            else:
+                same = f"has the same tensors, byte for byte, as {label(twin)}"
+                notes.append(f"{label(cell)} {same}")
     return notes
 
 
@@ -169,12 +178,12 @@ def _table(key: tuple[str, str, str, str], cells: list[CellRecord]) -> Table:
         better = dominated_by(cell, ordered, chunks)
         if better is not None:
             why = f"larger and worse than {better}; {why}"
-        notes += [f"{cell.format}: {note}" for note in cell.notes]
+        notes += [f"{label(cell)}: {note}" for note in cell.notes]
         size = None if cell.file_bytes is None else cell.file_bytes / 1e6
         rows.append(
             Row(
                 columns=(
-                    cell.format,
+                    label(cell),
                     _number(size, ",.1f"),
                     _number(cell.bits_per_weight, ".2f"),
                     _number(ppl[cell.id], ".4f"),

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.quant_oracle
+@pytest.mark.quant_imatrix
 @pytest.mark.quant_size
 @pytest.mark.quant_kld
 @pytest.mark.quant_ppl

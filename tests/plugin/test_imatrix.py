@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pytest_quantgate.models.gguf_file import digest_tensors, read_gguf
 from tests.conftest import Project
+from tests.edited_model import edit_model
 from tests.tiny_model import Shape, write_story, write_tiny_model
 
 TABLES = """
@@ -73,7 +75,65 @@ def test_formats_of_eight_bits_and_mxfp4_ignore_the_matrix_byte_for_byte(
     assert cells["tiny-Q2_K_S-cpu"]["verdict"] == "UNSUPPORTED"
     assert cells["tiny-Q2_K_S-notes-cpu"]["ppl"] > 0
     assert cells["tiny-Q2_K_S-notes-cpu"]["tensors_by_type"]["Q2_K"] > 0
-    result.stdout.fnmatch_lines(["*importance matrix*--quant-imatrix calibration*"])
+    result.stdout.fnmatch_lines(
+        [
+            "Q4_K_M + notes *",
+            "note: Q8_0 + notes: Q8_0 ignores the matrix: same bytes",
+            "note: MXFP4_MOE + notes: MXFP4_MOE ignores the matrix: same bytes",
+            "*importance matrix*--quant-imatrix calibration*",
+        ]
+    )
+
+
+def never_chosen(rows: np.ndarray) -> np.ndarray:
+    """Return a router whose last expert is never among the two that are chosen.
+
+    Of two pairs of opposite rows two are above zero, and the last row gives zero.
+    """
+    rows[1], rows[3], rows[-1] = -rows[0], -rows[2], 0
+    return rows
+
+
+def test_an_expert_without_coverage_is_found(experts: Project) -> None:
+    """Its weights count as much as any other: a matrix that never saw it is no matrix for it."""
+    faulty = edit_model(
+        experts.model,
+        experts.root / "faulty.gguf",
+        tensors={"blk.0.ffn_gate_inp.weight": never_chosen},
+    )
+    experts.configure(
+        formats=("F16", "Q4_0"),
+        tables=TABLES + f'[tool.quantgate.models.faulty]\nsource = "{faulty.name}"',
+        profile='models = ["tiny", "faulty"]\nimatrices = ["notes"]',
+    )
+    cells = cells_of(experts)
+    assert cells["tiny-Q4_0-notes-cpu"]["verdict"] == "MEASURED"
+    (layer,) = cells["tiny-Q4_0-notes-cpu"]["measured"]["imatrix"]["layers"]
+    assert sum(layer["tokens"]) == 2 * 8 * 64
+    assert min(layer["tokens"]) > 0
+    found = cells["faulty-Q4_0-notes-cpu"]
+    assert found["verdict"] == "REGRESSED"
+    assert "1 of 8 experts saw fewer than 1 tokens, least expert 7 of layer 0" in found["reason"]
+    assert any("1 of 8 experts saw no token" in note for note in found["notes"])
+    assert "imatrix" not in cells["faulty-F16-cpu"]["measured"]
+
+
+def test_a_marker_asks_for_more_tokens(experts: Project) -> None:
+    experts.configure(formats=("Q4_0",), tables=TABLES, profile='imatrices = ["none", "notes"]')
+    experts.pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.quant_imatrix(min_tokens_per_expert=100_000)
+        def test_coverage(quant_cell, quant_imatrix):
+            assert quant_cell.imatrix == quant_imatrix
+        """
+    )
+    result = experts.run("test_a_marker_asks_for_more_tokens.py", "-q")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        ["*tiny-Q4_0-notes-cpu: REGRESSED: importance matrix 'notes': 8 of 8 experts saw fewer*"]
+    )
 
 
 def test_the_mxfp4_tensors_of_a_recipe_ignore_the_matrix_and_the_others_do_not(
