@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -19,6 +20,7 @@ import numpy as np
 
 from pytest_quantgate.artifacts.cache import Cache, write_atomically
 from pytest_quantgate.metrics.perplexity import ChunkScore, PerplexityMeasurement
+from pytest_quantgate.metrics.routes import Routes
 from pytest_quantgate.worker.messages import DivergenceSummary
 
 _ARRAYS = ("nll_nats", "top_tokens", "top_probabilities", "kld_nats")
@@ -37,19 +39,23 @@ def per_token_sha256(measurement: PerplexityMeasurement) -> str | None:
 
 
 def _pack(measurement: PerplexityMeasurement) -> bytes:
-    header = {
+    header: dict[str, Any] = {
         "chunks": [vars(chunk) for chunk in measurement.chunks],
         "n_chunks_in_text": measurement.n_chunks_in_text,
         "seconds_s": measurement.seconds_s,
         "summary": None if measurement.summary is None else vars(measurement.summary),
     }
     buffer = io.BytesIO()
-    arrays = {"header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)}
+    arrays: dict[str, Any] = {}
     for name in _ARRAYS:
         values = getattr(measurement, name)
         if values is not None:
             arrays[name] = values
-    np.savez(buffer, **arrays)  # type: ignore[arg-type] # numpy's stub takes no mapping
+    if measurement.routes is not None:
+        header["route_layers"] = measurement.routes.layers
+        arrays |= {"experts": measurement.routes.experts, "weights": measurement.routes.weights}
+    arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+    np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 
@@ -64,6 +70,7 @@ def _unpack(path: Path) -> PerplexityMeasurement | None:
                 n_chunks_in_text=header["n_chunks_in_text"],
                 seconds_s=header["seconds_s"],
                 **{name: arrays.get(name) for name in _ARRAYS},
+                routes=_unpack_routes(header, arrays),
             )
     except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile, zlib.error):
         return None  # torn or damaged in any way: measured anew
@@ -77,6 +84,13 @@ def _summary(plain: dict[str, Any] | None) -> DivergenceSummary | None:
         for name, value in plain.items()
     }
     return DivergenceSummary(**fields)
+
+
+def _unpack_routes(header: dict[str, Any], arrays: Mapping[str, Any]) -> Routes | None:
+    layers = header.get("route_layers")
+    if not layers:
+        return None
+    return Routes(layers=tuple(layers), experts=arrays["experts"], weights=arrays["weights"])
 
 
 class Measurements:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from pytest_quantgate.metrics.routes import Routes, join_routes, read_routes
 from pytest_quantgate.worker.messages import (
     DivergenceSummary,
     Message,
@@ -58,7 +59,8 @@ class PerplexityMeasurement:
     the same order; so have ``top_probabilities`` (float32, that of the top token) and
     ``kld_nats`` (float32, the divergence from the reference), None where they were not measured:
     an engine of programs tells none of them, but a ``summary`` of all the chunks it scored.
-    ``seconds_s`` is decoding time, model loading left out.
+    ``seconds_s`` is decoding time, model loading left out. ``routes`` are of the first chunks of
+    a model with experts.
     """
 
     chunks: tuple[ChunkScore, ...]
@@ -69,6 +71,7 @@ class PerplexityMeasurement:
     top_probabilities: FloatArray | None = None
     kld_nats: FloatArray | None = None
     summary: DivergenceSummary | None = None
+    routes: Routes | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -100,6 +103,7 @@ class PerplexityMeasurement:
             top_tokens=None if self.top_tokens is None else self.top_tokens[:count],
             top_probabilities=_first(self.top_probabilities, count),
             kld_nats=_first(self.kld_nats, count),
+            routes=None if self.routes is None else self.routes.first(count),
         )
 
 
@@ -143,6 +147,12 @@ class Gathering:
         self._kld = _rows(known.kld_nats if known else None)
         self._seconds_s = known.seconds_s if known else 0.0
         self._summary = known.summary if known else None
+        self._routes = known.routes if known else None
+
+    @property
+    def tells_tokens(self) -> bool:
+        """Whether every chunk came with the values of its tokens."""
+        return len(self._nll) == len(self.chunks)
 
     def take(self, reply: Message) -> bool:
         """Take a reply in; False for one that tells of no chunk."""
@@ -193,10 +203,16 @@ class Gathering:
         self._top_p.append(np.frombuffer(reply.top_probabilities, dtype=np.float32))
         self._kld.append(np.frombuffer(reply.kld_nats, dtype=np.float32))
         self._seconds_s += reply.seconds_s
+        self.take_routes(reply)
+
+    def take_routes(self, reply: ScoredChunk) -> None:
+        """Take the routes of one chunk in, and nothing else of it."""
+        count = len(reply.nll_nats) // 4
+        self._routes = join_routes(self._routes, read_routes(reply, count))
 
     def finish(self, n_chunks_in_text: int) -> PerplexityMeasurement:
         """Return the measurement."""
-        complete = len(self._nll) == len(self.chunks)
+        complete = self.tells_tokens
         return PerplexityMeasurement(
             chunks=tuple(self.chunks),
             nll_nats=np.stack(self._nll) if complete else None,
@@ -206,6 +222,7 @@ class Gathering:
             top_probabilities=_stack(self._top_p, self._nll),
             kld_nats=_stack(self._kld, self._nll),
             summary=self._summary,
+            routes=self._routes,
         )
 
 

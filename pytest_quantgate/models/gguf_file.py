@@ -88,6 +88,16 @@ class GgufFile:
         """Weights of all tensors."""
         return sum(tensor.n_elements for tensor in self.tensors)
 
+    @property
+    def n_experts(self) -> int:
+        """Experts of a layer, 0 in a model without."""
+        return self.hyperparameter("expert_count") or 0
+
+    @property
+    def n_experts_used(self) -> int:
+        """Experts that a token is sent to, 0 in a model without."""
+        return self.hyperparameter("expert_used_count") or 0
+
     def hyperparameter(self, name: str) -> int | None:
         """Return the architecture's integer field, as ``embedding_length``, if it is there."""
         value = self.metadata.get(f"{self.architecture}.{name}")

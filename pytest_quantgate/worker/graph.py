@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from llama_cpp import llama_cpp as low
@@ -56,9 +56,12 @@ class Nodes:
         return str(self._operation(node).decode(errors="replace"))
 
     def rows(self, node: int, dtype: type[np.generic]) -> np.ndarray:
-        """Copy a contiguous node of a type of four bytes, shape (rows, elements of a row)."""
+        """Copy a contiguous node of a type of four bytes, shape (rows, elements of a row).
+
+        A batch of which no logits are wanted leaves nodes without rows in the last layer.
+        """
         n_rows = self._n_rows(node)
-        data = np.empty((n_rows, self._n_elements(node) // n_rows), dtype=dtype)
+        data = np.empty((n_rows, self._n_elements(node) // max(n_rows, 1)), dtype=dtype)
         self._get(node, data.ctypes.data, 0, data.nbytes)
         return data
 
@@ -181,6 +184,32 @@ class Watch:
         error, self._error = self._error, None
         if error is not None:
             raise error
+
+
+class Reader(Protocol):
+    """Reads the nodes of some names."""
+
+    def wants(self, name: str) -> bool:
+        """Tell whether a node of this name is read."""
+
+    def read(self, name: str, node: int) -> None:
+        """Read a node."""
+
+
+def watch_names(nodes: Nodes, readers: Sequence[Reader]) -> Watch:
+    """Return a watch that lets each reader read the nodes whose names it wants."""
+
+    def wants(node: int) -> bool:
+        name = nodes.name(node)
+        return any(reader.wants(name) for reader in readers)
+
+    def take(node: int) -> None:
+        name = nodes.name(node)
+        for reader in readers:
+            if reader.wants(name):
+                reader.read(name, node)
+
+    return Watch(wants, take)
 
 
 def _layout_error() -> str | None:

@@ -152,7 +152,8 @@ class Score(Request[Scored]):
     ``device`` is ``cpu``, which hides every other device, or a name that ggml lists;
     ``type_k`` and ``type_v`` are numbers of ggml types. ``reference`` is the folder of the
     reference's distribution: written if ``captures``, else compared with; ``output_matrix`` is
-    ``(path, offset, ggml type, n_vocab, n_embd)`` of the reference's output matrix.
+    ``(path, offset, ggml type, n_vocab, n_embd)`` of the reference's output matrix. At the
+    chunks of ``route_chunks`` the chosen experts are recorded.
     """
 
     reply: ClassVar[type[Message]] = Scored
@@ -171,6 +172,7 @@ class Score(Request[Scored]):
     reference: str = ""
     captures: bool = False
     output_matrix: tuple[str, int, int, int, int] | None = None
+    route_chunks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +183,9 @@ class ScoredChunk(Message):
     rounding; ``top_tokens`` int32, the most probable token at each, ties to the lowest id;
     ``top_probabilities`` float32, that token's probability. ``kld_nats`` is float32, the
     divergence from the reference at each, empty where there was none to compare with, and
-    ``kld_sum_nats`` their float64 sum.
+    ``kld_sum_nats`` their float64 sum. Where routes were recorded, ``route_layers`` are the
+    layers with experts, ``experts`` int16 and ``expert_weights`` float32, both of shape
+    (layers, scored tokens, experts used), best first, a token's weights of sum 1.
     """
 
     index: int
@@ -193,6 +197,9 @@ class ScoredChunk(Message):
     top_probabilities: bytes = b""
     kld_nats: bytes = b""
     kld_sum_nats: float = 0.0
+    route_layers: tuple[int, ...] = ()
+    experts: bytes = b""
+    expert_weights: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,6 +297,34 @@ class CompareBatches(Request[BatchesCompared]):
     type_k: int
     type_v: int
     repack: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertsCompared(Message):
+    """A row a matrix: ``(name, relative RMS error, the same by importance, counterpart)``.
+
+    The counterpart is int16, the expert of the reference that each expert is nearest to. The
+    errors from it are float64, one an expert, the second empty where no importance was given.
+    """
+
+    rows: tuple[tuple[str, bytes, bytes, bytes], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareExperts(Request[ExpertsCompared]):
+    """Compare the experts of a file with those of the reference, at most ``max_rows`` rows each.
+
+    ``matrices`` are ``(name, where in the reference, where in the file, rows, experts,
+    importance)``, where a place is (path, offset, tensor type, bytes of a row); importance is the
+    mean square of each input column, float32 of shape (experts, columns), or empty.
+    """
+
+    reply: ClassVar[type[Message]] = ExpertsCompared
+
+    matrices: tuple[
+        tuple[str, tuple[str, int, str, int], tuple[str, int, str, int], int, int, bytes], ...
+    ]
+    max_rows: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -426,6 +461,8 @@ _KINDS: dict[str, type[Message]] = {
         OracleCompared,
         CompareBatches,
         BatchesCompared,
+        CompareExperts,
+        ExpertsCompared,
         ListCodecs,
         CodecsListed,
         Encode,

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_quantgate.worker.graph import Nodes, Watch
+from pytest_quantgate.worker.graph import Nodes
 from pytest_quantgate.worker.rows import divergence
 
 HIDDEN_NODE = "result_norm"
@@ -31,21 +31,23 @@ _KEPT_BYTES = 128 << 20  # an output matrix of no more float32 bytes is converte
 _F32, _F16, _BF16 = 0, 1, 30
 
 
-class HiddenCapture:
+class HiddenReader:
     """Collects the rows of ``result_norm`` of each decode through the graph's callback."""
 
-    def __init__(self) -> None:
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
         self._rows: list[np.ndarray] = []
-        nodes = Nodes()
-        self._watch = Watch(
-            lambda node: nodes.name(node) == HIDDEN_NODE,
-            lambda node: self._rows.append(nodes.rows(node, np.float32)),
-        )
-        self.callback = self._watch.callback
+
+    def wants(self, name: str) -> bool:
+        """Tell whether a node of this name is read."""
+        return name == HIDDEN_NODE
+
+    def read(self, _name: str, node: int) -> None:
+        """Read a node."""
+        self._rows.append(self._nodes.rows(node, np.float32))
 
     def take(self) -> np.ndarray | None:
         """Return the rows since the last call, float32 of shape (n, n_embd); None for none."""
-        self._watch.check()
         rows, self._rows = self._rows, []
         return np.concatenate(rows) if rows else None
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pytest_quantgate.worker.graph import Nodes, Watch, watch_names
 from pytest_quantgate.worker.llama import (
     EngineRefusal,
     LogTap,
@@ -34,10 +35,11 @@ from pytest_quantgate.worker.messages import (
     Tokenized,
 )
 from pytest_quantgate.worker.reference import (
-    HiddenCapture,
+    HiddenReader,
     ReferenceStore,
     rows_at_once,
 )
+from pytest_quantgate.worker.routing import RouteReader
 from pytest_quantgate.worker.rows import RowScores, divergence, score_rows
 
 Send = Callable[[Message], None]
@@ -64,7 +66,9 @@ class Scorer:
         self._model_key: Message | None = None
         self._tokens: np.ndarray | None = None
         self._text: str | None = None
-        self._capture: HiddenCapture | None = None
+        self._hidden: HiddenReader | None = None
+        self._routes: RouteReader | None = None
+        self._watch: Watch | None = None
 
     def tokenize(self, request: Tokenize) -> Tokenized:
         """Answer how the text falls into chunks."""
@@ -104,10 +108,15 @@ class Scorer:
                 raise EngineRefusal(f"the text has {n_chunks} chunks, not a chunk {index}")
             begun = time.perf_counter()
             chunk = chunk_tokens(tokens, index, n_ctx, model.vocabulary)
+            if self._routes is not None:
+                self._routes.listening = index in request.route_chunks
             logits = model.decode(chunk, first)
+            if self._watch is not None:
+                self._watch.check()
             scored = logits[: n_ctx - 1 - first]
             rows = score_rows(scored, chunk[first + 1 :])
             kld = self._compare(store, request, index, scored, rows)
+            routes = self._routes.take(n_ctx, first, len(scored)) if self._routes else None
             self._send(
                 ScoredChunk(
                     index=index,
@@ -119,6 +128,9 @@ class Scorer:
                     top_probabilities=rows.top_p.tobytes(),
                     kld_nats=kld.astype(np.float32).tobytes(),
                     kld_sum_nats=float(kld.sum()),
+                    route_layers=() if routes is None else routes.layers,
+                    experts=b"" if routes is None else routes.experts.tobytes(),
+                    expert_weights=b"" if routes is None else routes.weights.tobytes(),
                 )
             )
         return Scored(load_s=load_s)
@@ -135,7 +147,7 @@ class Scorer:
         if store is None:
             return np.empty(0)
         if request.captures:
-            hidden = self._capture.take() if self._capture is not None else None
+            hidden = self._hidden.take() if self._hidden is not None else None
             store.write(index, None if hidden is None else hidden[: len(logits)], logits)
             return np.empty(0)
         kld = np.empty(len(logits), dtype=np.float64)
@@ -153,14 +165,25 @@ class Scorer:
         self._model = self._model_key = self._tokens = self._text = None
 
     def _open(self, request: Score) -> Model:
-        key = replace(request, text="", chunks=(), reference="", output_matrix=None)
+        key = replace(
+            request,
+            text="",
+            chunks=(),
+            reference="",
+            output_matrix=None,
+            route_chunks=request.route_chunks[:1],
+        )
         if self._model is None or self._model_key != key:
             self.close()
 
             def loading(fraction: float) -> None:
                 self._send(Progress(what="load", done=int(fraction * 100), total=100))
 
-            self._capture = HiddenCapture() if request.captures else None
+            nodes = Nodes()
+            self._hidden = HiddenReader(nodes) if request.captures else None
+            self._routes = RouteReader(nodes) if request.route_chunks else None
+            readers = [item for item in (self._hidden, self._routes) if item is not None]
+            self._watch = watch_names(nodes, readers) if readers else None
             self._model = Model(
                 request.model,
                 device=request.device,
@@ -173,7 +196,7 @@ class Scorer:
                 type_v=request.type_v,
                 log=self._log,
                 on_load=loading,
-                graph_callback=self._capture.callback if self._capture is not None else None,
+                graph_callback=self._watch.callback if self._watch is not None else None,
             )
             self._model_key = key
         return self._model

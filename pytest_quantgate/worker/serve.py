@@ -13,11 +13,13 @@ from typing import Any, Protocol
 from pytest_quantgate.worker.batches import compare_batches
 from pytest_quantgate.worker.coding import Coder, WrongValueError
 from pytest_quantgate.worker.imatrix import collect_imatrix
+from pytest_quantgate.worker.experts import compare_experts
 from pytest_quantgate.worker.llama import EngineRefusal, LogTap, identify
 from pytest_quantgate.worker.messages import (
     CollectImatrix,
     CompareBatches,
     CompareOracle,
+    CompareExperts,
     Decode,
     Encode,
     Failed,
@@ -90,6 +92,9 @@ def _answer(request: Message, scorer: Scorer, coder: Coder, log: LogTap, send: A
             scorer.close()
             return compare_oracle(request, log, send)
         case ListCodecs() | Encode() | Decode() | VecDot() | MatMul():
+        case CompareExperts():
+            return compare_experts(request, send)
+        case ListCodecs() | Encode() | Decode():
             return coder.answer(request)
         case _:
             raise ValueError(f"not a request: {type(request).__name__}")
