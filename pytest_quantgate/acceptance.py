@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from pytest_quantgate.artifacts.files import CellFile
 from pytest_quantgate.artifacts.measurements import per_token_sha256
@@ -13,12 +15,14 @@ from pytest_quantgate.baselines.schema import (
     Divergence,
     MadeBy,
     Perplexity,
+    Routing,
     Size,
 )
 from pytest_quantgate.baselines.tensors import pack_tensors
 from pytest_quantgate.matrix import Cell
 from pytest_quantgate.metrics.divergence import measure_divergence, same_top_tokens
 from pytest_quantgate.metrics.perplexity import PerplexityMeasurement
+from pytest_quantgate.metrics.routing import RoutingMeasurement
 from pytest_quantgate.metrics.size import SizeMeasurement
 from pytest_quantgate.run import Run
 
@@ -49,8 +53,12 @@ def make_baseline(
     perplexity: PerplexityMeasurement,
     reference: PerplexityMeasurement | None,
     old: Baseline | None,
+    measured: Mapping[str, Any],
 ) -> Baseline:
-    """Build the baseline that accepts a measurement; it keeps the old one's anchor."""
+    """Build the baseline that accepts a measurement; it keeps the old one's anchor.
+
+    What was not ``measured`` now stays as it was.
+    """
     sums = tuple(chunk.nll_sum_nats for chunk in perplexity.chunks)
     indices = tuple(chunk.index for chunk in perplexity.chunks)
     text_sha256 = run.text(cell.text).sha256
@@ -81,6 +89,7 @@ def make_baseline(
             ),
         ),
         divergence=_divergence_part(perplexity, reference),
+        routing=routing_part(measured) or (old.routing if old is not None and comparable else None),
         size=Size(
             file_bytes=size.file_bytes,
             bits_per_weight=round(size.bits_per_weight, 4),
@@ -90,6 +99,21 @@ def make_baseline(
         metadata=file.header.settings(),
         anchor=old.anchor if old is not None and comparable else anchor,
         reason="",
+    )
+
+
+def routing_part(measured: Mapping[str, Any]) -> Routing | None:
+    """Return what a baseline keeps of the routes; None for a reference or where none are."""
+    found = measured.get("routing")
+    if not isinstance(found, RoutingMeasurement) or not found.layers or found.is_reference:
+        return None
+    return Routing(
+        tokens=found.tokens,
+        layers=tuple(layer.layer for layer in found.layers),
+        same_experts=tuple(layer.same_experts for layer in found.layers),
+        same_top_expert=tuple(layer.same_top_expert for layer in found.layers),
+        index=found.chunk_indices,
+        chunk_same_experts=found.chunk_same_experts,
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pytest_quantgate.errors import ConfigError
-from pytest_quantgate.formats import Format, find_format, make_recipe
+from pytest_quantgate.formats import Format, find_format, make_recipe, only_part
 from pytest_quantgate.tables import (
     DeviceSettings,
     EngineSettings,
@@ -75,6 +75,7 @@ class Overrides:
     profile: str | None = None
     models: tuple[str, ...] | None = None
     formats: tuple[str, ...] | None = None
+    parts: tuple[str, ...] | None = None
     devices: tuple[str, ...] | None = None
     texts: tuple[str, ...] | None = None
     imatrices: tuple[str, ...] | None = None
@@ -95,6 +96,7 @@ class Settings:
     profile_name: str
     profile: ProfileSettings
     formats: tuple[Format, ...]
+    parts: tuple[Format, ...]
     recipes: Mapping[str, Format]
     models: Mapping[str, ModelSettings]
     texts: Mapping[str, TextSettings]
@@ -206,7 +208,7 @@ def _profile(tables: Tables, overrides: Overrides) -> tuple[str, ProfileSettings
     profile = profiles[_known("profile", name, profiles)]
     given = {
         key: value
-        for key in ("models", "formats", "devices", "texts", "imatrices", "engine")
+        for key in ("models", "formats", "parts", "devices", "texts", "imatrices", "engine")
         if (value := getattr(overrides, key)) is not None
     }
     if not given:
@@ -291,6 +293,9 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
         _known("device", device, devices)
     _known("engine", profile.engine, engines)
     formats = tuple(find_format(item, recipes) for item in profile.formats)
+    parts = tuple(find_format(item, recipes) for item in profile.parts)
+    for item in parts:
+        only_part(item, "attention")  # a format that has no parts is a mistake to tell now
     limits = {
         key if key == ALL_FORMATS else find_format(key, recipes).name: value
         for key, value in profile.limits.items()
@@ -308,6 +313,7 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
         profile_name=name,
         profile=profile,
         formats=formats,
+        parts=parts,
         recipes=recipes,
         models=models,
         texts=texts,

@@ -10,10 +10,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.parts import PARTS, QUANTIZED_PARTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,10 +182,7 @@ DEFAULT_FORMATS = (
 
 TENSOR_GROUPS: Mapping[str, str] = MappingProxyType(
     {
-        "experts": r"ffn_(up|gate|down|gate_up)_exps\.weight$",
-        "attention": r"attn_(q|k|v|qkv|output)\.weight$",
-        "feed_forward": r"ffn_(up|gate|down)\.weight$",
-        "router": r"ffn_gate_inp\.weight$",
+        **{name: PARTS[name] for name in ("experts", "router", "attention", "feed_forward")},
         "output": r"^output\.weight$",
         "embedding": r"^token_embd\.weight$",
     }
@@ -197,12 +195,21 @@ class Format:
     """What a model is quantized to: a file type, or a recipe that overrides some tensors.
 
     ``overrides`` are ``(pattern, tensor type)`` in the order in which llama.cpp tries them; the
-    pattern is searched for in the tensor's name.
+    pattern is searched for in the tensor's name. ``part`` is set where only that part of a model
+    is quantized, the rest at full precision (see :mod:`pytest_quantgate.parts`).
     """
 
     name: str
     file_type: FileType
     overrides: tuple[tuple[str, str], ...] = ()
+    part: str | None = None
+
+    def overridden_type(self, tensor_name: str) -> str | None:
+        """Return the type that an override gives to a tensor, None where none fits."""
+        for pattern, type_name in self.overrides:
+            if re.search(pattern, tensor_name):
+                return type_name
+        return None
 
     @property
     def is_full_precision(self) -> bool:
@@ -294,8 +301,42 @@ def make_recipe(name: str, base: str, overrides: Mapping[str, str]) -> Format:
     return Format(name=name, file_type=file_type, overrides=tuple(pairs))
 
 
+def only_part(whole: Format, part: str, kept: str = "F16") -> Format:
+    """Return a format of which only one part is quantized, as ``Q4_K_M.experts``.
+
+    Args:
+        whole: the format whose tensor types the part takes.
+        part: one of ``QUANTIZED_PARTS``.
+        kept: the full precision of everything else.
+
+    Raises:
+        ConfigError: no such part, or a format that quantizes nothing.
+
+    """
+    name = f"{whole.name}.{part}"
+    if part not in QUANTIZED_PARTS:
+        raise ConfigError(
+            f"format {name!r}: llama.cpp quantizes no part {part!r};"
+            f" valid: {', '.join(QUANTIZED_PARTS)}"
+        )
+    if whole.is_full_precision:
+        raise ConfigError(
+            f"format {name!r}: {whole.name} quantizes nothing; take a format that does"
+        )
+    others = (f"^(?!.*(?:{PARTS[part]}))", kept)
+    return replace(whole, name=name, part=part, overrides=(others, *whole.overrides))
+
+
+def keep_at(item: Format, full_precision: str) -> Format:
+    """Return a format of one part with its other tensors at the model's own full precision."""
+    if item.part is None:
+        return item
+    (others, _), *more = item.overrides
+    return replace(item, overrides=((others, full_precision), *more))
+
+
 def find_format(name: str, recipes: Mapping[str, Format] | None = None) -> Format:
-    """Return the format of a name: a recipe's, a file type's or an alias.
+    """Return the format of a name: a recipe's, a file type's, an alias, or ``FORMAT.PART``.
 
     Raises:
         ConfigError: neither a recipe nor a file type.
@@ -303,5 +344,8 @@ def find_format(name: str, recipes: Mapping[str, Format] | None = None) -> Forma
     """
     if recipes and name in recipes:
         return recipes[name]
+    whole, dot, part = name.rpartition(".")
+    if dot:
+        return only_part(find_format(whole, recipes), part.lower())
     file_type = find_file_type(name)
     return Format(name=file_type.name, file_type=file_type)

@@ -169,7 +169,9 @@ def _ask(
             break
     candidate = None
     if perplexity is not None and perplexity.is_finite and math.isfinite(perplexity.perplexity):
-        candidate = make_baseline(run, cell, file, size, perplexity, reference, found.baseline)
+        candidate = make_baseline(
+            run, cell, file, size, perplexity, reference, found.baseline, measured
+        )
     record = _record(run, cell, file, size, perplexity, reference)
     record = replace(record, measured=measured, notes=(*record.notes, *notes_of(measured)))
     return Answer(record=record, verdict=verdict, candidate=candidate, measured=measured)
@@ -194,7 +196,12 @@ def _missing_baseline(
     wanted = any(
         limit is not None
         for _, limits in asked
-        for limit in (limits.ppl_vs_baseline, limits.kld_vs_baseline, limits.size_vs_baseline)
+        for limit in (
+            limits.ppl_vs_baseline,
+            limits.kld_vs_baseline,
+            limits.size_vs_baseline,
+            limits.routing_vs_baseline,
+        )
     )
     if baseline is not None or not wanted:
         return []
@@ -317,6 +324,7 @@ def _record(
         file_bytes=size.file_bytes,
         bits_per_weight=size.bits_per_weight,
         bytes_by_type=size.bytes_by_type,
+        bytes_by_part=size.bytes_by_part,
         tensors_by_type=size.tensors_by_type,
         fallbacks=size.fallbacks,
         fallback_fraction=size.fallback_fraction,

@@ -13,6 +13,7 @@ from pytest_quantgate.judging.divergence import judge_divergence
 from pytest_quantgate.judging.imatrix import judge_imatrix
 from pytest_quantgate.judging.oracle import judge_oracle
 from pytest_quantgate.judging.perplexity import judge_perplexity
+from pytest_quantgate.judging.routing import judge_routing
 from pytest_quantgate.judging.size import judge_size
 from pytest_quantgate.observation import Observation
 from pytest_quantgate.tables import Limits
@@ -50,6 +51,7 @@ JUDGES: dict[str, JudgeMetric] = {
     "divergence": judge_divergence,
     "batches": judge_batches,
     "oracle": judge_oracle,
+    "routing": judge_routing,
     "size": judge_size,
     "imatrix": judge_imatrix,
 }

@@ -16,6 +16,10 @@ MAX_BATCH_KLD_NATS = 0.03
 """Mean divergence between batch geometries: kernels of one format differ by up to 0.008 where
 they quantize the activations differently (SmolLM2, Q4_K_M, AVX-512); a broken one is far above."""
 
+MIN_ROUTE_INCREASE = 0.01
+"""An increase of the share of changed routes below this is never a regression: rounding in
+another kernel moves the tokens whose best experts are nearly tied."""
+
 
 MAX_ORACLE_KLD_NATS = 1e-4
 """Typical divergence of a reference in F16 from the same weights in float32: rounding gives some
@@ -37,6 +41,7 @@ def default_limits(wanted: Format) -> Limits:
         kld_vs_baseline=0.03,
         batch_kld_max=MAX_BATCH_KLD_NATS,
         oracle_kld_max=MAX_ORACLE_KLD_NATS,
+        routing_vs_baseline=0.1,
         size_vs_baseline=0.005,
         imatrix_min_tokens_per_expert=1,
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_quantgate.config import NO_IMATRIX, Settings
 from pytest_quantgate.errors import ConfigError
-from pytest_quantgate.formats import Format, find_format
+from pytest_quantgate.formats import Format, find_format, keep_at, only_part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +28,18 @@ class Cell:
 
 
 def model_formats(
-    settings: Settings, model: str, full_precision: str | None = None
+    settings: Settings,
+    model: str,
+    full_precision: str | None = None,
+    parts: Sequence[str] = (),
 ) -> tuple[Format, ...]:
     """Return the formats in which the profile wants a model.
 
     A model with files of its own comes in the formats of these files that the profile lists or,
     if the profile lists none of them, in all of them. Where the source is of full precision,
     that type is the reference: it takes the place of another full precision in the list, since
-    BF16 turned into F16 would be a loss of its own.
+    BF16 turned into F16 would be a loss of its own. The formats of the profile's ``parts`` come
+    last, each as one format a part of the model.
 
     Raises:
         ConfigError: a file's key is no format.
@@ -43,10 +47,18 @@ def model_formats(
     """
     files = settings.models[model].files
     if files is None:
+        split = [only_part(item, part) for item in settings.parts for part in parts]
+        wanted_formats = (
+            *settings.formats,
+            *(item for item in split if item not in settings.formats),
+        )
         if full_precision is None:
-            return settings.formats
+            return wanted_formats
         own_type = find_format(full_precision)
-        swapped = (own_type if item.is_full_precision else item for item in settings.formats)
+        swapped = (
+            own_type if item.is_full_precision else keep_at(item, full_precision)
+            for item in wanted_formats
+        )
         return tuple(dict.fromkeys(swapped))
     own = tuple(find_format(name, settings.recipes) for name in files)
     wanted = {item.name for item in settings.formats}
@@ -64,10 +76,15 @@ def format_imatrices(settings: Settings, model: str, wanted: Format) -> tuple[st
     return tuple(None if name == NO_IMATRIX else name for name in names)
 
 
-def expand(settings: Settings, full_precision: Mapping[str, str] | None = None) -> tuple[Cell, ...]:
+def expand(
+    settings: Settings,
+    full_precision: Mapping[str, str] | None = None,
+    parts: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[Cell, ...]:
     """Return the cells of the active profile, in the profile's order.
 
-    ``full_precision`` has the source's type of each model whose source is F32, BF16 or F16.
+    ``full_precision`` has the source's type of each model whose source is F32, BF16 or F16,
+    ``parts`` the parts of each model that can be quantized.
 
     Raises:
         ConfigError: two cells would have one id.
@@ -79,7 +96,9 @@ def expand(settings: Settings, full_precision: Mapping[str, str] | None = None) 
     for model in profile.models:
         for text in profile.texts:
             for device in profile.devices:
-                for item in model_formats(settings, model, own.get(model)):
+                for item in model_formats(
+                    settings, model, own.get(model), (parts or {}).get(model, ())
+                ):
                     for imatrix in format_imatrices(settings, model, item):
                         blank = Cell(
                             id="",

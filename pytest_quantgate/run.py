@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,17 @@ from pytest_quantgate.errors import CellError, CellUnavailable, ConfigError
 from pytest_quantgate.formats import FULL_PRECISION, TENSOR_TYPES, find_format
 from pytest_quantgate.matrix import Cell, expand, make_cell, reference_format
 from pytest_quantgate.metrics.perplexity import Gathering, PerplexityMeasurement
+from pytest_quantgate.metrics.routes import MAX_ROUTE_CHUNKS
 from pytest_quantgate.metrics.size import SizeMeasurement, measure_size
 from pytest_quantgate.models.source import Model, find_model
+from pytest_quantgate.parts import quantized_parts
 from pytest_quantgate.texts import Text, check_held_out, domain_of, load_text
 from pytest_quantgate.texts.chunks import ChunkPlan, make_plan
 from pytest_quantgate.worker.messages import (
     Message,
     Progress,
     Score,
+    ScoredChunk,
     Tokenize,
 )
 
@@ -115,13 +118,15 @@ class Run:
     def cells(self) -> tuple[Cell, ...]:
         """The profile's cells; a model's own full precision takes the place of F16."""
         self._check_imatrices()
-        own = {}
+        own, parts = {}, {}
         for name in self.settings.profile.models:
             model = self.find_model(name)
             source = None if model is None else model.source
             if source is not None and source.main_type() in FULL_PRECISION:
                 own[name] = source.main_type()
-        return expand(self.settings, own)
+            if source is not None:
+                parts[name] = quantized_parts(tensor.name for tensor in source.tensors)
+        return expand(self.settings, own, parts)
 
     def reference_cell(self, cell: Cell) -> Cell:
         """Return the cell that a cell is compared with; itself if it is the reference.
@@ -355,6 +360,13 @@ class Run:
                 self.measurements.store(key, known, is_reference=is_reference)
         return known.first(n_chunks)
 
+    def route_chunks(self, cell: Cell) -> tuple[int, ...]:
+        """Return the chunks whose routes are recorded; none in a model without experts."""
+        if not self.settings.profile.routing or self.model(cell.model).any_file.n_experts == 0:
+            return ()
+        count = min(self.looks(cell)[0], MAX_ROUTE_CHUNKS)
+        return self.chunk_plan(cell.model, cell.text).order[:count]
+
     def reference_folder(self, reference: Cell) -> Path:
         """Return the folder of a reference cell's distribution."""
         key = self._measurement_key(reference, self.cell_file(reference))
@@ -380,6 +392,7 @@ class Run:
             device=self.settings.devices[cell.device].backend,
             library=identity.library_sha256,
             cpu=[identity.cpu_name, identity.system_info],
+            routes=len(self.route_chunks(cell)),
             # Only a reference outlives its run: a gate measures what it judges.
             run=None if is_reference else self.run_id,
         )
@@ -411,6 +424,10 @@ class Run:
             if gathering.take(reply):
                 self.emit("score", cell, done=len(gathering.chunks), total=before + len(wanted))
 
+        def on_routes(reply: Message) -> None:
+            if isinstance(reply, ScoredChunk):
+                gathering.take_routes(reply)
+
         backend = self.settings.devices[cell.device].backend
         engine = self.engine(cell.engine)
         listed = engine.identity().devices
@@ -423,26 +440,35 @@ class Run:
         folder = self.reference_folder(reference)
         # An engine may score without telling distributions; then nothing is compared.
         can_compare = reference == cell or (folder / "facts.json").exists()
+        request = Score(
+            model=str(file.path),
+            device=backend,
+            text=str(self.cache.text(text.data, text.sha256)),
+            chunks=wanted,
+            n_ctx=profile.n_ctx,
+            n_batch=self.n_batch,
+            n_ubatch=self.n_ubatch,
+            n_threads=self.n_threads,
+            flash_attention=profile.flash_attention,
+            type_k=TENSOR_TYPES[profile.type_k].number,
+            type_v=TENSOR_TYPES[profile.type_v].number,
+            reference=str(folder) if can_compare else "",
+            captures=reference == cell,
+            output_matrix=self._output_matrix(self.cell_file(reference)),
+            route_chunks=self.route_chunks(cell) if backend == "cpu" else (),
+        )
         with self.hold_device(backend, cell):
-            engine.ask(
-                Score(
-                    model=str(file.path),
-                    device=backend,
-                    text=str(self.cache.text(text.data, text.sha256)),
-                    chunks=wanted,
-                    n_ctx=profile.n_ctx,
-                    n_batch=self.n_batch,
-                    n_ubatch=self.n_ubatch,
-                    n_threads=self.n_threads,
-                    flash_attention=profile.flash_attention,
-                    type_k=TENSOR_TYPES[profile.type_k].number,
-                    type_v=TENSOR_TYPES[profile.type_v].number,
-                    reference=str(folder) if can_compare else "",
-                    captures=reference == cell,
-                    output_matrix=self._output_matrix(self.cell_file(reference)),
-                ),
-                on_reply,
-            )
+            engine.ask(request, on_reply)
+            routed = tuple(index for index in self.route_chunks(cell) if index in wanted)
+            if backend != "cpu" and routed and gathering.tells_tokens:
+                # A GPU's fused router kernels leave no such nodes: the perplexity is measured
+                # with them, the routes in a pass of their own without.
+                engine.ask(
+                    replace(
+                        request, chunks=routed, route_chunks=routed, reference="", captures=False
+                    ),
+                    on_routes,
+                )
         scored = tuple(chunk.index for chunk in gathering.chunks[before:])
         if scored != wanted:
             raise CellError(f"the engine scored {len(scored)} of {len(wanted)} chunks")

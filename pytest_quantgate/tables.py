@@ -79,6 +79,9 @@ class Limits(Table):
 
     Relative limits are allowed increases: 0.05 or ``"+5%"``. ``kld_*`` are in nats a token
     against the reference, ``same_top_min`` a share of tokens; ``size_*`` speak of bytes on disk.
+    ``same_experts_min``, ``same_top_expert_min`` and ``shared_weight_min`` are shares over all
+    layers with experts, ``expert_load_max`` an expert's share of the tokens of its layer, and
+    ``routing_vs_baseline`` an increase of the share of changed routes.
     """
 
     ppl_max: Positive | None = None
@@ -91,6 +94,11 @@ class Limits(Table):
     same_top_min: Fraction | None = None
     batch_kld_max: Positive | None = None
     oracle_kld_max: Positive | None = None
+    same_experts_min: Fraction | None = None
+    same_top_expert_min: Fraction | None = None
+    shared_weight_min: Fraction | None = None
+    expert_load_max: Fraction | None = None
+    routing_vs_baseline: AllowedIncrease | None = None
     bits_per_weight_max: Positive | None = None
     size_max_bytes: Positive | None = None
     size_vs_reference: AllowedIncrease | None = None
@@ -178,6 +186,7 @@ class ProfileSettings(Table):
 
     models: tuple[str, ...]
     formats: tuple[str, ...] = DEFAULT_FORMATS
+    parts: tuple[str, ...] = ()
     devices: tuple[str, ...] = ("cpu",)
     texts: tuple[str, ...] = ("evaluation",)
     imatrices: tuple[str, ...] = ("none",)
@@ -194,6 +203,7 @@ class ProfileSettings(Table):
     chunk_order: Literal["seeded", "text"] = "seeded"
     seed: int = 0
     batch_geometry: bool = False
+    routing: bool = True
     codecs: bool = False
     gate: bool = False
     optional: tuple[str, ...] = ()

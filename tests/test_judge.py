@@ -107,6 +107,7 @@ def size(file_bytes: int = 1_000_000, bits: float = 4.9) -> SizeMeasurement:
         n_weights=1_600_000,
         bits_per_weight=bits,
         bytes_by_type={},
+        bytes_by_part={},
         tensors_by_type={},
         tensor_types={},
         fallbacks=(),

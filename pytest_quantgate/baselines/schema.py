@@ -98,6 +98,22 @@ class Divergence(_Part):
     reference_per_token_sha256: str | None
 
 
+class Routing(_Part):
+    """Numbers of tokens routed as the reference routes them.
+
+    ``same_experts`` and ``same_top_expert`` have a column a layer of ``layers``; ``index`` are
+    the chunks, ``chunk_same_experts`` the tokens of each with the same experts, summed over the
+    layers.
+    """
+
+    tokens: int
+    layers: tuple[int, ...]
+    same_experts: tuple[int, ...]
+    same_top_expert: tuple[int, ...]
+    index: tuple[int, ...]
+    chunk_same_experts: tuple[int, ...]
+
+
 class Size(_Part):
     """The file: its size, and each tensor's type and first 8 digits of its bytes' SHA-256.
 
@@ -130,6 +146,7 @@ class Baseline(_Part):
     made_by: MadeBy
     perplexity: Perplexity
     divergence: Divergence | None = None
+    routing: Routing | None = None
     size: Size
     metadata: Mapping[str, str] | None = None
     anchor: Anchor

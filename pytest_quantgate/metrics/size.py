@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 from pytest_quantgate.formats import Format
 from pytest_quantgate.models.gguf_file import GgufFile, Tensor
+from pytest_quantgate.parts import part_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class SizeMeasurement:
     """A file's size and what it is made of.
 
-    ``bits_per_weight`` counts the tensors' bytes, not the metadata. ``fallbacks`` are the
-    tensors whose rows do not fit the block of the type that the format asks for, so that
-    llama.cpp took another; ``fallback_fraction`` is their share of the tensors' bytes.
+    ``bits_per_weight`` counts the tensors' bytes, not the metadata; ``bytes_by_part`` has the
+    parts of :mod:`pytest_quantgate.parts`. ``fallbacks`` are the tensors whose rows do not fit
+    the block of the type that the format asks for, so that llama.cpp took another (what an
+    override asks for is none); ``fallback_fraction`` is their share of the tensors' bytes.
     ``no_effect`` says that no tensor has the format's main type though none fell back.
     """
 
@@ -24,6 +26,7 @@ class SizeMeasurement:
     n_weights: int
     bits_per_weight: float
     bytes_by_type: dict[str, int]
+    bytes_by_part: dict[str, int]
     tensors_by_type: dict[str, int]
     tensor_types: dict[str, str]
     fallbacks: tuple[str, ...]
@@ -49,12 +52,18 @@ def measure_size(file: GgufFile, wanted: Format) -> SizeMeasurement:
     """Measure a model's file, whose format should be ``wanted``."""
     bytes_by_type: Counter[str] = Counter()
     tensors_by_type: Counter[str] = Counter()
+    bytes_by_part: Counter[str] = Counter()
     for tensor in file.tensors:
         bytes_by_type[tensor.type.name] += tensor.n_bytes
         tensors_by_type[tensor.type.name] += 1
+        bytes_by_part[part_of(tensor.name)] += tensor.n_bytes
     total = sum(bytes_by_type.values())
     block = wanted.file_type.block_elements
-    fallen = [tensor for tensor in file.tensors if _fell_back(tensor, block)]
+    fallen = [
+        tensor
+        for tensor in file.tensors
+        if _fell_back(tensor, block) and wanted.overridden_type(tensor.name) != tensor.type.name
+    ]
     main = wanted.file_type.main_type
     return SizeMeasurement(
         file_bytes=file.n_bytes,
@@ -62,6 +71,7 @@ def measure_size(file: GgufFile, wanted: Format) -> SizeMeasurement:
         n_weights=file.n_parameters,
         bits_per_weight=8 * total / file.n_parameters,
         bytes_by_type=dict(sorted(bytes_by_type.items())),
+        bytes_by_part=dict(sorted(bytes_by_part.items())),
         tensors_by_type=dict(sorted(tensors_by_type.items())),
         tensor_types={tensor.name: tensor.type.name for tensor in file.tensors},
         fallbacks=tuple(tensor.name for tensor in fallen),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_quantgate.metrics.batches import BatchMeasurement, measure_batches
 from pytest_quantgate.metrics.imatrix import ImatrixMeasurement, measure_imatrix
 from pytest_quantgate.metrics.oracle import OracleMeasurement, measure_oracle
+from pytest_quantgate.metrics.routing import RoutingMeasurement, measure_routing
 
 if TYPE_CHECKING:
     from pytest_quantgate.matrix import Cell
@@ -39,6 +40,7 @@ CELL_METRICS: Mapping[str, CellMetric] = MappingProxyType(
         "batches": CellMetric(kind=BatchMeasurement, measure=measure_batches),
         "oracle": CellMetric(kind=OracleMeasurement, measure=measure_oracle),
         "imatrix": CellMetric(kind=ImatrixMeasurement, measure=measure_imatrix),
+        "routing": CellMetric(kind=RoutingMeasurement, measure=measure_routing),
     }
 )
 

@@ -88,6 +88,18 @@ MARKERS: Mapping[str, Marker] = MappingProxyType(
                 help="limit on the tokens that an expert saw in the cell's importance matrix",
             ),
             Marker(
+                name="quant_routing",
+                metric="routing",
+                keywords={
+                    "min_same_experts": "same_experts_min",
+                    "min_same_top_expert": "same_top_expert_min",
+                    "min_shared_weight": "shared_weight_min",
+                    "max_load_share": "expert_load_max",
+                    "max_vs_baseline": "routing_vs_baseline",
+                },
+                help="limits on where a mixture of experts sends its tokens",
+            ),
+            Marker(
                 name="quant_size",
                 metric="size",
                 keywords={

@@ -25,6 +25,7 @@ class Options:
     profile: str | None
     models: str | None
     formats: str | None
+    parts: str | None
     devices: str | None
     texts: str | None
     imatrices: str | None
@@ -47,6 +48,7 @@ class Options:
             profile=self.profile,
             models=_split(self.models),
             formats=_split(self.formats),
+            parts=_split(self.parts),
             devices=_split(self.devices),
             texts=_split(self.texts),
             imatrices=_split(self.imatrices),
@@ -102,6 +104,12 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="LIST",
         help="formats instead of the profile's, as Q8_0,Q4_K_M",
     )
+    add(
+        "--quant-parts",
+        dest="quant_parts",
+        metavar="LIST",
+        help="formats to measure part by part too: of each, the experts alone, and so on",
+    )
     add("--quant-devices", dest="quant_devices", metavar="LIST", help="devices, as cpu,CUDA0")
     add("--quant-engine", dest="quant_engine", metavar="NAME", help="the engine to measure")
     add(
@@ -142,6 +150,7 @@ def read_options(config: pytest.Config) -> Options:
         profile=get("quant_profile"),
         models=get("quant_models"),
         formats=get("quant_formats"),
+        parts=get("quant_parts"),
         devices=get("quant_devices"),
         texts=get("quant_texts"),
         imatrices=get("quant_imatrices"),

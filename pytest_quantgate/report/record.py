@@ -64,6 +64,7 @@ class CellRecord:
     file_bytes: int | None = None
     bits_per_weight: float | None = None
     bytes_by_type: dict[str, int] = field(default_factory=dict)
+    bytes_by_part: dict[str, int] = field(default_factory=dict)
     tensors_by_type: dict[str, int] = field(default_factory=dict)
     fallbacks: tuple[str, ...] = ()
     fallback_fraction: float | None = None

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 @pytest.mark.quant_oracle
 @pytest.mark.quant_imatrix
 @pytest.mark.quant_size
+@pytest.mark.quant_routing
 @pytest.mark.quant_kld
 @pytest.mark.quant_ppl
 def test_cell(quant_cell: MeasuredCell) -> None:

@@ -12,14 +12,14 @@ from typing import Any, Protocol
 
 from pytest_quantgate.worker.batches import compare_batches
 from pytest_quantgate.worker.coding import Coder, WrongValueError
-from pytest_quantgate.worker.imatrix import collect_imatrix
 from pytest_quantgate.worker.experts import compare_experts
+from pytest_quantgate.worker.imatrix import collect_imatrix
 from pytest_quantgate.worker.llama import EngineRefusal, LogTap, identify
 from pytest_quantgate.worker.messages import (
     CollectImatrix,
     CompareBatches,
-    CompareOracle,
     CompareExperts,
+    CompareOracle,
     Decode,
     Encode,
     Failed,
@@ -91,10 +91,9 @@ def _answer(request: Message, scorer: Scorer, coder: Coder, log: LogTap, send: A
         case CompareOracle():
             scorer.close()
             return compare_oracle(request, log, send)
-        case ListCodecs() | Encode() | Decode() | VecDot() | MatMul():
         case CompareExperts():
             return compare_experts(request, send)
-        case ListCodecs() | Encode() | Decode():
+        case ListCodecs() | Encode() | Decode() | VecDot() | MatMul():
             return coder.answer(request)
         case _:
             raise ValueError(f"not a request: {type(request).__name__}")

@@ -1,0 +1,354 @@
+"""Routing: whether a quantized mixture sends its tokens to the experts that the reference chose.
+
+An expert is known by its weights, not by its number: two experts that stand exchanged in the
+file, their router rows with them, route nothing otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_quantgate.formats import TENSOR_GROUPS
+from pytest_quantgate.metrics.perplexity import PerplexityMeasurement, common_chunks
+from pytest_quantgate.metrics.routes import Routes
+from pytest_quantgate.worker.messages import CompareExperts
+
+if TYPE_CHECKING:
+    from pytest_quantgate.artifacts.files import CellFile
+    from pytest_quantgate.matrix import Cell
+    from pytest_quantgate.models.gguf_file import Tensor
+    from pytest_quantgate.run import Run
+
+MAX_EXPERT_ROWS = 256
+"""Rows of each expert's matrix that are compared, evenly spaced over all of them."""
+
+EXPERTS_OF_DOMAIN = 3
+"""How many of its most used experts are listed for a domain."""
+
+_EXPERT_TENSOR = re.compile(TENSOR_GROUPS["experts"])
+_LAYER = re.compile(r"^blk\.(\d+)\.")
+
+ExpertRow = tuple[str, bytes, bytes, bytes]
+"""A row of :class:`~pytest_quantgate.worker.messages.ExpertsCompared`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRouting:
+    """One layer against the reference's.
+
+    ``same_experts`` and ``same_top_expert`` are numbers of tokens with the same set of experts
+    and the same first one; ``shared_weight`` is the share of the reference's router weights that
+    lies on experts chosen by both, ``load`` the share of the tokens that each expert takes, and
+    ``exchanged`` how many experts stand at another's place in the file.
+    """
+
+    layer: int
+    tokens: int
+    same_experts: int
+    same_top_expert: int
+    shared_weight: float
+    load: tuple[float, ...]
+    reference_load: tuple[float, ...]
+    exchanged: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertError:
+    """The error of one expert's weights, relative RMS over its matrices.
+
+    ``weighted`` counts each input column by its mean square in the importance matrix, None
+    without one.
+    """
+
+    layer: int
+    expert: int
+    relative_rms: float
+    weighted: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertUse:
+    """An expert that a domain uses: the share of the domain's tokens, and of all tokens."""
+
+    layer: int
+    expert: int
+    share: float
+    share_of_all: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainRouting:
+    """The experts that a domain of the text uses most, by the reference's routes."""
+
+    name: str
+    tokens: int
+    most_used: tuple[ExpertUse, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingMeasurement:
+    """The routes of a cell against its reference's, on the scored tokens of the first chunks.
+
+    ``obstacle`` says why nothing was compared; then the rest is empty. ``changed_tokens`` chose
+    other experts in at least one layer, and ``kld_share_changed`` is their share of the
+    divergence, None where there is none. ``chunk_indices`` are the chunks' places in the text,
+    ``chunk_same_experts`` their numbers of tokens with the same experts, summed over the layers.
+    """
+
+    n_experts: int
+    n_experts_used: int
+    obstacle: str | None = None
+    is_reference: bool = False
+    tokens: int = 0
+    layers: tuple[LayerRouting, ...] = ()
+    chunk_indices: tuple[int, ...] = ()
+    chunk_same_experts: tuple[int, ...] = ()
+    changed_tokens: int = 0
+    kld_share_changed: float | None = None
+    mean_kld_changed_nats: float | None = None
+    mean_kld_same_nats: float | None = None
+    experts: tuple[ExpertError, ...] = ()
+    domains: tuple[DomainRouting, ...] = ()
+
+    @property
+    def same_experts(self) -> float:
+        """Share of tokens, over all layers, with the same set of experts."""
+        return _share(sum(layer.same_experts for layer in self.layers), self._routes)
+
+    @property
+    def same_top_expert(self) -> float:
+        """Share of tokens, over all layers, with the same first expert."""
+        return _share(sum(layer.same_top_expert for layer in self.layers), self._routes)
+
+    @property
+    def shared_weight(self) -> float:
+        """Share of the reference's router weights on experts that both chose."""
+        return _share(math.fsum(layer.shared_weight for layer in self.layers), len(self.layers))
+
+    @property
+    def max_load_share(self) -> float:
+        """Largest share of the tokens that an expert takes in its layer."""
+        return max((max(layer.load) for layer in self.layers), default=math.nan)
+
+    @property
+    def _routes(self) -> int:
+        return sum(layer.tokens for layer in self.layers)
+
+
+def _share(part: float, whole: int) -> float:
+    return part / whole if whole else math.nan
+
+
+def measure_routing(run: Run, cell: Cell) -> RoutingMeasurement:
+    """Compare a cell's routes and experts with its reference's.
+
+    Raises:
+        CellError: the cell could not be measured.
+
+    """
+    shape = run.model(cell.model).any_file
+    n_experts, n_used = shape.n_experts, shape.n_experts_used
+    chunks = run.route_chunks(cell)
+    obstacle = None
+    if not n_experts:
+        obstacle = f"no experts: {shape.architecture} is a dense model"
+    elif not chunks:
+        obstacle = "routing = false in the profile"
+    if obstacle is None:
+        reference_cell = run.reference_cell(cell)
+        seen = run.perplexity(cell, len(chunks))
+        reference = run.perplexity(reference_cell, len(chunks))
+        if seen.routes is not None and reference.routes is not None:
+            files = run.cell_file(reference_cell), run.cell_file(cell)
+            rows: Sequence[ExpertRow] = ()
+            if cell != reference_cell:
+                rows = run.engine(cell.engine).ask(expert_request(*files, {})).rows
+            found = compare_routing(seen, reference, n_experts, rows)
+            return replace(found, is_reference=cell == reference_cell)
+        obstacle = "the engine recorded no routes"
+    return RoutingMeasurement(n_experts=n_experts, n_experts_used=n_used, obstacle=obstacle)
+
+
+def expert_request(
+    reference: CellFile, own: CellFile, importance: Mapping[str, npt.NDArray[np.float32]]
+) -> CompareExperts:
+    """Return the request that compares the experts of two files.
+
+    Args:
+        reference: the reference's file.
+        own: the cell's file.
+        importance: the mean square of each input column of a tensor, shape (experts, columns).
+
+    """
+    before = {tensor.name: tensor for tensor in reference.header.tensors}
+    matrices = []
+    for tensor in own.header.tensors:
+        other = before.get(tensor.name)
+        if _EXPERT_TENSOR.search(tensor.name) and other is not None and other.shape == tensor.shape:
+            _, rows, experts = tensor.shape
+            columns = importance.get(tensor.name)
+            matrices.append(
+                (
+                    tensor.name,
+                    _place(other),
+                    _place(tensor),
+                    rows,
+                    experts,
+                    b"" if columns is None else columns.astype(np.float32).tobytes(),
+                )
+            )
+    return CompareExperts(matrices=tuple(matrices), max_rows=MAX_EXPERT_ROWS)
+
+
+def _place(tensor: Tensor) -> tuple[str, int, str, int]:
+    row_bytes = tensor.shape[0] // tensor.type.block_elements * tensor.type.block_bytes
+    return str(tensor.file), tensor.offset_bytes, tensor.type.name, row_bytes
+
+
+def compare_routing(
+    seen: PerplexityMeasurement,
+    reference: PerplexityMeasurement,
+    n_experts: int,
+    expert_rows: Sequence[ExpertRow],
+) -> RoutingMeasurement:
+    """Compare the routes of two measurements on the chunks that both recorded.
+
+    Args:
+        seen: the cell's; it has routes.
+        reference: the reference's; it has routes.
+        n_experts: experts of a layer.
+        expert_rows: what the worker found of the experts' weights, a row a matrix; empty where
+            both are one file.
+
+    """
+    ours, theirs = seen.routes, reference.routes
+    assert ours is not None
+    assert theirs is not None
+    n_chunks = min(len(ours.experts), len(theirs.experts))
+    mine, others = common_chunks(seen.first(n_chunks), reference.first(n_chunks))
+    errors, counterparts = _read_experts(expert_rows, n_experts)
+    used = theirs.experts.shape[3]
+    by_chunk = np.zeros(len(mine), dtype=np.int64)
+    layers, same_everywhere = [], np.ones((len(mine), ours.experts.shape[2]), dtype=bool)
+    for place, layer in enumerate(theirs.layers):
+        if layer not in ours.layers:
+            continue
+        counterpart = counterparts.get(layer, np.arange(n_experts, dtype=np.int16))
+        now = counterpart[ours.experts[mine, ours.layers.index(layer)]]
+        before, weights = theirs.experts[others, place], theirs.weights[others, place]
+        same = (np.sort(now, axis=2) == np.sort(before, axis=2)).all(axis=2)
+        shared = (before[..., :, None] == now[..., None, :]).any(axis=3)
+        same_everywhere &= same
+        by_chunk += same.sum(axis=1)
+        layers.append(
+            LayerRouting(
+                layer=layer,
+                tokens=int(same.size),
+                same_experts=int(same.sum()),
+                same_top_expert=int((now[..., 0] == before[..., 0]).sum()),
+                shared_weight=float((weights * shared).sum(dtype=np.float64) / same.size),
+                load=_load(now, n_experts),
+                reference_load=_load(before, n_experts),
+                exchanged=int((counterpart != np.arange(n_experts)).sum()),
+            )
+        )
+    changed = ~same_everywhere
+    kld = None if seen.kld_nats is None else seen.kld_nats[mine].astype(np.float64)
+    return RoutingMeasurement(
+        n_experts=n_experts,
+        n_experts_used=used,
+        tokens=int(changed.size),
+        layers=tuple(layers),
+        chunk_indices=tuple(seen.chunks[i].index for i in mine),
+        chunk_same_experts=tuple(by_chunk.tolist()),
+        changed_tokens=int(changed.sum()),
+        kld_share_changed=_kld_share(kld, changed),
+        mean_kld_changed_nats=_mean(kld, changed),
+        mean_kld_same_nats=_mean(kld, same_everywhere),
+        experts=errors,
+        domains=_domains([reference.chunks[i].domain for i in others], theirs, others, n_experts),
+    )
+
+
+def _load(experts: npt.NDArray[np.int16], n_experts: int) -> tuple[float, ...]:
+    tokens = experts[..., 0].size
+    return tuple((np.bincount(experts.ravel(), minlength=n_experts) / tokens).tolist())
+
+
+def _kld_share(kld: npt.NDArray[np.float64] | None, changed: npt.NDArray[np.bool_]) -> float | None:
+    total = 0.0 if kld is None else float(kld.sum())
+    return float(kld[changed].sum()) / total if kld is not None and total > 0 else None
+
+
+def _mean(kld: npt.NDArray[np.float64] | None, wanted: npt.NDArray[np.bool_]) -> float | None:
+    return float(kld[wanted].mean()) if kld is not None and wanted.any() else None
+
+
+def _read_experts(
+    rows: Sequence[ExpertRow], n_experts: int
+) -> tuple[tuple[ExpertError, ...], dict[int, npt.NDArray[np.int16]]]:
+    """Join what was found of each matrix into one error an expert, and one counterpart."""
+    plain: dict[int, list[npt.NDArray[np.float64]]] = {}
+    weighted: dict[int, list[npt.NDArray[np.float64]]] = {}
+    stands: dict[int, list[npt.NDArray[np.int16]]] = {}
+    for name, errors, by_importance, counterpart in rows:
+        found = _LAYER.match(name)
+        layer = int(found[1]) if found else -1
+        plain.setdefault(layer, []).append(np.frombuffer(errors))
+        if by_importance:
+            weighted.setdefault(layer, []).append(np.frombuffer(by_importance))
+        stands.setdefault(layer, []).append(np.frombuffer(counterpart, dtype=np.int16))
+    joined = []
+    for layer, parts in plain.items():
+        rms = np.sqrt(np.mean(np.square(parts), axis=0))
+        importance = weighted.get(layer, [])
+        by_weight = np.sqrt(np.mean(np.square(importance), axis=0)) if importance else None
+        joined += [
+            ExpertError(
+                layer=layer,
+                expert=expert,
+                relative_rms=float(rms[expert]),
+                weighted=None if by_weight is None else float(by_weight[expert]),
+            )
+            for expert in range(n_experts)
+        ]
+    exchanged = {
+        layer: parts[0]
+        for layer, parts in stands.items()
+        # All matrices of an expert move together, and no two experts into one place.
+        if all((part == parts[0]).all() for part in parts) and len(set(parts[0])) == n_experts
+    }
+    return tuple(sorted(joined, key=lambda item: (item.layer, item.expert))), exchanged
+
+
+def _domains(
+    names: list[str | None], routes: Routes, chunks: list[int], n_experts: int
+) -> tuple[DomainRouting, ...]:
+    """List the experts that each domain uses most."""
+    experts = routes.experts[chunks]
+    found = []
+    for name in dict.fromkeys(name for name in names if name is not None):
+        own = experts[[i for i, domain in enumerate(names) if domain == name]]
+        uses = []
+        for place, layer in enumerate(routes.layers):
+            in_all = _load(experts[:, place], n_experts)
+            uses += [
+                ExpertUse(layer=layer, expert=expert, share=share, share_of_all=in_all[expert])
+                for expert, share in enumerate(_load(own[:, place], n_experts))
+            ]
+        uses.sort(key=lambda use: (-use.share, use.layer, use.expert))
+        found.append(
+            DomainRouting(
+                name=name,
+                tokens=own.shape[0] * own.shape[2],
+                most_used=tuple(uses[:EXPERTS_OF_DOMAIN]),
+            )
+        )
+    return tuple(found)
