@@ -14,17 +14,22 @@ from pytest_quantgate.baselines.schema import (
     Chunks,
     Divergence,
     MadeBy,
+    MemoryBaseline,
     Perplexity,
     Routing,
     Size,
+    SpeedBaseline,
 )
 from pytest_quantgate.baselines.tensors import pack_tensors
 from pytest_quantgate.matrix import Cell
 from pytest_quantgate.metrics.divergence import measure_divergence, same_top_tokens
+from pytest_quantgate.metrics.memory import MemoryMeasurement
 from pytest_quantgate.metrics.perplexity import PerplexityMeasurement
 from pytest_quantgate.metrics.routing import RoutingMeasurement
 from pytest_quantgate.metrics.size import SizeMeasurement
+from pytest_quantgate.metrics.speed import SpeedMeasurement
 from pytest_quantgate.run import Run
+from pytest_quantgate.worker.messages import Identity
 
 
 def made_by(run: Run, cell: Cell, file: CellFile) -> MadeBy:
@@ -57,8 +62,10 @@ def make_baseline(
 ) -> Baseline:
     """Build the baseline that accepts a measurement; it keeps the old one's anchor.
 
-    What was not ``measured`` now stays as it was.
+    What was not ``measured`` now stays as it was; so do the speeds and memories of other hardware,
+    where the source is the same.
     """
+    identity = run.engine(cell.engine).identity()
     sums = tuple(chunk.nll_sum_nats for chunk in perplexity.chunks)
     indices = tuple(chunk.index for chunk in perplexity.chunks)
     text_sha256 = run.text(cell.text).sha256
@@ -67,6 +74,7 @@ def make_baseline(
         and old.perplexity.text_sha256 == text_sha256
         and old.source_sha256 == file.source_sha256
     )
+    kept = old if old is not None and old.source_sha256 == file.source_sha256 else None
     anchor = Anchor(index=indices, nll_sum_nats=sums, file_bytes=size.file_bytes)
     return Baseline(
         key=run.key(cell),
@@ -97,6 +105,8 @@ def make_baseline(
             tensors=pack_tensors(file.tensors),
         ),
         metadata=file.header.settings(),
+        speed={**(kept.speed if kept else {}), **_speed_part(identity, measured)},
+        memory={**(kept.memory if kept else {}), **_memory_part(identity, measured)},
         anchor=old.anchor if old is not None and comparable else anchor,
         reason="",
     )
@@ -115,6 +125,38 @@ def routing_part(measured: Mapping[str, Any]) -> Routing | None:
         index=found.chunk_indices,
         chunk_same_experts=found.chunk_same_experts,
     )
+
+
+def _speed_part(identity: Identity, measured: Mapping[str, Any]) -> dict[str, SpeedBaseline]:
+    found = measured.get("speed")
+    if not isinstance(found, SpeedMeasurement):
+        return {}
+    part = SpeedBaseline(
+        fingerprint=found.fingerprint,
+        engine=f"{identity.kind} {identity.version}",
+        llama_cpp=identity.llama_cpp_version,
+        prefill_tokens=found.prefill_tokens,
+        decode_tokens=found.decode_tokens,
+        depth=found.depth,
+        n_batch=found.n_batch,
+        n_ubatch=found.n_ubatch,
+        prefill_rates=tuple(float(f"{rate:.6g}") for rate in found.rates("prefill")),
+        decode_rates=tuple(float(f"{rate:.6g}") for rate in found.rates("decode")),
+    )
+    return {found.fingerprint.digest: part}
+
+
+def _memory_part(identity: Identity, measured: Mapping[str, Any]) -> dict[str, MemoryBaseline]:
+    found = measured.get("memory")
+    if not isinstance(found, MemoryMeasurement) or found.peak_resident_bytes is None:
+        return {}
+    part = MemoryBaseline(
+        fingerprint=found.fingerprint,
+        engine=f"{identity.kind} {identity.version}",
+        llama_cpp=identity.llama_cpp_version,
+        peak_resident_bytes=found.peak_resident_bytes,
+    )
+    return {found.fingerprint.digest: part}
 
 
 def _divergence_part(

@@ -76,6 +76,8 @@ def _name(
         return "the file's metadata"
     if runtime:
         return "runtime kernels"
+    if moved <= {"speed", "memory"}:
+        return "the machine's state, not the engine: file, libraries and processor are the same"
     return "not reproducible: the same file, libraries, processor and batch gave other values"
 
 

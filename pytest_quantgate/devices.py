@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,22 +24,30 @@ def default_threads() -> int:
     return max(1, min(physical, usable))
 
 
+WAIT_TOLD_EVERY_S = 30.0
+"""How often a process that waits for a device says so."""
+
+
 @contextmanager
-def hold_device(device: str, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+def hold_device(device: str, on_wait: Callable[[float], None] | None = None) -> Iterator[None]:
     """Keep every other measurement of this user on this host off a device.
 
     The lock is outside the cache: two runs with caches of their own share the processor.
-    ``on_wait`` is called if the device is not free at once.
+    ``on_wait`` is called if the device is not free at once, and from time to time while it is
+    not, with the seconds waited.
     """
     folder = Path(tempfile.gettempdir()) / f"pytest-quantgate-{getpass.getuser()}"
     folder.mkdir(exist_ok=True)
     lock = FileLock(folder / f"device-{device}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        if on_wait is not None:
-            on_wait()
-        lock.acquire()
+    began_s, patience_s = time.monotonic(), 0.0
+    while True:
+        try:
+            lock.acquire(timeout=patience_s)
+            break
+        except Timeout:
+            if on_wait is not None:
+                on_wait(time.monotonic() - began_s)
+            patience_s = WAIT_TOLD_EVERY_S
     try:
         yield
     finally:

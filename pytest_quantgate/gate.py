@@ -34,7 +34,7 @@ from pytest_quantgate.metrics.perplexity import (
     token_changes,
 )
 from pytest_quantgate.metrics.size import SizeMeasurement
-from pytest_quantgate.metrics.table import CELL_METRICS, notes_of
+from pytest_quantgate.metrics.table import CELL_METRICS, measure_once, notes_of
 from pytest_quantgate.observation import Observation
 from pytest_quantgate.report.record import CellRecord, Difference
 from pytest_quantgate.run import Run
@@ -43,6 +43,9 @@ from pytest_quantgate.verdicts import Judgement, Verdict, VerdictKind
 
 FALLBACK_WARNING = 0.25
 """Share of a file's bytes in fallback types above which the cell says so."""
+
+_NEEDS_BASELINE = ("_vs_baseline", "_vs_same_hardware", "_tokens_per_s_min")
+"""How the names of limits end that need a baseline; a floor needs to know its hardware."""
 
 NOT_STORED_YET = "measured; no baseline is stored yet"
 
@@ -135,9 +138,7 @@ def _ask(
     found = run.baseline(cell)
     asked = [(question, _limits(run, cell, question)) for question in questions]
     names = dict.fromkeys(question.metric for question in questions)
-    found_once = {
-        name: CELL_METRICS[name].measure(run, cell) for name in names if name in CELL_METRICS
-    }
+    found_once = {name: measure_once(run, name, cell) for name in names if name in CELL_METRICS}
     measured = {
         **{name: value for name, value in found_once.items() if value is not None},
         **measured,
@@ -158,11 +159,11 @@ def _ask(
             judgements += JUDGES[question.metric](seen, limits, found.baseline, look)
         judgements += _missing_baseline(run, cell, asked, found.problem, found.baseline)
         verdict = conclude(judgements, seen, found.baseline)
-        if verdict.kind is VerdictKind.PASS and any(
-            item.verdict is VerdictKind.MEASURED for item in judgements
-        ):
+        unstored = [item.reason for item in judgements if item.verdict is VerdictKind.MEASURED]
+        if verdict.kind is VerdictKind.PASS and unstored:
             # Within the limits, but the baseline that was asked for is not stored yet.
-            verdict = replace(verdict, kind=VerdictKind.MEASURED, reason=NOT_STORED_YET)
+            reason = "; ".join(dict.fromkeys(unstored))
+            verdict = replace(verdict, kind=VerdictKind.MEASURED, reason=reason)
         compared = any(item.against in {"baseline", "reference"} for item in judgements)
         undecided = verdict.kind is VerdictKind.INCONCLUSIVE or not compared
         if not full and not undecided:
@@ -194,14 +195,9 @@ def _missing_baseline(
     baseline: Baseline | None,
 ) -> list[Judgement]:
     wanted = any(
-        limit is not None
+        name.endswith(_NEEDS_BASELINE) and getattr(limits, name) is not None
         for _, limits in asked
-        for limit in (
-            limits.ppl_vs_baseline,
-            limits.kld_vs_baseline,
-            limits.size_vs_baseline,
-            limits.routing_vs_baseline,
-        )
+        for name in Limits.model_fields
     )
     if baseline is not None or not wanted:
         return []

@@ -11,19 +11,15 @@ from pytest_quantgate.judging.batches import judge_batches
 from pytest_quantgate.judging.bounds import Look, not_comparable
 from pytest_quantgate.judging.divergence import judge_divergence
 from pytest_quantgate.judging.imatrix import judge_imatrix
+from pytest_quantgate.judging.memory import judge_memory
 from pytest_quantgate.judging.oracle import judge_oracle
 from pytest_quantgate.judging.perplexity import judge_perplexity
 from pytest_quantgate.judging.routing import judge_routing
 from pytest_quantgate.judging.size import judge_size
+from pytest_quantgate.judging.speed import judge_speed
 from pytest_quantgate.observation import Observation
 from pytest_quantgate.tables import Limits
 from pytest_quantgate.verdicts import Judgement, Verdict, VerdictKind, worst
-
-ALPHA_REGRESSED = 0.001
-"""One-sided and fixed a cell, so that a cell alone gets the verdict it gets in the whole run."""
-
-ALPHA_PASS = 0.05
-"""One-sided; green needs every cell, so PASS needs no correction for many cells."""
 
 WRONG_ENGINE = (
     "cause: the engine does not compute what transformers does in float32; a baseline from it"
@@ -33,8 +29,8 @@ WRONG_ENGINE = (
 
 def declared_looks(chunks: tuple[int, ...]) -> tuple[Look, ...]:
     """Return the looks of numbers of chunks declared beforehand."""
-    passing = statistics.spending(chunks, ALPHA_PASS)
-    regressed = statistics.spending(chunks, ALPHA_REGRESSED)
+    passing = statistics.spending(chunks, statistics.ALPHA_PASS)
+    regressed = statistics.spending(chunks, statistics.ALPHA_REGRESSED)
     return tuple(
         Look(alpha_pass=p, alpha_regressed=r, is_last=number == len(chunks) - 1)
         for number, (p, r) in enumerate(zip(passing, regressed, strict=True))
@@ -54,6 +50,8 @@ JUDGES: dict[str, JudgeMetric] = {
     "routing": judge_routing,
     "size": judge_size,
     "imatrix": judge_imatrix,
+    "speed": judge_speed,
+    "memory": judge_memory,
 }
 """Each metric that a marker may ask about, and what judges it."""
 

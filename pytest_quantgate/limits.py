@@ -44,6 +44,8 @@ def default_limits(wanted: Format) -> Limits:
         routing_vs_baseline=0.1,
         size_vs_baseline=0.005,
         imatrix_min_tokens_per_expert=1,
+        speed_vs_same_hardware=-0.1,
+        resident_vs_same_hardware=0.05,
     )
 
 

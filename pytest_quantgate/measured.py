@@ -8,8 +8,11 @@ from pathlib import Path
 from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.formats import Format
 from pytest_quantgate.matrix import Cell
+from pytest_quantgate.metrics.memory import MemoryMeasurement
 from pytest_quantgate.metrics.perplexity import PerplexityMeasurement
 from pytest_quantgate.metrics.size import SizeMeasurement
+from pytest_quantgate.metrics.speed import SpeedMeasurement
+from pytest_quantgate.metrics.table import measure_once
 from pytest_quantgate.run import Run
 
 
@@ -92,6 +95,18 @@ class MeasuredCell:
     def scores(self) -> PerplexityMeasurement:
         """Every chunk and token of the profile's whole budget."""
         return self._run.perplexity(self._cell, self._run.looks(self._cell)[-1])
+
+    @property
+    def speed(self) -> SpeedMeasurement:
+        """Prefill and decode speed, with the reference's beside it."""
+        measured: SpeedMeasurement = measure_once(self._run, "speed", self._cell)
+        return measured
+
+    @property
+    def memory(self) -> MemoryMeasurement:
+        """The peak of a fresh process, and the engine's buffers."""
+        measured: MemoryMeasurement = measure_once(self._run, "memory", self._cell)
+        return measured
 
     @property
     def perplexity(self) -> float:

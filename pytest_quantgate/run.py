@@ -80,6 +80,7 @@ class Run:
         self._plans: dict[tuple[str, str], ChunkPlan] = {}
         self._cell_files: dict[str, CellFile] = {}
         self._found_imatrices: dict[str, Imatrix] = {}
+        self.measured_once: dict[tuple[str, str], Any] = {}
 
     # Cells
 
@@ -191,8 +192,12 @@ class Run:
 
         Where it has to wait, the run's events say so for ``cell``.
         """
-        on_wait = None if cell is None else lambda: self.emit("wait", cell)
-        return hold_device(device, on_wait)
+        if cell is None:
+            return hold_device(device)
+        return hold_device(
+            device,
+            lambda waited_s: self.emit("wait", cell, device=device, waited_s=round(waited_s)),
+        )
 
     def close(self) -> None:
         """End all worker processes."""

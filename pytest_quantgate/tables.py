@@ -54,6 +54,15 @@ def _not_negative(value: float) -> float:
 AllowedIncrease = Annotated[float, BeforeValidator(parse_relative), AfterValidator(_not_negative)]
 
 
+def _decrease(value: float) -> float:
+    if not -1 < value <= 0:
+        raise ValueError(f'{value!r} is no allowed decrease; write for example "-10%" or -0.1')
+    return value
+
+
+AllowedDecrease = Annotated[float, BeforeValidator(parse_relative), AfterValidator(_decrease)]
+
+
 def _positive(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{value!r} is no finite number")
@@ -74,6 +83,15 @@ def _fraction(value: float) -> float:
 Fraction = Annotated[float, BeforeValidator(_positive), AfterValidator(_fraction)]
 
 
+def _positive_margin(value: float) -> float:
+    if not 0 < value <= 1:
+        raise ValueError(f'{value!r} is no margin; write for example "10%" or 0.1')
+    return value
+
+
+Margin = Annotated[float, BeforeValidator(parse_relative), AfterValidator(_positive_margin)]
+
+
 class Limits(Table):
     """What a cell must keep; None is no limit.
 
@@ -82,6 +100,10 @@ class Limits(Table):
     ``same_experts_min``, ``same_top_expert_min`` and ``shared_weight_min`` are shares over all
     layers with experts, ``expert_load_max`` an expert's share of the tokens of its layer, and
     ``routing_vs_baseline`` an increase of the share of changed routes.
+    ``prefill_*`` and ``decode_*`` are of the two phases' speeds: ``*_vs_reference`` a ratio that
+    must be reached, ``*_vs_baseline`` an allowed decrease (−0.1 or ``"-10%"``). ``resident_*``
+    are of the peak memory of a fresh process. ``*_vs_same_hardware`` are as ``*_vs_baseline``,
+    but only where the stored figure is of this hardware.
     """
 
     ppl_max: Positive | None = None
@@ -104,6 +126,16 @@ class Limits(Table):
     size_vs_reference: AllowedIncrease | None = None
     size_vs_baseline: AllowedIncrease | None = None
     imatrix_min_tokens_per_expert: Annotated[int, Field(ge=0, strict=True)] | None = None
+    prefill_vs_reference: Positive | None = None
+    prefill_vs_baseline: AllowedDecrease | None = None
+    prefill_tokens_per_s_min: Positive | None = None
+    decode_vs_reference: Positive | None = None
+    decode_vs_baseline: AllowedDecrease | None = None
+    decode_tokens_per_s_min: Positive | None = None
+    speed_vs_same_hardware: AllowedDecrease | None = None
+    resident_max_bytes: Positive | None = None
+    resident_vs_baseline: AllowedIncrease | None = None
+    resident_vs_same_hardware: AllowedIncrease | None = None
 
 
 class ModelSettings(Table):
@@ -204,6 +236,15 @@ class ProfileSettings(Table):
     seed: int = 0
     batch_geometry: bool = False
     routing: bool = True
+    speed: bool = False
+    speed_prefill_tokens: int = Field(default=512, ge=1, le=1 << 20)
+    speed_decode_tokens: int = Field(default=128, ge=1, le=1 << 20)
+    speed_depth: int = Field(default=0, ge=0, le=1 << 20)
+    speed_repetitions: int = Field(default=3, ge=1, le=1000)
+    speed_processes: int = Field(default=14, ge=5, le=1000)
+    speed_seconds: Positive = 600.0
+    speed_margin: Margin = 0.1
+    memory: bool = False
     codecs: bool = False
     gate: bool = False
     optional: tuple[str, ...] = ()

@@ -19,11 +19,15 @@ from pytest_quantgate.errors import CellCrashed, CellTimeout, CellUnsupported
 from pytest_quantgate.formats import FILE_TYPES
 from pytest_quantgate.worker.messages import (
     Identity,
+    MeasureMemory,
+    MeasureSpeed,
+    MemoryMeasured,
     Quantize,
     Quantized,
     Score,
     Scored,
     ScoredChunk,
+    SpeedMeasured,
     Tokenize,
     Tokenized,
 )
@@ -37,8 +41,16 @@ def _fault(format_name: str) -> str:
     return str(faults.get(format_name, faults.get("*", "")))
 
 
+def _format_of(path: str) -> str:
+    tail = Path(path).read_bytes()[-32:]
+    return tail.rpartition(_MARK)[2].decode() if _MARK in tail else "F16"
+
+
 class FakeEngine:
     """Every byte is a token; a format's figures depend on its name and its fault alone."""
+
+    def __init__(self) -> None:
+        self._n_speeds = 0
 
     def identity(self) -> Identity:
         runtime = _fault("library") or "library"
@@ -48,7 +60,7 @@ class FakeEngine:
             llama_cpp_version="",
             python_version="",
             platform="",
-            cpu_name="a processor",
+            cpu_name=_fault("cpu") or "a processor",
             system_info="FAKE = 1",
             library_sha256=hashlib.sha256(runtime.encode()).hexdigest(),
             quantizer_sha256=hashlib.sha256(b"quantizer").hexdigest(),
@@ -63,6 +75,10 @@ class FakeEngine:
                 return self._quantize(request)
             case Score():
                 return self._score(request, on_reply)
+            case MeasureSpeed():
+                return self._speed(request)
+            case MeasureMemory():
+                return self._memory(request)
             case _:
                 raise CellUnsupported(f"a fake engine answers no {type(request).__name__}")
 
@@ -84,8 +100,7 @@ class FakeEngine:
         return Quantized(seconds_s=0.01)
 
     def _score(self, request: Score, on_reply: Any) -> Scored:
-        tail = Path(request.model).read_bytes()[-32:]
-        name = tail.rpartition(_MARK)[2].decode() if _MARK in tail else "F16"
+        name = _format_of(request.model)
         fault = _fault(name)
         if fault == "crash":
             raise CellCrashed("the worker died: killed by SIGABRT. Last log lines:\nGGML_ASSERT")
@@ -113,6 +128,53 @@ class FakeEngine:
                 )
             )
         return Scored(load_s=0.0)
+
+    def _speed(self, request: MeasureSpeed) -> SpeedMeasured:
+        """Take 1 ms a token of a prompt and 10 ms a decoded one, and scatter by 1 %."""
+        name = _format_of(request.model)
+        fault = _fault(name)
+        if fault == "crash":
+            raise CellCrashed("the worker died: killed by SIGABRT. Last log lines:\nGGML_ASSERT")
+        self._n_speeds += 1
+        with Path("speeds.txt").open("a") as stream:
+            stream.write(f"{name}\n")
+        random = np.random.default_rng([self._n_speeds, *name.encode()])
+        scatter = 0.5 if fault == "noisy" else 0.01
+
+        def runs(token_ns: float, count: int) -> tuple[int, ...]:
+            factor = float(np.exp(random.normal(0.0, scatter)))
+            return (int(token_ns * factor * count),) * request.repetitions
+
+        prefill_ns = 1e6 * (1.25 if fault == "slow prefill" else 1.0)
+        decode_ns = 1e7 * (1.25 if fault in {"slow decode", "slow and busy"} else 1.0)
+        return SpeedMeasured(
+            process_id=self._n_speeds,
+            load_s=0.5,
+            prefill_ns=runs(prefill_ns, request.n_prompt),
+            decode_ns=runs(decode_ns, request.n_decode),
+            prefill_warmup_ns=(int(prefill_ns), int(prefill_ns)),
+            decode_warmup_ns=(int(decode_ns), int(decode_ns)),
+            prefill_is_warm=True,
+            decode_is_warm=True,
+            decode_loop_ns=(),
+            # As if this had used all the processors, or others had used all of them.
+            cpu_s=-1e9 if fault == "slow and busy" else 1e6,
+            device_description="",
+            driver="",
+        )
+
+    def _memory(self, request: MeasureMemory) -> MemoryMeasured:
+        fault = _fault(_format_of(request.model))
+        peak = None if fault == "no memory" else 1_100_000 if fault == "large" else 1_000_000
+        return MemoryMeasured(
+            peak_resident_bytes=peak,
+            resident_before_bytes=peak and 500_000,
+            load_s=0.5,
+            buffers=(("model", "CPU", 400_000), ("KV", "CPU", 100_000)),
+            device_bytes=(),
+            device_description="",
+            driver="",
+        )
 
     def close(self) -> None:
         pass

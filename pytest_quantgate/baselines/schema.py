@@ -6,9 +6,18 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.hardware import Fingerprint
 
 VERSION = 1
 
@@ -126,6 +135,36 @@ class Size(_Part):
     tensors: Mapping[str, str]
 
 
+class SpeedBaseline(_Part):
+    """Speeds on one kind of hardware: tokens per second, one a fresh process."""
+
+    fingerprint: Fingerprint
+    engine: str
+    llama_cpp: str
+    prefill_tokens: int
+    decode_tokens: int
+    depth: int
+    n_batch: int
+    n_ubatch: int
+    prefill_rates: tuple[PositiveFloat, ...]
+    decode_rates: tuple[PositiveFloat, ...]
+
+    @model_validator(mode="after")
+    def _enough(self) -> SpeedBaseline:
+        if min(len(self.prefill_rates), len(self.decode_rates)) < 2:
+            raise ValueError("a speed of fewer than two processes")
+        return self
+
+
+class MemoryBaseline(_Part):
+    """The peak memory of a fresh process on one kind of hardware."""
+
+    fingerprint: Fingerprint
+    engine: str
+    llama_cpp: str
+    peak_resident_bytes: PositiveInt
+
+
 class Anchor(_Part):
     """The first accepted values, against which slow drift is judged."""
 
@@ -138,6 +177,8 @@ class Baseline(_Part):
     """One cell's accepted measurement.
 
     ``metadata`` has the file's settings, None in a file that was written before they were kept.
+    ``speed`` and ``memory`` are keyed by the digest of the hardware's fingerprint: each machine
+    keeps its own figures.
     """
 
     version: Literal[1] = 1
@@ -149,6 +190,8 @@ class Baseline(_Part):
     routing: Routing | None = None
     size: Size
     metadata: Mapping[str, str] | None = None
+    speed: Mapping[str, SpeedBaseline] = Field(default_factory=dict)
+    memory: Mapping[str, MemoryBaseline] = Field(default_factory=dict)
     anchor: Anchor
     reason: str
 

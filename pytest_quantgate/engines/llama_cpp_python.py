@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import cast
 
 from pytest_quantgate.engines import OnReply
 from pytest_quantgate.errors import CellCrashed
-from pytest_quantgate.worker.messages import Identify, Identity, ReplyT, Request
+from pytest_quantgate.worker.messages import Identify, Identity, Message, ReplyT, Request
 from pytest_quantgate.worker.pool import ENTRY, Worker
 
 
@@ -34,9 +34,15 @@ class LlamaCppPython:
         entry: str = ENTRY,
         extra_sources: Iterable[tuple[str, tuple[bool, str]]] = (),
     ) -> None:
-        self._worker = Worker(
-            python=python, log=log, stall_s=stall_s, entry=entry, extra_sources=extra_sources
+        self._make_worker = partial(
+            Worker,
+            python=python,
+            log=log,
+            stall_s=stall_s,
+            entry=entry,
+            extra_sources=tuple(extra_sources),
         )
+        self._worker = self._make_worker()
 
     @cached_property
     def _identity(self) -> Identity:
@@ -48,12 +54,24 @@ class LlamaCppPython:
 
     def ask(self, request: Request[ReplyT], on_reply: OnReply | None = None) -> ReplyT:
         """Ask the worker; see :class:`~pytest_quantgate.engines.Engine`."""
-        reply = self._worker.request(request, on_reply)
+        if request.alone:
+            reply = self._ask_alone(request, on_reply)
+        else:
+            reply = self._worker.request(request, on_reply)
         if not isinstance(reply, request.reply):
             raise CellCrashed(
                 f"the worker answered with a {type(reply).__name__}, not {request.reply.__name__}"
             )
         return cast("ReplyT", reply)
+
+    def _ask_alone(self, request: Message, on_reply: OnReply | None) -> Message:
+        # The other worker's model would stay in memory meanwhile.
+        self._worker.close()
+        worker = self._make_worker(environment={})
+        try:
+            return worker.request(request, on_reply)
+        finally:
+            worker.close()
 
     def close(self) -> None:
         """End the worker."""

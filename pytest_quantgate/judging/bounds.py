@@ -15,7 +15,7 @@ from pytest_quantgate.metrics.perplexity import ChunkScore
 from pytest_quantgate.observation import Observation
 from pytest_quantgate.verdicts import Judgement, VerdictKind
 
-_KIND = {
+KIND_OF_OUTCOME = {
     statistics.Outcome.INSIDE: VerdictKind.PASS,
     statistics.Outcome.OUTSIDE: VerdictKind.REGRESSED,
     statistics.Outcome.UNDECIDED: VerdictKind.INCONCLUSIVE,
@@ -84,7 +84,7 @@ def by_bounds(
         identical=identical,
         last_look=look.is_last or final,
     )
-    kind = _KIND[decision.outcome]
+    kind = KIND_OF_OUTCOME[decision.outcome]
     low, high = scale.shown(decision.lower_bound), scale.shown(decision.upper_bound)
     change, shown_limit = scale.shown(estimate.mean), scale.shown(limit)
     more = None

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_quantgate.metrics.batches import BatchMeasurement, measure_batches
 from pytest_quantgate.metrics.imatrix import ImatrixMeasurement, measure_imatrix
+from pytest_quantgate.metrics.memory import MemoryMeasurement, measure_memory, memory_figures
 from pytest_quantgate.metrics.oracle import OracleMeasurement, measure_oracle
 from pytest_quantgate.metrics.routing import RoutingMeasurement, measure_routing
+from pytest_quantgate.metrics.speed import SpeedMeasurement, measure_speed, speed_figures
 
 if TYPE_CHECKING:
     from pytest_quantgate.matrix import Cell
@@ -28,11 +30,13 @@ class CellMetric:
 
     ``measure`` gives None for a cell that has nothing of the kind, and may raise a
     :class:`~pytest_quantgate.errors.CellError`, the cell's verdict. Where the dataclass has a
-    property ``notes``, these lines stand under the table.
+    property ``notes``, these lines stand under the table. ``figures``
+    are the few numbers that stand beside a test's result, by name.
     """
 
     kind: type
     measure: Callable[[Run, Cell], Any]
+    figures: Callable[[Any], Mapping[str, float]] = lambda _measurement: {}
 
 
 CELL_METRICS: Mapping[str, CellMetric] = MappingProxyType(
@@ -41,6 +45,10 @@ CELL_METRICS: Mapping[str, CellMetric] = MappingProxyType(
         "oracle": CellMetric(kind=OracleMeasurement, measure=measure_oracle),
         "imatrix": CellMetric(kind=ImatrixMeasurement, measure=measure_imatrix),
         "routing": CellMetric(kind=RoutingMeasurement, measure=measure_routing),
+        "speed": CellMetric(kind=SpeedMeasurement, measure=measure_speed, figures=speed_figures),
+        "memory": CellMetric(
+            kind=MemoryMeasurement, measure=measure_memory, figures=memory_figures
+        ),
     }
 )
 
@@ -48,3 +56,16 @@ CELL_METRICS: Mapping[str, CellMetric] = MappingProxyType(
 def notes_of(measured: Mapping[str, Any]) -> tuple[str, ...]:
     """Return what must be said aloud of a cell's measurements."""
     return tuple(note for item in measured.values() for note in getattr(item, "notes", ()))
+
+
+def measure_once(run: Run, name: str, cell: Cell) -> Any:
+    """Measure a cell's metric, or return what this process has measured of it already.
+
+    Raises:
+        CellError: the cell could not be measured.
+
+    """
+    key = name, cell.id
+    if key not in run.measured_once:
+        run.measured_once[key] = CELL_METRICS[name].measure(run, cell)
+    return run.measured_once[key]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator
 from dataclasses import replace
+from statistics import median
 
 import pytest
 
-from pytest_quantgate.artifacts.cache import write_json
+from pytest_quantgate.artifacts.cache import key_of, write_json
 from pytest_quantgate.baselines.extension import accept
 from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.errors import CellError
 from pytest_quantgate.gate import Answer, answer, failure
 from pytest_quantgate.judge import WRONG_ENGINE
 from pytest_quantgate.matrix import Cell
+from pytest_quantgate.metrics.table import CELL_METRICS
 from pytest_quantgate.plugin.markers import MARKERS, read_marker
 from pytest_quantgate.plugin.parametrize import Point
 from pytest_quantgate.plugin.state import STATE, State
@@ -84,17 +86,19 @@ def _accept(item: pytest.Function, state: State, run: Run, cell: Cell, result: A
             f"{cell.id}: not accepted as a baseline: {kind.value}: {result.verdict.reason}",
             pytrace=False,
         )
-    full = answer(run, cell, [], full=True, measured=result.measured)
-    candidate = full.candidate
-    if candidate is None:
-        _write_record(run, item, full.record)
-        pytest.fail(f"{cell.id}: not accepted as a baseline: INVALID", pytrace=False)
-    candidate = candidate.model_copy(update={"reason": state.options.reason})
-    old = run.baseline(cell).baseline
-    run.measurements.keep_tokens(run.perplexity(cell, run.looks(cell)[-1]))
-    # The fixture is asked for here, and not by the test, so that users' tests need not name it.
-    snapshot = item._request.getfixturevalue("snapshot")
-    accept(snapshot, run.store, candidate)
+    # Another test of this cell may store its part at the same time, in another process.
+    with run.cache.lock(f"baseline-{key_of(path=str(run.store.path(run.key(cell))))[:32]}"):
+        full = answer(run, cell, [], full=True, measured=result.measured)
+        candidate = full.candidate
+        if candidate is None:
+            _write_record(run, item, full.record)
+            pytest.fail(f"{cell.id}: not accepted as a baseline: INVALID", pytrace=False)
+        candidate = candidate.model_copy(update={"reason": state.options.reason})
+        old = run.baseline(cell).baseline
+        run.measurements.keep_tokens(run.perplexity(cell, run.looks(cell)[-1]))
+        # The fixture is asked for here, not by the test, so that users' tests need not name it.
+        snapshot = item._request.getfixturevalue("snapshot")
+        accept(snapshot, run.store, candidate)
     record = replace(
         full.record,
         verdict=kind.value,
@@ -110,13 +114,46 @@ def _moved(old: Baseline | None, new: Baseline) -> str:
     """Say old → new → Δ for the review."""
     ppl, size = new.perplexity.ppl, new.size.file_bytes
     if old is None:
-        return f"PPL {ppl:.4f}, {size:,} bytes (new)"
-    before = old.perplexity
-    return (
-        f"PPL {before.ppl:.4f} → {ppl:.4f} ({100 * (ppl / before.ppl - 1):+.3f} %),"
-        f" {old.size.file_bytes:,} → {size:,} bytes"
-        f" ({100 * (size / old.size.file_bytes - 1):+.2f} %)"
-    )
+        parts = [f"PPL {ppl:.4f}, {size:,} bytes (new)"]
+    else:
+        before = old.perplexity
+        parts = [
+            f"PPL {before.ppl:.4f} → {ppl:.4f} ({100 * (ppl / before.ppl - 1):+.3f} %),"
+            f" {old.size.file_bytes:,} → {size:,} bytes"
+            f" ({100 * (size / old.size.file_bytes - 1):+.2f} %)"
+        ]
+    return ", ".join([*parts, *_moved_speed(old, new), *_moved_memory(old, new)])
+
+
+def _moved_speed(old: Baseline | None, new: Baseline) -> list[str]:
+    parts = []
+    for digest, speed in new.speed.items():
+        before = None if old is None else old.speed.get(digest)
+        if speed == before:
+            continue
+        for phase in ("prefill", "decode"):
+            now = median(getattr(speed, f"{phase}_rates"))
+            if before is None:
+                parts.append(f"{phase} {now:,.4g} t/s (new)")
+            else:
+                was = median(getattr(before, f"{phase}_rates"))
+                parts.append(
+                    f"{phase} {was:,.4g} → {now:,.4g} t/s ({100 * (now / was - 1):+.1f} %)"
+                )
+    return parts
+
+
+def _moved_memory(old: Baseline | None, new: Baseline) -> list[str]:
+    parts = []
+    for digest, memory in new.memory.items():
+        before = None if old is None else old.memory.get(digest)
+        now = memory.peak_resident_bytes
+        if before is None:
+            parts.append(f"peak memory {now:,} bytes (new)")
+        elif before != memory:
+            was = before.peak_resident_bytes
+            parts.append(f"peak memory {was:,} → {now:,} bytes ({100 * (now / was - 1):+.1f} %)")
+    return parts
 
 
 def _write_record(run: Run, item: pytest.Item, record: CellRecord) -> None:
@@ -126,5 +163,7 @@ def _write_record(run: Run, item: pytest.Item, record: CellRecord) -> None:
         item.user_properties.append(("quant_ppl", float(record.ppl)))
     if record.file_bytes is not None:
         item.user_properties.append(("quant_file_bytes", int(record.file_bytes)))
-    name = hashlib.sha256(item.nodeid.encode()).hexdigest()[:16]
-    write_json(run.folder / "records" / f"{name}.json", to_plain(record))
+    for name, measurement in record.measured.items():
+        item.user_properties.extend(CELL_METRICS[name].figures(measurement).items())
+    node = hashlib.sha256(item.nodeid.encode()).hexdigest()[:16]
+    write_json(run.folder / "records" / f"{node}.json", to_plain(record))

@@ -31,17 +31,33 @@ QUANT_FIXTURES = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Marker:
-    """One marker; ``keywords`` maps each keyword to the name of a limit."""
+    """One marker; ``keywords`` maps each keyword to the name of a limit.
+
+    Where a metric has several ``parts``, such as the two phases of a speed, the keyword
+    ``part_keyword`` says of which one the limits are, and their names begin with it.
+    """
 
     name: str
     metric: str
     keywords: Mapping[str, str]
     help: str
+    part_keyword: str | None = None
+    parts: tuple[str, ...] = ()
+
+    @property
+    def limits(self) -> frozenset[str]:
+        """The names of all limits that the keywords may set."""
+        return frozenset(
+            limit.format(part=part)
+            for limit in self.keywords.values()
+            for part in self.parts or ("",)
+        )
 
     @property
     def signature(self) -> str:
         """The keywords, as ``pytest --markers`` shows them."""
-        return f"({', '.join(f'{keyword}=None' for keyword in self.keywords)})"
+        keywords = [self.part_keyword] if self.part_keyword else []
+        return f"({', '.join(f'{keyword}=None' for keyword in [*keywords, *self.keywords])})"
 
 
 MARKERS: Mapping[str, Marker] = MappingProxyType(
@@ -110,9 +126,55 @@ MARKERS: Mapping[str, Marker] = MappingProxyType(
                 },
                 help="limits on the cell's file; without keywords the profile's limits",
             ),
+            Marker(
+                name="quant_speed",
+                metric="speed",
+                part_keyword="phase",
+                parts=("prefill", "decode"),
+                keywords={
+                    "min_vs_reference": "{part}_vs_reference",
+                    "min_vs_baseline": "{part}_vs_baseline",
+                    "min_tokens_per_s": "{part}_tokens_per_s_min",
+                },
+                help=(
+                    "limits on the speed of phase 'prefill' or 'decode': a ratio to the"
+                    " reference, a relative change, a floor; without keywords the profile's limits"
+                ),
+            ),
+            Marker(
+                name="quant_memory",
+                metric="memory",
+                keywords={
+                    "max_resident_bytes": "resident_max_bytes",
+                    "max_vs_baseline": "resident_vs_baseline",
+                },
+                help="limits on the peak memory of a fresh process",
+            ),
         )
     }
 )
+
+
+def _part(marker: Marker, given: Mapping[str, object]) -> str:
+    """Return which part of a metric a marker's limits are of; empty where there are no parts."""
+    from pytest_quantgate.errors import ConfigError
+
+    keyword = marker.part_keyword
+    if keyword is None or not given:
+        return ""
+    choices = " or ".join(f"{keyword}={part!r}" for part in marker.parts)
+    if keyword not in given:
+        raise ConfigError(f"@{marker.name} needs {choices} to say what its limits are of")
+    value = given[keyword]
+    if value not in marker.parts:
+        raise ConfigError(f"@{marker.name}({keyword}={value!r}) is unknown; use {choices}")
+    if len(given) == 1:
+        limits = ", ".join(marker.keywords)
+        raise ConfigError(
+            f"@{marker.name}({keyword}={value!r}) sets no limit; add one of {limits},"
+            " or leave all out for the profile's limits"
+        )
+    return str(value)
 
 
 def read_marker(mark: pytest.Mark) -> Question:
@@ -129,21 +191,26 @@ def read_marker(mark: pytest.Mark) -> Question:
     from pytest_quantgate.tables import Limits
 
     marker = MARKERS[mark.name]
-    valid = ", ".join(marker.keywords)
+    valid = ", ".join([*([marker.part_keyword] if marker.part_keyword else []), *marker.keywords])
     if mark.args:
         raise ConfigError(
             f"@{mark.name} takes no positional argument {mark.args[0]!r}; use {valid}"
         )
-    values = {}
-    for keyword, value in mark.kwargs.items():
-        if keyword not in marker.keywords:
+    for keyword in mark.kwargs:
+        if keyword not in marker.keywords and keyword != marker.part_keyword:
             raise ConfigError(f"@{mark.name} has the unknown keyword {keyword!r}; valid: {valid}")
+    values = {}
+    part = _part(marker, mark.kwargs)
+    for keyword, value in mark.kwargs.items():
+        if keyword == marker.part_keyword:
+            continue
         if value is None:
             raise ConfigError(f"@{mark.name}({keyword}=None) sets no limit; leave it out")
+        limit = marker.keywords[keyword].format(part=part)
         try:
-            Limits.model_validate({marker.keywords[keyword]: value})
+            Limits.model_validate({limit: value})
         except ValidationError as error:
             message = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise ConfigError(f"@{mark.name}({keyword}={value!r}): {message}") from error
-        values[marker.keywords[keyword]] = value
+        values[limit] = value
     return Question(metric=marker.metric, limits=Limits.model_validate(values) if values else None)

@@ -20,7 +20,11 @@ _MODULES = {
     CODECS_NODE: "pytest_quantgate.suite.test_codecs",
 }
 
-OPTIONAL_TESTS = {"test_batch_geometry": "batch_geometry"}
+OPTIONAL_TESTS = {
+    "test_batch_geometry": "batch_geometry",
+    "test_speed": "speed",
+    "test_memory": "memory",
+}
 """Tests of the built-in matrix that the profile must switch on, and its key for each."""
 
 

@@ -17,7 +17,7 @@ import pytest
 from pytest_quantgate.artifacts.cache import read_json
 from pytest_quantgate.plugin.state import State
 from pytest_quantgate.plugin.suites import MATRIX_NODE
-from pytest_quantgate.report.record import CellRecord, RunRecord, cell_from_plain
+from pytest_quantgate.report.record import CellRecord, RunRecord, cell_from_plain, merge_records
 from pytest_quantgate.report.table import make_tables, text_lines
 from pytest_quantgate.report.write import write_report
 from pytest_quantgate.run import Run
@@ -50,7 +50,13 @@ class Tally:
                 self.step = f"chunk {done}/{total}"
                 self.part = done / max(total, 1)
             case "wait":
-                self.step = "waiting for another run on this device"
+                waited_s = float(str(event["waited_s"]))
+                so_far = f", {_duration(waited_s)} so far" if waited_s >= 1 else ""
+                self.step = f"waiting for another measurement on {event['device']}{so_far}"
+            case "speed":
+                done, total = int(str(event["done"])), int(str(event["total"]))
+                self.step = f"speed, process {done} of {max(done, total)} or more"
+                self.part = min(0.9, done / max(total, 1))
             case "quantize":
                 done, total = int(str(event["done"])), int(str(event["total"]))
                 self.step = f"quantizing {done}/{total}" if total else "preparing the file"
@@ -148,7 +154,7 @@ class Progress:
 
 
 def read_records(run: Run) -> tuple[CellRecord, ...]:
-    """Read what the tests of this run wrote, a cell once, the worst of several tests."""
+    """Read what the tests of this run wrote, a cell once, what several tests found joined."""
     order = {cell.id: number for number, cell in enumerate(run.cells)}
     found: dict[str, CellRecord] = {}
     for path in sorted((run.folder / "records").glob("*.json")):
@@ -156,8 +162,7 @@ def read_records(run: Run) -> tuple[CellRecord, ...]:
         if isinstance(plain, dict):
             record = cell_from_plain(plain)
             other = found.get(record.id)
-            if other is None or (other.kind.is_green and not record.kind.is_green):
-                found[record.id] = record
+            found[record.id] = record if other is None else merge_records(other, record)
     return tuple(sorted(found.values(), key=lambda record: order.get(record.id, len(order))))
 
 

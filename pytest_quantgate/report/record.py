@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.metrics.divergence import DivergenceMeasurement
 from pytest_quantgate.metrics.table import CELL_METRICS
-from pytest_quantgate.verdicts import Judgement, VerdictKind
+from pytest_quantgate.verdicts import Judgement, VerdictKind, worst
 
 VERSION = 1
 
@@ -89,6 +89,29 @@ class CellRecord:
     def kind(self) -> VerdictKind:
         """The verdict, as its enumeration."""
         return VerdictKind(self.verdict)
+
+
+def merge_records(one: CellRecord, other: CellRecord) -> CellRecord:
+    """Join what two tests found in one cell: all figures, and the worse of their verdicts.
+
+    It counts as accepted only if neither is red without having been accepted.
+    """
+    scored, rest = (one, other) if one.ppl is not None else (other, one)
+    kind = worst([scored.kind, rest.kind])
+    deciding = scored if scored.kind is kind else rest
+    is_red = any(not item.kind.is_green and item.accepted is None for item in (one, other))
+    accepted = [item.accepted for item in (scored, rest) if item.accepted is not None]
+    return replace(
+        scored,
+        verdict=deciding.verdict,
+        reason=deciding.reason,
+        cause=deciding.cause,
+        notes=tuple(dict.fromkeys((*scored.notes, *rest.notes))),
+        measured={**rest.measured, **scored.measured},
+        judgements=(*scored.judgements, *rest.judgements),
+        accepted=None if is_red or not accepted else "; ".join(accepted),
+        seconds_s=scored.seconds_s + rest.seconds_s,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,27 +8,19 @@ from dataclasses import dataclass
 
 from pytest_quantgate import statistics
 from pytest_quantgate.formats import FULL_PRECISION
+from pytest_quantgate.report.columns import measured_columns
 from pytest_quantgate.report.record import CellRecord, RunRecord
 
 FAULT_DETECTOR = "fault detector, not a ranking of formats"
 
-HEADINGS = (
-    "format",
-    "size MB",
-    "bits/w",
-    "PPL",
-    "ΔPPL vs reference [95 %]",
-    "KLD",
-    "same top",
-    "verdict",
-    "why",
-)
-_RIGHT = frozenset({1, 2, 3, 5, 6})
+_FIRST = ("format", "size MB", "bits/w", "PPL", "ΔPPL vs reference [95 %]", "KLD", "same top")
+_LAST = ("verdict", "why")
+_LEFT = frozenset({"format", "ΔPPL vs reference [95 %]", *_LAST})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One cell's line: texts of the columns of ``HEADINGS``."""
+    """One cell's line: texts of the table's columns."""
 
     columns: tuple[str, ...]
     is_green: bool
@@ -41,6 +33,7 @@ class Table:
 
     title: str
     caveat: str | None
+    headings: tuple[str, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
 
@@ -172,7 +165,7 @@ def _table(key: tuple[str, str, str, str], cells: list[CellRecord]) -> Table:
             value if (value := ppl[cell.id]) is not None and math.isfinite(value) else math.inf
         ),
     )
-    rows, notes = [], _twins(cells)
+    rows, notes, extra = [], _twins(cells), measured_columns(cells)
     for cell in ordered:
         why = _short(cell.reason)
         better = dominated_by(cell, ordered, chunks)
@@ -189,6 +182,7 @@ def _table(key: tuple[str, str, str, str], cells: list[CellRecord]) -> Table:
                     _number(ppl[cell.id], ".4f"),
                     _delta(cell),
                     *_divergence(cell),
+                    *(column.text(cell) for column in extra),
                     "accepted" if cell.accepted else cell.verdict,
                     why,
                 ),
@@ -203,6 +197,7 @@ def _table(key: tuple[str, str, str, str], cells: list[CellRecord]) -> Table:
             f" reference {cells[0].reference}{engine_part}"
         ),
         caveat=FAULT_DETECTOR if any(map(_only_detects_faults, cells)) else None,
+        headings=(*_FIRST, *(column.heading for column in extra), *_LAST),
         rows=tuple(rows),
         notes=tuple(notes),
     )
@@ -211,12 +206,12 @@ def _table(key: tuple[str, str, str, str], cells: list[CellRecord]) -> Table:
 def text_lines(table: Table) -> list[str]:
     """Lay a table out for a terminal."""
     lines = [table.title + (f" ({table.caveat})" if table.caveat else "")]
-    grid = [HEADINGS, *(row.columns for row in table.rows)]
-    widths = [max(len(line[i]) for line in grid) for i in range(len(HEADINGS))]
+    grid = [table.headings, *(row.columns for row in table.rows)]
+    widths = [max(len(line[i]) for line in grid) for i in range(len(table.headings))]
     for line in grid:
         padded = [
-            cell.rjust(width) if i in _RIGHT else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            cell.ljust(width) if heading in _LEFT else cell.rjust(width)
+            for heading, cell, width in zip(table.headings, line, widths, strict=True)
         ]
         lines.append("  ".join(padded).rstrip())
     return [*lines, *(f"note: {note}" for note in table.notes)]
@@ -239,8 +234,9 @@ def markdown(record: RunRecord) -> str:
         lines += ["", f"## {table.title}", ""]
         if table.caveat:
             lines += [f"*{table.caveat.capitalize()}.*", ""]
-        lines.append("| " + " | ".join(HEADINGS) + " |")
-        lines.append("|---|--:|--:|--:|---|--:|--:|---|---|")
+        lines.append("| " + " | ".join(table.headings) + " |")
+        rules = ("---" if heading in _LEFT else "--:" for heading in table.headings)
+        lines.append("|" + "|".join(rules) + "|")
         lines += ["| " + " | ".join(_escape(c) for c in row.columns) + " |" for row in table.rows]
         lines += [""] + [f"- {note}" for note in table.notes]
     if red:

@@ -7,9 +7,12 @@ Larger is worse throughout; negate a metric where more is better.
 estimates.py    means and paired differences, their clustered errors; ratios of speed; percentiles
 decisions.py    intervals, bounds, INSIDE or OUTSIDE a limit, alpha spending
 order.py        the seeded, stratified order of chunks
+speed.py        interleaved processes: how many, in which order, and what they say
 """
 
 from pytest_quantgate.statistics.decisions import (
+    ALPHA_PASS,
+    ALPHA_REGRESSED,
     MIN_CLUSTERS,
     Decision,
     Outcome,
@@ -37,10 +40,22 @@ from pytest_quantgate.statistics.estimates import (
     percentile,
 )
 from pytest_quantgate.statistics.order import chunk_order
+from pytest_quantgate.statistics.speed import (
+    MIN_PROCESSES,
+    interleaved,
+    is_narrow,
+    process_looks,
+    slowdown,
+    slowdown_unpaired,
+    slowness,
+)
 
 __all__ = [
+    "ALPHA_PASS",
+    "ALPHA_REGRESSED",
     "BLOCK_CHUNKS",
     "MIN_CLUSTERS",
+    "MIN_PROCESSES",
     "Decision",
     "MeanEstimate",
     "Outcome",
@@ -52,7 +67,9 @@ __all__ = [
     "compare_paired",
     "decide",
     "estimate_mean",
+    "interleaved",
     "interval",
+    "is_narrow",
     "lower_bound",
     "mean_and_standard_error",
     "paired_log_ratio",
@@ -60,6 +77,10 @@ __all__ = [
     "ppl_change",
     "ppl_limit_nats",
     "ppl_ratio_interval",
+    "process_looks",
+    "slowdown",
+    "slowdown_unpaired",
+    "slowness",
     "spending",
     "t_quantile",
     "upper_bound",

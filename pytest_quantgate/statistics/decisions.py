@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 MAX_CHUNKS = 1_000_000
 """An estimate that needs more than this is at the limit for every purpose."""
 
+ALPHA_REGRESSED = 0.001
+"""One-sided and fixed a cell, so that a cell alone gets the verdict it gets in the whole run."""
+
+ALPHA_PASS = 0.05
+"""One-sided; green needs every cell, so PASS needs no correction for many cells."""
+
 MIN_CLUSTERS = 8
 """Below this a variance between clusters says too little for a verdict."""
 

@@ -25,3 +25,15 @@ def test_cell(quant_cell: MeasuredCell) -> None:
 def test_batch_geometry(quant_cell: MeasuredCell) -> None:
     """Judge the cell in batches of other sizes; only with ``batch_geometry = true``."""
     assert quant_cell.file_bytes > 0
+
+
+@pytest.mark.quant_speed
+def test_speed(quant_cell: MeasuredCell) -> None:
+    """Judge prefill and decode speed; only with ``speed = true``."""
+    assert quant_cell.file_bytes > 0
+
+
+@pytest.mark.quant_memory
+def test_memory(quant_cell: MeasuredCell) -> None:
+    """Judge the peak memory of a fresh process; only with ``memory = true``."""
+    assert quant_cell.file_bytes > 0

@@ -5,6 +5,7 @@ Runs in the worker alone: standard library, numpy and llama_cpp.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import platform
@@ -73,6 +74,22 @@ def devices() -> dict[str, int]:
     get.argtypes, name.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
     handles = [get(index) for index in range(count())]
     return {name(handle).decode(): handle for handle in handles}
+
+
+def describe_device(device: str) -> tuple[str, str]:
+    """Return what a device calls itself and its driver's version; both empty for ``cpu``.
+
+    The driver is NVIDIA's as Linux tells it; empty where there is none or on other platforms.
+    """
+    if device == "cpu":
+        return "", ""
+    describe = low._lib.ggml_backend_dev_description
+    describe.restype, describe.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+    driver = ""
+    with contextlib.suppress(OSError):
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+        driver = text.splitlines()[0].partition(":")[2].strip()
+    return describe(devices()[device]).decode(errors="replace"), driver
 
 
 def identify() -> Identity:
@@ -171,7 +188,7 @@ def load_vocabulary(path: str, log: LogTap) -> tuple[Vocabulary, Callable[[], No
 
 
 class Model:
-    """A loaded model and one context over it; free it with :meth:`close`."""
+    """A loaded model and one context over it, ``context``; free it with :meth:`close`."""
 
     def __init__(
         self,
@@ -227,13 +244,30 @@ class Model:
         if graph_callback is not None:
             options.cb_eval = graph_callback
         self._graph_callback = graph_callback  # ctypes keeps no reference of its own
-        self._context = low.llama_init_from_model(self._model, options)
-        if not self._context:
-            low.llama_model_free(self._model)
-            raise EngineRefusal(f"llama.cpp cannot make a context: {log.last_error()}")
+        self._options = options
+        self._log = log
+        self.context = self._new_context()
         self.vocabulary = Vocabulary(self._model)
         self._n_batch = n_batch
         self._batch = low.llama_batch_init(n_batch, 0, 1)
+
+    def _new_context(self) -> Any:
+        context = low.llama_init_from_model(self._model, self._options)
+        if not context:
+            low.llama_model_free(self._model)
+            raise EngineRefusal(f"llama.cpp cannot make a context: {self._log.last_error()}")
+        return context
+
+    def resize(self, n_ctx: int) -> None:
+        """Take an empty context of another size over the same weights.
+
+        Raises:
+            EngineRefusal: there is no memory for it; the model is freed, do not close it.
+
+        """
+        low.llama_free(self.context)
+        self._options.n_ctx = n_ctx
+        self.context = self._new_context()
 
     def decode(self, tokens: np.ndarray, first_output: int) -> np.ndarray:
         """Decode one sequence from an empty memory.
@@ -249,7 +283,7 @@ class Model:
             EngineRefusal: llama_decode returned an error.
 
         """
-        low.llama_memory_clear(low.llama_get_memory(self._context), True)
+        low.llama_memory_clear(low.llama_get_memory(self.context), True)
         total = len(tokens)
         rows = []
         for start in range(0, total, self._n_batch):
@@ -265,11 +299,11 @@ class Model:
                 wanted = start + i >= first_output
                 batch.logits[i] = wanted
                 outputs += wanted
-            code = low.llama_decode(self._context, batch)
+            code = low.llama_decode(self.context, batch)
             if code != 0:
                 raise EngineRefusal(f"llama_decode returned {code} at token {start} of {total}")
             if outputs:
-                pointer = low.llama_get_logits(self._context)
+                pointer = low.llama_get_logits(self.context)
                 view = np.ctypeslib.as_array(pointer, (outputs, self.vocabulary.n_tokens))
                 rows.append(view)
                 if total > self._n_batch:
@@ -279,5 +313,5 @@ class Model:
     def close(self) -> None:
         """Free the batch, the context and the model."""
         low.llama_batch_free(self._batch)
-        low.llama_free(self._context)
+        low.llama_free(self.context)
         low.llama_model_free(self._model)

@@ -25,9 +25,14 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Message, Generic[ReplyT]):
-    """Base of all questions; ``reply`` is the class of the answer."""
+    """Base of all questions; ``reply`` is the class of the answer.
+
+    ``alone`` asks for a process that has done nothing before and does nothing afterwards, whose
+    threads wait for each other as the engine has it by itself.
+    """
 
     reply: ClassVar[type[Message]]
+    alone: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,6 +333,91 @@ class CompareExperts(Request[ExpertsCompared]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpeedMeasured(Message):
+    """How long each run took, in order, in nanoseconds: those that only warmed up apart.
+
+    ``prefill_*`` are whole prompts, ``decode_*`` all tokens of one run; a warm-up that decodes
+    takes fewer tokens. ``*_is_warm`` tells that the last two warm-ups took equally long.
+    ``decode_loop_ns`` is a run with what the worker does between two tokens. ``cpu_s`` is the
+    processor time of the whole process. ``device_description`` and ``driver`` are empty on a CPU.
+    """
+
+    process_id: int
+    load_s: float
+    prefill_ns: tuple[int, ...]
+    decode_ns: tuple[int, ...]
+    prefill_warmup_ns: tuple[int, ...]
+    decode_warmup_ns: tuple[int, ...]
+    prefill_is_warm: bool
+    decode_is_warm: bool
+    decode_loop_ns: tuple[int, ...]
+    cpu_s: float
+    device_description: str
+    driver: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureSpeed(Request[SpeedMeasured]):
+    """Time prompts and decoding of random tokens, as llama-bench does.
+
+    ``n_depth`` tokens are in the memory beforehand, untimed.
+    """
+
+    reply: ClassVar[type[Message]] = SpeedMeasured
+    alone: ClassVar[bool] = True
+
+    model: str
+    device: str
+    n_prompt: int
+    n_decode: int
+    n_depth: int
+    repetitions: int
+    n_batch: int
+    n_ubatch: int
+    n_threads: int
+    flash_attention: bool
+    type_k: int
+    type_v: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryMeasured(Message):
+    """What one process holds after it has decoded a full context.
+
+    ``peak_resident_bytes`` is None where the platform does not tell; ``resident_before_bytes``
+    is the same figure before the model was loaded. ``buffers`` are rows
+    ``(kind, where, bytes)`` as the engine reports them, kinds such as ``model``, ``KV`` and
+    ``compute``; ``device_bytes`` are rows ``(device, used by this process, total)``.
+    """
+
+    peak_resident_bytes: int | None
+    resident_before_bytes: int | None
+    load_s: float
+    buffers: tuple[tuple[str, str, int], ...]
+    device_bytes: tuple[tuple[str, int, int], ...]
+    device_description: str
+    driver: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureMemory(Request[MemoryMeasured]):
+    """Load a model, fill its context once, and tell what that took."""
+
+    reply: ClassVar[type[Message]] = MemoryMeasured
+    alone: ClassVar[bool] = True
+
+    model: str
+    device: str
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int
+    n_threads: int
+    flash_attention: bool
+    type_k: int
+    type_v: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class CodecsListed(Message):
     """A row a type: ``(name, number, block elements, block bytes, needs an imatrix)``."""
 
@@ -463,6 +553,10 @@ _KINDS: dict[str, type[Message]] = {
         BatchesCompared,
         CompareExperts,
         ExpertsCompared,
+        MeasureSpeed,
+        SpeedMeasured,
+        MeasureMemory,
+        MemoryMeasured,
         ListCodecs,
         CodecsListed,
         Encode,

@@ -46,6 +46,8 @@ SENT_MODULES = (
     "pytest_quantgate.worker.batches",
     "pytest_quantgate.worker.oracle",
     "pytest_quantgate.worker.quantizing",
+    "pytest_quantgate.worker.speed",
+    "pytest_quantgate.worker.memory",
     "pytest_quantgate.worker.coding",
     "pytest_quantgate.worker.experts",
     "pytest_quantgate.worker.serve",

@@ -15,6 +15,7 @@ from pytest_quantgate.worker.coding import Coder, WrongValueError
 from pytest_quantgate.worker.experts import compare_experts
 from pytest_quantgate.worker.imatrix import collect_imatrix
 from pytest_quantgate.worker.llama import EngineRefusal, LogTap, identify
+from pytest_quantgate.worker.memory import measure_memory
 from pytest_quantgate.worker.messages import (
     CollectImatrix,
     CompareBatches,
@@ -26,6 +27,8 @@ from pytest_quantgate.worker.messages import (
     Identify,
     ListCodecs,
     MatMul,
+    MeasureMemory,
+    MeasureSpeed,
     Message,
     Quantize,
     Score,
@@ -36,6 +39,7 @@ from pytest_quantgate.worker.messages import (
 from pytest_quantgate.worker.oracle import compare_oracle
 from pytest_quantgate.worker.quantizing import quantize
 from pytest_quantgate.worker.scoring import Scorer
+from pytest_quantgate.worker.speed import measure_speed
 
 
 class Channel(Protocol):
@@ -93,6 +97,12 @@ def _answer(request: Message, scorer: Scorer, coder: Coder, log: LogTap, send: A
             return compare_oracle(request, log, send)
         case CompareExperts():
             return compare_experts(request, send)
+        case MeasureSpeed():
+            scorer.close()
+            return measure_speed(request, log, send)
+        case MeasureMemory():
+            scorer.close()
+            return measure_memory(request, log)
         case ListCodecs() | Encode() | Decode() | VecDot() | MatMul():
             return coder.answer(request)
         case _:

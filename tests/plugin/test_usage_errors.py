@@ -156,6 +156,42 @@ MARKERS = {
         "*@quant_ppl(max_vs_reference='much'): 'much' is no relative change; write for example*",
     ),
     "None": ("quant_ppl(max=None)", "*@quant_ppl(max=None) sets no limit; leave it out*"),
+    "no phase": (
+        "quant_speed(min_vs_reference=1.2)",
+        "*@quant_speed needs phase='prefill' or phase='decode' to say what its limits are of*",
+    ),
+    "unknown phase": (
+        "quant_speed(phase='gen', min_vs_reference=1.2)",
+        "*@quant_speed(phase='gen') is unknown; use phase='prefill' or phase='decode'*",
+    ),
+    "phase alone": (
+        "quant_speed(phase='decode')",
+        "*@quant_speed(phase='decode') sets no limit; add one of min_vs_reference, *",
+    ),
+    "speed keyword": (
+        "quant_speed(phase='decode', max_vs_reference=1.2)",
+        "*@quant_speed has the unknown keyword 'max_vs_reference'; valid: phase, min_vs_ref*",
+    ),
+    "increase": (
+        "quant_speed(phase='decode', min_vs_baseline='+10%')",
+        "*min_vs_baseline='+10%'): 0.1 is no allowed decrease; write for example \"-10%\" or -0.1*",
+    ),
+    "all of it": (
+        "quant_speed(phase='decode', min_vs_baseline=-1)",
+        "*min_vs_baseline=-1): -1.0 is no allowed decrease*",
+    ),
+    "speed NaN": (
+        "quant_speed(phase='decode', min_vs_reference=float('nan'))",
+        "*@quant_speed(min_vs_reference=nan): nan is no finite number*",
+    ),
+    "negative floor": (
+        "quant_speed(phase='decode', min_tokens_per_s=-3)",
+        "*@quant_speed(min_tokens_per_s=-3): -3 is not above zero*",
+    ),
+    "memory": (
+        "quant_memory(max_vs_baseline='-5%')",
+        "*@quant_memory(max_vs_baseline='-5%'): -0.05 is negative*",
+    ),
     "zero": ("quant_size(max_bytes=0)", "*@quant_size(max_bytes=0): 0 is not above zero*"),
 }
 
@@ -210,6 +246,7 @@ def test_markers_are_documented(project: Project) -> None:
         [
             "@pytest.mark.quant_ppl(max=None, max_vs_reference=None, max_vs_baseline=None): *",
             "@pytest.mark.quant_size(max_bits_per_weight=None, *): limits on the cell's file*",
+            "@pytest.mark.quant_speed(phase=None, min_vs_reference=None, *): limits on the speed*",
         ]
     )
 

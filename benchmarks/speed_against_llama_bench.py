@@ -1,0 +1,166 @@
+r"""In-process speed against llama-bench's, on the same file, threads and lengths.
+
+Each pair is one fresh worker process and one llama-bench process, which take turns in the order
+A B, B A; a process is as fast as its median run, and what is compared is the median over the pairs.
+
+    QUANTGATE_LLAMA_BIN=llama.cpp/build/bin python benchmarks/speed_against_llama_bench.py \
+        --model smollm2=SmolLM2-135M-Instruct.Q4_1.gguf --out against.jsonl
+
+llama-bench must be built with the options of the llama-cpp-python that is measured. Each pair is
+one line of the file; started again, the script goes on where it ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pytest_quantgate import statistics
+from pytest_quantgate.devices import default_threads, hold_device
+from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
+from pytest_quantgate.formats import TENSOR_TYPES
+from pytest_quantgate.hardware import OutsideLoad
+from pytest_quantgate.metrics.speed import PHASES
+from pytest_quantgate.worker.messages import MeasureSpeed
+
+BAR = 0.03
+"""The medians of both sides may differ by so much."""
+
+
+def in_process(engine: LlamaCppPython, request: MeasureSpeed) -> dict[str, float]:
+    """Return tokens per second of a fresh worker, and what Python took beside each token."""
+    reply = engine.ask(request)
+    beside_ns = [
+        (whole - pure) / request.n_decode
+        for pure, whole in zip(reply.decode_ns, reply.decode_loop_ns, strict=True)
+    ]
+    return {
+        "prefill": 1e9 * request.n_prompt / median(reply.prefill_ns),
+        "decode": 1e9 * request.n_decode / median(reply.decode_ns),
+        "python_us_a_token": median(beside_ns) / 1e3,
+    }
+
+
+def llama_bench(program: Path, request: MeasureSpeed) -> dict[str, float]:
+    """Return tokens per second of llama-bench."""
+    arguments: dict[str, object] = {
+        "-m": request.model,
+        "-p": request.n_prompt,
+        "-n": request.n_decode,
+        "-r": request.repetitions,
+        "-t": request.n_threads,
+        "-b": request.n_batch,
+        "-ub": request.n_ubatch,
+        "-fa": 1,
+        "-ngl": 0,
+        "-o": "json",
+    }
+    command = [str(program), *(str(part) for pair in arguments.items() for part in pair)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    tests: list[dict[str, Any]] = json.loads(done.stdout)
+    rates = {}
+    for test in tests:
+        tokens = test["n_prompt"] or test["n_gen"]
+        phase = "prefill" if test["n_prompt"] else "decode"
+        rates[phase] = 1e9 * tokens / median(test["samples_ns"])
+    return rates
+
+
+def read_pairs(path: Path, settings: dict[str, object]) -> list[dict[str, Any]]:
+    """Return the pairs that an earlier run has measured with the same settings."""
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line["settings"] == settings]
+
+
+def summarize(name: str, pairs: list[dict[str, Any]]) -> bool:
+    """Print a model's rows, and return whether both phases are within the bar."""
+    within = True
+    for phase in PHASES:
+        ours = [pair["in_process"][phase] for pair in pairs]
+        theirs = [pair["llama_bench"][phase] for pair in pairs]
+        off = median(ours) / median(theirs) - 1
+        low, high = statistics.ppl_ratio_interval(statistics.slowdown(ours, theirs))
+        within = within and abs(off) <= BAR
+        print(
+            f"| {name} | {phase} | {median(ours):,.1f} | {median(theirs):,.1f} | {100 * off:+.2f} %"
+            f" | {100 * low:+.1f} to {100 * high:+.1f} % |"
+        )
+    beside = median(pair["in_process"]["python_us_a_token"] for pair in pairs)
+    others = [pair["outside_cores"] for pair in pairs if pair["outside_cores"] is not None]
+    print(
+        f"\n{name}: {len(pairs)} pairs; Python took {beside:.1f} µs beside each token, outside of"
+        f" the clock; others used up to {max(others, default=0.0):.1f} cores\n"
+    )
+    return within
+
+
+def main() -> None:
+    """Measure what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="file of one line a pair")
+    parser.add_argument("--model", action="append", required=True, metavar="NAME=FILE")
+    parser.add_argument("--runs", type=int, default=10, help="pairs a model")
+    parser.add_argument("--prefill", type=int, default=512)
+    parser.add_argument("--decode", type=int, default=128)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=default_threads())
+    options = parser.parse_args()
+    program = Path(os.environ["QUANTGATE_LLAMA_BIN"]) / "llama-bench"
+    log = Path(tempfile.mkdtemp()) / "worker.log"
+    engine = LlamaCppPython(python=None, log=log, stall_s=600)
+    results = {}
+    for given in options.model:
+        name, _, path = given.partition("=")
+        request = MeasureSpeed(
+            model=str(Path(path).resolve()),
+            device="cpu",
+            n_prompt=options.prefill,
+            n_decode=options.decode,
+            n_depth=0,
+            repetitions=options.repetitions,
+            n_batch=2048,
+            n_ubatch=512,
+            n_threads=options.threads,
+            flash_attention=True,
+            type_k=TENSOR_TYPES["F16"].number,
+            type_v=TENSOR_TYPES["F16"].number,
+        )
+        settings: dict[str, object] = {
+            "name": name,
+            "prefill": options.prefill,
+            "decode": options.decode,
+            "repetitions": options.repetitions,
+            "threads": options.threads,
+        }
+        pairs = read_pairs(options.out, settings)
+        for number in range(len(pairs), options.runs):
+            sides: dict[str, dict[str, float]] = {}
+            load = OutsideLoad()
+            used_s = sum(os.times()[2:4])
+            with hold_device("cpu"):
+                for side in statistics.interleaved(number):
+                    if side == 0:
+                        sides["in_process"] = in_process(engine, request)
+                    else:
+                        sides["llama_bench"] = llama_bench(program, request)
+            outside = load.cores(sum(os.times()[2:4]) - used_s)
+            pairs.append({"settings": settings, "outside_cores": outside, **sides})
+            with options.out.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(pairs[-1]) + "\n")
+        results[name] = pairs[: options.runs]
+    print("| model | phase | in process t/s | llama-bench t/s | off | 95 % of the pairs' mean |")
+    print("|---|---|--:|--:|--:|---|")
+    missed = [name for name, pairs in results.items() if not summarize(name, pairs)]
+    print(f"within {100 * BAR:.0f} %: {'all' if not missed else f'not {missed}'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""How often the speed gate raises a false alarm, and whether it sees a planted slowdown.
+
+A comparison is what a cell's speed is: interleaved fresh worker processes of two sides, judged
+with the gate's own rules at a margin of 10 %, while another process keeps one core busy. In the
+first part both sides are the same file and engine; in the second the worker of one side spins for
+a quarter of each decoded token's time, which makes decoding 20 % slower and leaves prefill alone.
+
+    python benchmarks/speed_false_alarms.py --out false_alarms.jsonl
+
+Each comparison is one line of the file; started again, the script goes on where it ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+
+from pytest_quantgate import statistics
+from pytest_quantgate.devices import default_threads, hold_device
+from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
+from pytest_quantgate.formats import TENSOR_TYPES
+from pytest_quantgate.hardware import Fingerprint, OutsideLoad, host_state
+from pytest_quantgate.judging.speed import judge_against_reference
+from pytest_quantgate.metrics.speed import (
+    PHASES,
+    ProcessSpeed,
+    SpeedMeasurement,
+    process_speed,
+    run_interleaved,
+)
+from pytest_quantgate.worker.messages import MeasureSpeed
+
+MARGIN = 0.1
+SLOWER = "slower_worker"
+SLOWER_SOURCE = '''
+"""Serves as the worker does, but spins for a quarter of each decoded token's time."""
+
+import time
+
+from pytest_quantgate.worker import speed
+from pytest_quantgate.worker.serve import serve as serve_as_ever
+
+decode_at_full_speed = speed.Sequence._decode
+
+
+def decode(sequence):
+    elapsed = decode_at_full_speed(sequence)
+    if sequence._batch.n_tokens > 1:
+        return elapsed
+    began = time.perf_counter_ns()
+    while time.perf_counter_ns() - began < elapsed // 4:
+        pass
+    return elapsed + time.perf_counter_ns() - began
+
+
+def serve(channel):
+    speed.Sequence._decode = decode
+    serve_as_ever(channel)
+'''
+
+
+@contextmanager
+def one_core_busy() -> Iterator[None]:
+    """Run a process that never rests."""
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        busy.terminate()
+        busy.wait()
+
+
+def fresh_process(engine: LlamaCppPython, request: MeasureSpeed) -> ProcessSpeed:
+    """Measure once in a process of its own."""
+    return process_speed(engine.ask(request))
+
+
+def compare(
+    sides: Sequence[Callable[[], ProcessSpeed]], request: MeasureSpeed, looks: tuple[int, ...]
+) -> dict[str, object]:
+    """Run one comparison and return each phase's verdict, ratio and number of pairs."""
+    before, load, began_s = host_state(), OutsideLoad(), time.monotonic()
+    reference, cell = run_interleaved(sides, looks, MARGIN, 60.0, lambda _done: None)
+    measured = SpeedMeasurement(
+        prefill_tokens=request.n_prompt,
+        decode_tokens=request.n_decode,
+        depth=0,
+        n_batch=request.n_batch,
+        n_ubatch=request.n_ubatch,
+        cell=tuple(cell),
+        reference=tuple(reference),
+        looks=looks,
+        fingerprint=Fingerprint(
+            cpu="", build="", n_threads=request.n_threads, device="cpu", driver=""
+        ),
+        host_before=before,
+        host_after=host_state(),
+        outside_cores=load.cores(0.0),
+        seconds_s=time.monotonic() - began_s,
+    )
+    line: dict[str, object] = {"pairs": len(cell), "seconds_s": round(measured.seconds_s, 2)}
+    for phase in PHASES:
+        (judgement,) = judge_against_reference(measured, phase, 1 - MARGIN)
+        found = statistics.slowdown(measured.reference_rates(phase), measured.rates(phase))
+        line[phase] = {
+            "verdict": judgement.verdict.value,
+            "ratio": judgement.estimate,
+            "standard_error": found.standard_error,
+            "rates": [measured.reference_rates(phase), measured.rates(phase)],
+        }
+    line["host"] = asdict(measured.host_after)
+    return line
+
+
+def read_lines(path: Path, settings: dict[str, object]) -> list[dict[str, object]]:
+    """Return what an earlier run has measured with the same settings."""
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line["settings"] == settings]
+
+
+def summarize(what: str, lines: list[dict[str, object]]) -> None:
+    """Print how many comparisons got which verdict."""
+    print(f"{what}: {len(lines)} comparisons")
+    for phase in PHASES:
+        verdicts = Counter(line[phase]["verdict"] for line in lines)  # type: ignore[index]
+        ratios = sorted(line[phase]["ratio"] for line in lines)  # type: ignore[index]
+        if ratios:
+            print(
+                f"  {phase:8s} {dict(sorted(verdicts.items()))}, ratio {ratios[0]:.3f} to"
+                f" {ratios[-1]:.3f}, median {ratios[len(ratios) // 2]:.3f}"
+            )
+
+
+def main() -> None:
+    """Run what is missing, and print the counts."""
+    mini = Path(str(files("pytest_quantgate.models"))) / "embedded" / "olmoe-mini.gguf"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="file of one line a comparison")
+    parser.add_argument("--runs", type=int, default=100, help="comparisons of a file with itself")
+    parser.add_argument("--planted", type=int, default=20, help="comparisons with a slower side")
+    parser.add_argument("--model", type=Path, default=mini)
+    parser.add_argument("--prefill", type=int, default=128)
+    parser.add_argument("--decode", type=int, default=48)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=10, help="at most, a side")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=max(1, default_threads() - 1),
+        help="the busy process has the core that is left",
+    )
+    parser.add_argument("--quiet", action="store_true", help="without the busy process")
+    options = parser.parse_args()
+    request = MeasureSpeed(
+        model=str(options.model),
+        device="cpu",
+        n_prompt=options.prefill,
+        n_decode=options.decode,
+        n_depth=0,
+        repetitions=options.repetitions,
+        n_batch=2048,
+        n_ubatch=512,
+        n_threads=options.threads,
+        flash_attention=True,
+        type_k=TENSOR_TYPES["F16"].number,
+        type_v=TENSOR_TYPES["F16"].number,
+    )
+    looks = statistics.process_looks(options.processes)
+    log = Path(tempfile.mkdtemp()) / "worker.log"
+    usual = LlamaCppPython(python=None, log=log, stall_s=300)
+    slower = LlamaCppPython(
+        python=None,
+        log=log,
+        stall_s=300,
+        entry=f"{SLOWER}:serve",
+        extra_sources=[(SLOWER, (False, SLOWER_SOURCE))],
+    )
+    for what, wanted, second in (
+        ("the same on both sides", options.runs, usual),
+        ("decoding 20 % slower", options.planted, slower),
+    ):
+        settings: dict[str, object] = {
+            "what": what,
+            "busy": not options.quiet,
+            "model": options.model.name,
+            "prefill": options.prefill,
+            "decode": options.decode,
+            "repetitions": options.repetitions,
+            "processes": options.processes,
+            "threads": options.threads,
+        }
+        lines = read_lines(options.out, settings)
+        sides = [partial(fresh_process, engine, request) for engine in (usual, second)]
+        for _ in range(len(lines), wanted):
+            with hold_device("cpu"):
+                if options.quiet:
+                    line = compare(sides, request, looks)
+                else:
+                    with one_core_busy():
+                        line = compare(sides, request, looks)
+            lines.append({"settings": settings, **line})
+            with options.out.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(lines[-1]) + "\n")
+        summarize(f"{what}, {'quiet' if options.quiet else 'one core busy'}", lines[:wanted])
+
+
+if __name__ == "__main__":
+    main()

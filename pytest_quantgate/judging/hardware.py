@@ -1,0 +1,39 @@
+"""Figures that hold on one kind of hardware: found in a baseline, or why they cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, TypeVar
+
+from pytest_quantgate.hardware import Fingerprint
+from pytest_quantgate.verdicts import VerdictKind
+
+STORE = "store it with --snapshot-update"
+
+
+class OfHardware(Protocol):
+    """A part of a baseline that says on which hardware it was measured."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The hardware."""
+
+
+StoredT = TypeVar("StoredT", bound=OfHardware)
+
+
+def of_this_hardware(
+    what: str, stored: Mapping[str, StoredT], fingerprint: Fingerprint
+) -> StoredT | tuple[VerdictKind, str]:
+    """Return what is stored of this hardware, or the verdict and the reason that there is none.
+
+    Of several other machines the one that differs least is named.
+    """
+    found = stored.get(fingerprint.digest)
+    if found is not None:
+        return found
+    if not stored:
+        return VerdictKind.NO_BASELINE, f"the stored baseline has no {what}; {STORE}"
+    nearest = min((fingerprint.differences(item.fingerprint) for item in stored.values()), key=len)
+    reason = f"no stored {what} is of this hardware: {'; '.join(nearest)}; {STORE}"
+    return VerdictKind.NOT_COMPARABLE, reason

@@ -1,0 +1,204 @@
+"""Speed: each phase against the reference, an absolute floor, and the baseline of this hardware.
+
+A ratio to the reference was measured in one run, process by process, and stands on its own.
+Numbers in tokens per second are compared only with those of the same hardware, and never called
+a regression where other processes kept the machine busy.
+"""
+
+from __future__ import annotations
+
+import math
+
+from pytest_quantgate import statistics
+from pytest_quantgate.baselines.schema import Baseline, SpeedBaseline
+from pytest_quantgate.judging.bounds import KIND_OF_OUTCOME, Look, only, other_source
+from pytest_quantgate.judging.hardware import STORE, of_this_hardware
+from pytest_quantgate.metrics.speed import PHASES, SpeedMeasurement
+from pytest_quantgate.observation import Observation, percent
+from pytest_quantgate.tables import Limits
+from pytest_quantgate.verdicts import Judgement, VerdictKind
+
+_SETTINGS = ("prefill_tokens", "decode_tokens", "depth", "n_batch", "n_ubatch")
+
+
+def judge_speed(
+    seen: Observation, limits: Limits, baseline: Baseline | None, _look: Look
+) -> list[Judgement]:
+    """Judge prefill and decoding, each against every limit of its own that is set."""
+    measured = seen.find(SpeedMeasurement)
+    if measured is None:
+        return []
+    return [
+        judgement
+        for phase in PHASES
+        for judgement in (
+            *judge_against_reference(measured, phase, getattr(limits, f"{phase}_vs_reference")),
+            *_against_hardware(seen, measured, phase, limits, baseline),
+        )
+    ]
+
+
+def judge_against_reference(
+    measured: SpeedMeasurement, phase: str, limit: float | None
+) -> list[Judgement]:
+    """Judge a phase's ratio to the reference: nothing for the reference itself."""
+    if limit is None or not measured.reference:
+        return []
+    before, after = measured.reference_rates(phase), measured.rates(phase)
+    estimate = statistics.slowdown(before, after)
+    decision = _decide(measured, estimate, -math.log(limit))
+    ratio, low, high = _ratio(estimate.mean), *_bounds(decision)
+    reason = (
+        f"{phase} {_times(ratio)} the reference [{_times(low)}, {_times(high)}] over"
+        f" {len(after)} pairs of processes ({_mean(after):,.4g} against {_mean(before):,.4g}"
+        f" tokens/s), at least {_times(limit)}"
+    )
+    return [_judgement("reference", decision, reason, ratio, low, high, limit)]
+
+
+def _against_hardware(
+    seen: Observation,
+    measured: SpeedMeasurement,
+    phase: str,
+    limits: Limits,
+    baseline: Baseline | None,
+) -> list[Judgement]:
+    """Judge the floor and the change, which need the figures of this hardware."""
+    floor = getattr(limits, f"{phase}_tokens_per_s_min")
+    asked = getattr(limits, f"{phase}_vs_baseline")
+    allowed = limits.speed_vs_same_hardware if asked is None else asked
+    if baseline is None or (floor is None and allowed is None):
+        return []
+    stored = _comparable(seen, measured, baseline)
+    if isinstance(stored, tuple):
+        kind, reason = stored
+        if floor is None and asked is None:
+            # The default limit is there only where it can be kept.
+            kind = VerdictKind.MEASURED
+        return [only("speed", "nothing", kind, f"{phase}: {reason}")]
+    judgements = []
+    if floor is not None:
+        judgements.append(_floor(measured, phase, floor))
+    if allowed is not None:
+        judgements.append(_change(measured, phase, allowed, getattr(stored, f"{phase}_rates")))
+    return [_unless_busy(measured, item) for item in judgements]
+
+
+def _comparable(
+    seen: Observation, measured: SpeedMeasurement, baseline: Baseline
+) -> SpeedBaseline | tuple[VerdictKind, str]:
+    """Return the baseline's speed on this hardware, or why nothing can be held against it."""
+    other = other_source(seen, baseline)
+    if other is not None:
+        return VerdictKind.NOT_COMPARABLE, other
+    stored = of_this_hardware("speed", baseline.speed, measured.fingerprint)
+    if isinstance(stored, tuple):
+        return stored
+    differing = [
+        f"{name} {getattr(measured, name)} (was {getattr(stored, name)})"
+        for name in _SETTINGS
+        if getattr(measured, name) != getattr(stored, name)
+    ]
+    if not differing:
+        return stored
+    reason = f"the stored speed is of other settings: {'; '.join(differing)}; {STORE}"
+    return VerdictKind.NOT_COMPARABLE, reason
+
+
+def _floor(measured: SpeedMeasurement, phase: str, floor: float) -> Judgement:
+    after = measured.rates(phase)
+    estimate = statistics.slowness(after)
+    decision = _decide(measured, estimate, -math.log(floor))
+    rate, low, high = _ratio(estimate.mean), *_bounds(decision)
+    reason = (
+        f"{phase} {rate:,.4g} tokens/s [{low:,.4g}, {high:,.4g}] over {len(after)} processes,"
+        f" at least {floor:,.4g}"
+    )
+    return _judgement("limit", decision, reason, rate, low, high, floor)
+
+
+def _change(
+    measured: SpeedMeasurement, phase: str, allowed: float, before: tuple[float, ...]
+) -> Judgement:
+    after = measured.rates(phase)
+    estimate = statistics.slowdown_unpaired(before, after)
+    decision = _decide(measured, estimate, -math.log1p(allowed))
+    change, low, high = (_ratio(estimate.mean), *_bounds(decision))
+    reason = (
+        f"{phase} {percent(change - 1)} [{percent(low - 1)}, {percent(high - 1)}] against the"
+        f" baseline ({_mean(after):,.4g} tokens/s in {len(after)} processes, was"
+        f" {_mean(before):,.4g} in {len(before)}), limit {percent(allowed)}"
+    )
+    judgement = _judgement("baseline", decision, reason, change - 1, low - 1, high - 1, allowed)
+    if judgement.verdict is VerdictKind.PASS and 0 < decision.limit < -decision.upper_bound:
+        return Judgement(**{**vars(judgement), "verdict": VerdictKind.IMPROVED})
+    return judgement
+
+
+def _unless_busy(measured: SpeedMeasurement, judgement: Judgement) -> Judgement:
+    """Take a regression back where other processes had the processors."""
+    cores = measured.disturbing_cores
+    if judgement.verdict is not VerdictKind.REGRESSED or cores is None:
+        return judgement
+    reason = (
+        f"{judgement.reason}: not decided, since other processes used {cores:.1f} cores"
+        " meanwhile; measure on a quiet machine"
+    )
+    return Judgement(**{**vars(judgement), "verdict": VerdictKind.INCONCLUSIVE, "reason": reason})
+
+
+def _decide(
+    measured: SpeedMeasurement, estimate: statistics.MeanEstimate, limit: float
+) -> statistics.Decision:
+    look = measured.looks.index(len(measured.cell))
+    return statistics.decide(
+        estimate,
+        limit,
+        alpha_pass=statistics.spending(measured.looks, statistics.ALPHA_PASS)[look],
+        alpha_regressed=statistics.spending(measured.looks, statistics.ALPHA_REGRESSED)[look],
+        identical=False,
+        last_look=True,
+        min_clusters=statistics.MIN_PROCESSES,
+    )
+
+
+def _judgement(
+    against: str,
+    decision: statistics.Decision,
+    reason: str,
+    estimate: float,
+    low: float,
+    high: float,
+    limit: float,
+) -> Judgement:
+    kind = KIND_OF_OUTCOME[decision.outcome]
+    if kind is VerdictKind.INCONCLUSIVE:
+        reason += f": {decision.reason.value}; raise speed_processes or speed_seconds"
+    return Judgement(
+        metric="speed",
+        against=against,
+        verdict=kind,
+        reason=reason,
+        estimate=estimate,
+        low=low,
+        high=high,
+        limit=limit,
+    )
+
+
+def _ratio(slowdown_nats: float) -> float:
+    """Turn a slowdown ln(before/after) into after/before."""
+    return math.exp(-slowdown_nats)
+
+
+def _bounds(decision: statistics.Decision) -> tuple[float, float]:
+    """Return after/before at the bound that decides for PASS, and at that for REGRESSED."""
+    return _ratio(decision.upper_bound), _ratio(decision.lower_bound)
+
+
+def _mean(rates: tuple[float, ...]) -> float:
+    return math.exp(-statistics.slowness(rates).mean)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.3g}×"

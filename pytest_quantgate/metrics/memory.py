@@ -1,0 +1,111 @@
+"""Memory: what one process takes to decode a full context, and the engine's own buffers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_quantgate.formats import TENSOR_TYPES
+from pytest_quantgate.hardware import Fingerprint
+from pytest_quantgate.worker.messages import MeasureMemory
+
+if TYPE_CHECKING:
+    from pytest_quantgate.matrix import Cell
+    from pytest_quantgate.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Buffer:
+    """One of the engine's buffers, to 0.01 MiB; a kind is ``model``, ``KV`` or ``compute``, say."""
+
+    kind: str
+    where: str
+    n_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceMemory:
+    """What one process took of a device's own memory, and how much the device has."""
+
+    device: str
+    used_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryMeasurement:
+    """One fresh process after a full context; None is what the platform does not tell.
+
+    ``peak_resident_bytes`` is the most that it held in RAM, mapped weights and the Python that
+    carries it included; ``resident_before_bytes`` what that was before the model was loaded.
+    ``buffers`` are empty where the engine's log does not name them.
+    """
+
+    peak_resident_bytes: int | None
+    resident_before_bytes: int | None
+    load_s: float
+    buffers: tuple[Buffer, ...]
+    devices: tuple[DeviceMemory, ...]
+    fingerprint: Fingerprint
+
+    def buffer_bytes(self, kind: str) -> int | None:
+        """Return the sum of the engine's buffers of a kind, None where it names none."""
+        found = [item.n_bytes for item in self.buffers if item.kind == kind]
+        return sum(found) if found else None
+
+
+def memory_figures(measured: MemoryMeasurement) -> dict[str, float]:
+    """Return what stands beside a test's result."""
+    figures: dict[str, float] = {"quant_load_s": measured.load_s}
+    if measured.peak_resident_bytes is not None:
+        figures["quant_peak_resident_bytes"] = measured.peak_resident_bytes
+    for device in measured.devices:
+        figures[f"quant_{device.device}_used_bytes"] = device.used_bytes
+    return figures
+
+
+def measure_memory(run: Run, cell: Cell) -> MemoryMeasurement:
+    """Load a cell's file in a fresh process and decode one full context.
+
+    Raises:
+        CellError: the cell could not be measured.
+
+    """
+    file, profile = run.cell_file(cell), run.settings.profile
+    backend = run.settings.devices[cell.device].backend
+    engine = run.engine(cell.engine)
+    identity = engine.identity()
+    with run.hold_device(backend, cell):
+        reply = engine.ask(
+            MeasureMemory(
+                model=str(file.path),
+                device=backend,
+                n_ctx=profile.n_ctx,
+                n_batch=run.n_batch,
+                n_ubatch=run.n_ubatch,
+                n_threads=run.n_threads,
+                flash_attention=profile.flash_attention,
+                type_k=TENSOR_TYPES[profile.type_k].number,
+                type_v=TENSOR_TYPES[profile.type_v].number,
+            )
+        )
+    return MemoryMeasurement(
+        peak_resident_bytes=reply.peak_resident_bytes,
+        resident_before_bytes=reply.resident_before_bytes,
+        load_s=reply.load_s,
+        buffers=tuple(
+            Buffer(kind=kind, where=where, n_bytes=n_bytes)
+            for kind, where, n_bytes in reply.buffers
+        ),
+        devices=tuple(
+            DeviceMemory(device=device, used_bytes=used, total_bytes=total)
+            for device, used, total in reply.device_bytes
+        ),
+        fingerprint=Fingerprint(
+            cpu=identity.cpu_name,
+            build=identity.system_info,
+            n_threads=run.n_threads,
+            device=reply.device_description or backend,
+            driver=reply.driver,
+        ),
+    )

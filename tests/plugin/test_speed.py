@@ -1,0 +1,284 @@
+"""Speed and memory in whole runs: markers, limits, baselines by hardware, reports.
+
+The engine is a fake that is slow on demand; none of these tests is about a figure of a machine.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Project
+
+PROFILE = "speed = true\nspeed_processes = 5\nspeed_repetitions = 1\n"
+
+
+@pytest.fixture
+def fake(own_cache: Project) -> Project:
+    """A project with the fake engine that measures speed."""
+    own_cache.use_fake_engine()
+    own_cache.configure(formats=("F16", "Q4_0"), profile=PROFILE)
+    return own_cache
+
+
+@pytest.fixture
+def accepted(fake: Project) -> Project:
+    """A project whose baselines are stored, with the speed on this hardware."""
+    assert fake.accept().ret == pytest.ExitCode.OK
+    return fake
+
+
+def marked(project: Project, *markers: str) -> None:
+    """Write one test with markers."""
+    lines = [f"@pytest.mark.{marker}" for marker in markers]
+    project.pytester.makepyfile(
+        test_marked="\n".join(["import pytest", *lines, "def test_marked(quant_cell): pass"])
+    )
+
+
+def cells(project: Project) -> dict[str, Any]:
+    """Return the record's cells by format."""
+    record = json.loads((project.root / "report.json").read_text())
+    return {cell["format"]: cell for cell in record["cells"]}
+
+
+def run(project: Project, *arguments: str) -> dict[str, str]:
+    """Run the matrix and return each format's verdict."""
+    project.matrix("--quant-report=report.json", *arguments)
+    return {name: str(cell["verdict"]) for name, cell in cells(project).items()}
+
+
+def stored(project: Project, name: str) -> dict[str, Any]:
+    """Return a stored baseline."""
+    path = next(path for path in project.baselines if name in path.name)
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_processes_are_interleaved(fake: Project) -> None:
+    """Reference, cell, cell, reference and so on."""
+    run(fake, "-k", "test_speed and Q4_0")
+    sides = (fake.root / "speeds.txt").read_text().split()
+    assert sides == ["F16", "Q4_0", "Q4_0", "F16", "F16", "Q4_0", "Q4_0", "F16", "F16", "Q4_0"]
+
+
+def test_noise_brings_more_processes_until_the_budget_ends(fake: Project) -> None:
+    fake.configure(formats=("F16", "Q4_0"), profile=PROFILE.replace("= 5", "= 10"))
+    fake.set_faults(Q4_0="noisy")
+    run(fake, "-k", "test_speed and Q4_0")
+    assert len(cells(fake)["Q4_0"]["measured"]["speed"]["cell"]) == 10
+    fake.configure(
+        formats=("F16", "Q4_0"), profile=PROFILE.replace("= 5", "= 10") + "speed_seconds = 0.001"
+    )
+    run(fake, "-k", "test_speed and Q4_0")
+    assert len(cells(fake)["Q4_0"]["measured"]["speed"]["cell"]) == 5
+
+
+def test_a_ratio_to_the_reference_is_judged_by_its_interval(fake: Project) -> None:
+    """The fake's formats are equally fast, within 1 % of scatter."""
+    marked(fake, 'quant_speed(phase="decode", min_vs_reference=0.9)')
+    result = fake.run("-k", "Q4_0")
+    result.assert_outcomes(passed=1)
+    marked(fake, 'quant_speed(phase="decode", min_vs_reference=1.2)')
+    result = fake.run("-k", "Q4_0")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*REGRESSED: decode *× the reference [[]*×, *×] over 5 pairs of processes*at least 1.2×*"]
+    )
+
+
+def test_a_slowdown_of_decoding_alone_is_not_prefills(fake: Project) -> None:
+    fake.set_faults(Q4_0="slow decode")
+    marked(fake, 'quant_speed(phase="decode", min_vs_reference=0.9)')
+    fake.run("-k", "Q4_0").assert_outcomes(failed=1)
+    marked(fake, 'quant_speed(phase="prefill", min_vs_reference=0.9)')
+    fake.run("-k", "Q4_0").assert_outcomes(passed=1)
+
+
+def test_noise_is_inconclusive(fake: Project) -> None:
+    fake.set_faults(Q4_0="noisy")
+    marked(fake, 'quant_speed(phase="decode", min_vs_reference=0.9)')
+    result = fake.run("-k", "Q4_0")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*INCONCLUSIVE: decode *raise speed_processes or*"])
+
+
+def test_a_speed_without_a_baseline_is_measured(fake: Project) -> None:
+    assert run(fake) == {"F16": "MEASURED", "Q4_0": "MEASURED"}
+    result = fake.matrix("-k", "Q4_0")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["format *prefill t/s [[]95 %[]]*decode t/s [[]95 %[]]*verdict*"])
+    result.stdout.fnmatch_lines(["Q4_0 *MEASURED*"])
+
+
+def test_the_baseline_keeps_the_speed_of_this_hardware(accepted: Project) -> None:
+    (part,) = stored(accepted, "Q4_0")["speed"].values()
+    assert part["fingerprint"]["cpu"] == "a processor"
+    assert len(part["decode_rates"]) == len(part["prefill_rates"]) == 5
+    assert part["decode_rates"][0] == pytest.approx(100, rel=0.1)
+    assert run(accepted) == {"F16": "PASS", "Q4_0": "PASS"}
+
+
+def test_a_slower_engine_is_regressed_on_the_same_hardware(accepted: Project) -> None:
+    accepted.set_faults(Q4_0="slow decode", library="newer")
+    assert run(accepted) == {"F16": "PASS", "Q4_0": "REGRESSED"}
+    assert cells(accepted)["Q4_0"]["reason"].startswith("decode −")
+    assert "runtime kernels" in cells(accepted)["Q4_0"]["cause"]
+
+
+def test_the_same_engine_that_is_slower_is_the_machines(accepted: Project) -> None:
+    accepted.set_faults(Q4_0="slow decode")
+    assert run(accepted)["Q4_0"] == "REGRESSED"
+    assert "the machine's state, not the engine" in cells(accepted)["Q4_0"]["cause"]
+
+
+def test_a_busy_machine_is_no_regression(accepted: Project) -> None:
+    accepted.set_faults(Q4_0="slow and busy")
+    assert run(accepted)["Q4_0"] == "INCONCLUSIVE"
+    assert "other processes used" in cells(accepted)["Q4_0"]["reason"]
+
+
+def test_other_hardware_is_only_measured_by_default(accepted: Project) -> None:
+    accepted.set_faults(cpu="another processor", Q4_0="slow decode")
+    verdicts = run(accepted, "-k", "test_speed")
+    assert verdicts == {"F16": "MEASURED", "Q4_0": "MEASURED"}
+    assert "CPU another processor (was a processor)" in cells(accepted)["Q4_0"]["reason"]
+
+
+@pytest.mark.parametrize("limit", ['min_vs_baseline="-10%"', "min_tokens_per_s=50"])
+def test_other_hardware_is_not_comparable_where_a_limit_asks(accepted: Project, limit: str) -> None:
+    marked(accepted, f'quant_speed(phase="decode", {limit})')
+    accepted.run("-k", "Q4_0").assert_outcomes(passed=1)
+    accepted.set_faults(cpu="another processor")
+    result = accepted.run("-k", "Q4_0")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*NOT_COMPARABLE: decode: no stored speed is of this hardware: CPU another*store it*"]
+    )
+
+
+def test_other_settings_are_not_comparable(accepted: Project) -> None:
+    accepted.configure(formats=("F16", "Q4_0"), profile=PROFILE + "speed_decode_tokens = 7")
+    marked(accepted, 'quant_speed(phase="decode", min_vs_baseline="-10%")')
+    result = accepted.run("-k", "Q4_0")
+    result.stdout.fnmatch_lines(["*NOT_COMPARABLE: *decode_tokens 7 (was 128)*"])
+
+
+def test_a_floor_is_judged_by_its_interval(accepted: Project) -> None:
+    marked(accepted, 'quant_speed(phase="decode", min_tokens_per_s=120)')
+    result = accepted.run("-k", "Q4_0")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*REGRESSED: decode * tokens/s [[]*[]] over 5 processes*120*"])
+
+
+def test_an_update_on_other_hardware_keeps_both(accepted: Project) -> None:
+    first = stored(accepted, "Q4_0")
+    accepted.set_faults(cpu="another processor")
+    result = accepted.accept("-k", "test_speed")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["accepted tiny-Q4_0-cpu: PPL *, decode * t/s (new)"])
+    second = stored(accepted, "Q4_0")
+    assert len(second["speed"]) == 2
+    assert first["speed"].items() < second["speed"].items()
+    assert second["perplexity"] == first["perplexity"]
+    accepted.set_faults()
+    assert run(accepted) == {"F16": "PASS", "Q4_0": "PASS"}
+
+
+def test_an_update_of_the_quality_keeps_the_speed(accepted: Project) -> None:
+    before = stored(accepted, "Q4_0")
+    accepted.set_faults(Q4_0="worse")
+    assert accepted.accept("-k", "test_cell").ret == pytest.ExitCode.OK
+    after = stored(accepted, "Q4_0")
+    assert after["perplexity"]["ppl"] > before["perplexity"]["ppl"]
+    assert after["speed"] == before["speed"]
+
+
+def test_baselines_under_xdist_have_quality_and_speed(fake: Project) -> None:
+    """Two tests of one cell may end in two processes at once."""
+    assert fake.accept("-n2").ret == pytest.ExitCode.OK
+    for name in ("F16", "Q4_0"):
+        assert stored(fake, name)["perplexity"]["ppl"] > 0
+        assert len(stored(fake, name)["speed"]) == 1
+
+
+def test_a_crash_while_timing_is_the_cells(fake: Project) -> None:
+    fake.set_faults(Q4_0="crash")
+    verdicts = run(fake, "-k", "test_speed")
+    assert verdicts["Q4_0"] == "CRASHED"
+
+
+def test_what_a_test_reads(fake: Project) -> None:
+    fake.pytester.makepyfile(
+        """
+        def test_mine(quant_cell):
+            speed = quant_cell.speed
+            assert 95 < speed.tokens_per_s("decode") < 105
+            assert 950 < speed.tokens_per_s("prefill") < 1050
+            assert (speed.vs_reference("decode") is None) == quant_cell.is_reference
+            assert quant_cell.memory.buffer_bytes("KV") == 100_000
+            assert quant_cell.memory.buffer_bytes("RS") is None
+        """
+    )
+    fake.run().assert_outcomes(passed=2)
+
+
+def test_reports_carry_the_figures(fake: Project) -> None:
+    fake.configure(formats=("F16", "Q4_0"), profile=PROFILE + "memory = true")
+    result = fake.matrix("--quant-report=report.md", "--junitxml=junit.xml", "-o", "xfail_strict=0")
+    assert result.ret == pytest.ExitCode.OK
+    text = (fake.root / "report.md").read_text()
+    assert "| prefill t/s [95 %] | decode t/s [95 %] | peak MB | verdict |" in text
+    assert "× [" in text
+    xml = (fake.root / "junit.xml").read_text()
+    for name in (
+        "quant_prefill_tokens_per_s",
+        "quant_decode_vs_reference",
+        "quant_peak_resident_bytes",
+        "quant_load_s",
+    ):
+        assert f'name="{name}"' in xml
+
+
+def memory(fake: Project, *arguments: str | Path) -> pytest.RunResult:
+    """Run the matrix with memory instead of speed."""
+    fake.configure(formats=("F16", "Q4_0"), profile="memory = true")
+    return fake.matrix("--quant-report=report.json", *arguments)
+
+
+def test_memory_is_held_to_its_baseline_on_the_same_hardware(fake: Project) -> None:
+    memory(fake, "--snapshot-update", "--quant-reason=first").assert_outcomes(passed=4)
+    (part,) = stored(fake, "Q4_0")["memory"].values()
+    assert part["peak_resident_bytes"] == 1_000_000
+    memory(fake).assert_outcomes(passed=4)
+    fake.set_faults(Q4_0="large")
+    result = memory(fake)
+    result.assert_outcomes(passed=3, failed=1)
+    result.stdout.fnmatch_lines(
+        ["*REGRESSED: peak memory +10.00 % against the baseline (1,100,000 bytes, was 1,000,000)*"]
+    )
+    fake.set_faults(Q4_0="large", cpu="another processor")
+    memory(fake, "-k", "test_memory").assert_outcomes(passed=2)
+    marked(fake, 'quant_memory(max_vs_baseline="+20%")')
+    result = fake.run("-k", "Q4_0")
+    result.stdout.fnmatch_lines(["*NOT_COMPARABLE: no stored memory is of this hardware: CPU*"])
+
+
+def test_memory_has_a_maximum(fake: Project) -> None:
+    marked(fake, "quant_memory(max_resident_bytes=1_050_000)")
+    fake.run().assert_outcomes(passed=2)
+    fake.set_faults(Q4_0="large")
+    result = fake.run()
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*REGRESSED: peak memory 1,100,000 bytes is above 1,050,000*"])
+
+
+def test_a_platform_without_peak_memory_is_unsupported_where_a_limit_asks(fake: Project) -> None:
+    fake.set_faults(Q4_0="no memory")
+    marked(fake, "quant_memory(max_resident_bytes=1_050_000)")
+    result = fake.run("-k", "Q4_0")
+    result.stdout.fnmatch_lines(["*UNSUPPORTED: this platform does not tell*"])
+    memory(fake, "-k", "test_memory and Q4_0").assert_outcomes(passed=1)
