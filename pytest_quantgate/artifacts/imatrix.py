@@ -60,6 +60,21 @@ class Imatrix:
             for name, entry in self.entries.items()
         )
 
+    def mean_squares(self, weight: str, n_experts: int) -> np.ndarray | None:
+        """Return the mean square of each input column, float32 of shape (experts, columns).
+
+        An expert that saw no token has 1 everywhere, as when it is quantized; None where the
+        matrix has nothing of the weight.
+        """
+        entry = self.entries.get(weight)
+        if entry is None:
+            return None
+        sums = _values(entry.sums).reshape(n_experts, -1)
+        counts = np.broadcast_to(np.array(entry.counts, dtype=np.float32), (n_experts,))[:, None]
+        seen = counts > 0
+        means: np.ndarray = np.where(seen, sums / np.where(seen, counts, 1), 1)
+        return means.astype(np.float32)
+
 
 def read_header(name: str, path: Path) -> GgufFile:
     """Read the header of a matrix's file.

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from pytest_quantgate.config import NO_IMATRIX
 from pytest_quantgate.formats import TENSOR_GROUPS
 from pytest_quantgate.metrics.perplexity import PerplexityMeasurement, common_chunks
 from pytest_quantgate.metrics.routes import Routes
@@ -22,6 +23,7 @@ from pytest_quantgate.worker.messages import CompareExperts
 
 if TYPE_CHECKING:
     from pytest_quantgate.artifacts.files import CellFile
+    from pytest_quantgate.artifacts.imatrix import Imatrix
     from pytest_quantgate.matrix import Cell
     from pytest_quantgate.models.gguf_file import Tensor
     from pytest_quantgate.run import Run
@@ -169,22 +171,31 @@ def measure_routing(run: Run, cell: Cell) -> RoutingMeasurement:
             files = run.cell_file(reference_cell), run.cell_file(cell)
             rows: Sequence[ExpertRow] = ()
             if cell != reference_cell:
-                rows = run.engine(cell.engine).ask(expert_request(*files, {})).rows
+                rows = (
+                    run.engine(cell.engine).ask(expert_request(*files, _importance(run, cell))).rows
+                )
             found = compare_routing(seen, reference, n_experts, rows)
             return replace(found, is_reference=cell == reference_cell)
         obstacle = "the engine recorded no routes"
     return RoutingMeasurement(n_experts=n_experts, n_experts_used=n_used, obstacle=obstacle)
 
 
+def _importance(run: Run, cell: Cell) -> Imatrix | None:
+    """Return the cell's importance matrix or, so that cells compare, the profile's first one."""
+    named = (name for name in run.settings.profile.imatrices if name != NO_IMATRIX)
+    wanted = cell.imatrix or next(named, None)
+    return None if wanted is None else run.imatrix(replace(cell, imatrix=wanted))
+
+
 def expert_request(
-    reference: CellFile, own: CellFile, importance: Mapping[str, npt.NDArray[np.float32]]
+    reference: CellFile, own: CellFile, importance: Imatrix | None
 ) -> CompareExperts:
     """Return the request that compares the experts of two files.
 
     Args:
         reference: the reference's file.
         own: the cell's file.
-        importance: the mean square of each input column of a tensor, shape (experts, columns).
+        importance: what the input columns are weighted by a second time.
 
     """
     before = {tensor.name: tensor for tensor in reference.header.tensors}
@@ -193,17 +204,9 @@ def expert_request(
         other = before.get(tensor.name)
         if _EXPERT_TENSOR.search(tensor.name) and other is not None and other.shape == tensor.shape:
             _, rows, experts = tensor.shape
-            columns = importance.get(tensor.name)
-            matrices.append(
-                (
-                    tensor.name,
-                    _place(other),
-                    _place(tensor),
-                    rows,
-                    experts,
-                    b"" if columns is None else columns.astype(np.float32).tobytes(),
-                )
-            )
+            columns = None if importance is None else importance.mean_squares(tensor.name, experts)
+            weights = b"" if columns is None else columns.tobytes()
+            matrices.append((tensor.name, _place(other), _place(tensor), rows, experts, weights))
     return CompareExperts(matrices=tuple(matrices), max_rows=MAX_EXPERT_ROWS)
 
 

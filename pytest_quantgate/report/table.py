@@ -10,6 +10,7 @@ from pytest_quantgate import statistics
 from pytest_quantgate.formats import FULL_PRECISION
 from pytest_quantgate.report.columns import measured_columns
 from pytest_quantgate.report.record import CellRecord, RunRecord
+from pytest_quantgate.report.sections import make_sections, section_markdown
 
 FAULT_DETECTOR = "fault detector, not a ranking of formats"
 
@@ -239,6 +240,11 @@ def markdown(record: RunRecord) -> str:
         lines.append("|" + "|".join(rules) + "|")
         lines += ["| " + " | ".join(_escape(c) for c in row.columns) + " |" for row in table.rows]
         lines += [""] + [f"- {note}" for note in table.notes]
+    sections = make_sections(record)
+    if sections:
+        lines += ["", "## Parts, routes and domains"]
+    for section in sections:
+        lines += section_markdown(section)
     if red:
         lines += ["", "## What is red", ""]
         for cell in red:
