@@ -60,6 +60,28 @@ def measured(model: GgufFile, folder: Path, counts: Mapping[str, list[int]]) -> 
     return coverage(read_imatrix("notes", path, "hash", model), model)
 
 
+def test_mean_squares_are_by_expert_and_one_where_nothing_was_seen(
+    model: GgufFile, tmp_path: Path
+) -> None:
+    name = "blk.0.ffn_up_exps.weight"
+    weight = next(tensor for tensor in model.tensors if tensor.name == name)
+    columns, _, experts = weight.shape
+    sums = np.arange(experts * columns, dtype=np.float32).reshape(experts, columns)
+    counts = np.array([2, 0, *[4] * (experts - 2)], dtype=np.float32)
+    sums[1] = 0
+    path = tmp_path / "im.gguf"
+    arrays = {f"{name}.in_sum2": sums, f"{name}.counts": counts}
+    write_gguf(path, arrays, make_text("t", {"t": b"words"}), 1, 512)
+    found = read_imatrix("notes", path, "hash", model)
+    means = found.mean_squares(name, experts)
+    assert means is not None
+    assert means.dtype == np.float32
+    assert (means[0] == sums[0] / 2).all()
+    assert (means[1] == 1).all()
+    assert (means[2:] == sums[2:] / 4).all()
+    assert found.mean_squares("blk.0.ffn_down_exps.weight", experts) is None
+
+
 def test_an_experts_tokens_are_those_of_the_weight_that_saw_fewest(
     model: GgufFile, tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ from pytest_quantgate.metrics.routing import (
 )
 from pytest_quantgate.models.gguf_file import read_gguf
 from pytest_quantgate.run import Run
+from tests.tiny_model import Shape, write_story, write_tiny_model
 
 
 def routed(
@@ -131,6 +132,39 @@ def test_the_errors_of_an_experts_matrices_are_joined() -> None:
 
 
 # A real model, and faults in its file
+
+
+def test_the_experts_error_is_weighted_by_the_profiles_matrix(tmp_path: Path) -> None:
+    """Also for the cell without a matrix, so that it compares with the one that has it."""
+    write_tiny_model(tmp_path / "tiny.gguf", Shape(experts=4))
+    write_story(tmp_path / "scored.txt")
+    (tmp_path / "pyproject.toml").write_text(
+        """
+        [tool.quantgate]
+        cache_dir = "cache"
+        models.m.source = "tiny.gguf"
+        texts.scored.source = "scored.txt"
+        imatrices.own = { text = "calibration", n_ctx = 64, chunks = 4 }
+        [tool.quantgate.profiles.default]
+        models = ["m"]
+        formats = ["Q4_K_M"]
+        texts = ["scored"]
+        imatrices = ["none", "own"]
+        n_ctx = 64
+        chunks = 2
+        n_threads = 1
+        """
+    )
+    run = Run(load_settings(tmp_path), "weighted")
+    try:
+        plain, weighted = (measure_routing(run, cell) for cell in run.cells)
+    finally:
+        run.close()
+    for before, after in zip(plain.experts, weighted.experts, strict=True):
+        assert before.weighted is not None
+        assert after.weighted is not None
+        # What the matrix weighs most is quantized better with it.
+        assert after.weighted < before.weighted
 
 
 def tensor_bytes(path: Path, name: str) -> np.memmap:
