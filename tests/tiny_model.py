@@ -22,7 +22,10 @@ def byte_tokens() -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What a tiny model looks like; ``experts`` 0 is a dense llama, else an olmoe."""
+    """What a tiny model looks like; ``experts`` 0 is a dense llama, else an olmoe.
+
+    A vocabulary of bytes and merges is filled up to ``n_vocab``.
+    """
 
     hidden: int = 256
     feed_forward: int = 256
@@ -35,10 +38,12 @@ class Shape:
     merges: tuple[str, ...] = ("t h", "th e")
     n_ctx: int = 2048
     adds_bos: bool = False
+    n_vocab: int = 0
 
 
 def _vocabulary(writer: gguf.GGUFWriter, shape: Shape) -> int:
-    tokens = byte_tokens() + [merge.replace(" ", "") for merge in shape.merges] + ["<|end|>"]
+    tokens = byte_tokens() + [merge.replace(" ", "") for merge in shape.merges]
+    tokens += [f"<{number}>" for number in range(len(tokens), shape.n_vocab - 1)] + ["<|end|>"]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
@@ -104,6 +109,37 @@ def write_tiny_model(path: Path, shape: Shape | None = None) -> Path:
             matrix(f"{block}.ffn_up.weight", inner, hidden)
     norm("output_norm.weight")
     matrix("output.weight", n_tokens, hidden)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_untrained(source: Path, path: Path, layers: int, seed: int = 7) -> Path:
+    """Write a model of another's architecture and vocabulary: fewer layers, random weights."""
+    reader = gguf.GGUFReader(source)
+    architecture = str(reader.fields["general.architecture"].contents())
+    writer = gguf.GGUFWriter(path, architecture)
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name == "general.architecture":
+            continue
+        value = field.contents()
+        if name == f"{architecture}.block_count":
+            value = layers
+        elif name.startswith(f"{architecture}.") and isinstance(value, list):
+            value = value[:layers]  # one value a layer
+        kind, item = field.types[0], field.types[-1] if len(field.types) > 1 else None
+        writer.add_key_value(name, value, kind, item)
+    random = np.random.default_rng(seed)
+    for tensor in reader.tensors:
+        if any(tensor.name.startswith(f"blk.{n}.") for n in range(layers, 1000)):
+            continue
+        values = np.ones(tensor.data.shape, dtype=tensor.data.dtype)
+        if values.ndim > 1:
+            spread = 1.5 / np.sqrt(values.shape[-1])
+            values[:] = spread * random.standard_normal(values.shape, dtype=np.float32)
+        writer.add_tensor(tensor.name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
