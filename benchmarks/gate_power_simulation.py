@@ -1,12 +1,17 @@
 """How often the gate says PASS and REGRESSED when the true change of perplexity is known.
 
-    python benchmarks/gate_power_simulation.py [FILE.npz|FILE.json] [--simulations N] …
+    python benchmarks/gate_power_simulation.py [BEFORE.json AFTER.json] [--simulations N] …
 
-FILE holds `sums_a`, `sums_b` (nats per chunk), `tokens` and `documents` (an integer per chunk, -1
-or null where none is declared) of two models on one text. Their differences are recentred, so that
-the true change is zero, whole documents are drawn with replacement to make a new text, a true
-change is added, and the gate's own functions look at 16, 32 and 64 chunks of it. Without a file
-the differences are synthetic: skewed, heavy-tailed and correlated within documents.
+The files are baselines (docs/baselines.md) of two formats of one model on one text. The differences
+of their chunks are recentred, so that the true change is zero, whole documents are drawn with
+replacement to make a new text, a true change is added, and the gate's own functions look at 16, 32
+and 64 chunks of it. Without files the differences are synthetic: skewed, heavy-tailed and
+correlated within documents.
+
+With ``--joint`` the real damage is scaled instead: a change by f of the mean comes with √f of the
+scatter, and the change of the KL divergence scales likewise, because a small perturbation of the
+weights moves single tokens in its first order and means in its second. Both metrics are then
+judged, as the gate judges them: REGRESSED where one is.
 
 Prints a Markdown table; shares are cumulative over the looks.
 """
@@ -14,16 +19,19 @@ Prints a Markdown table; shares are cumulative over the looks.
 from __future__ import annotations
 
 import argparse
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_quantgate.baselines.schema import parse
+from pytest_quantgate.formats import find_format
+from pytest_quantgate.limits import MIN_KLD_INCREASE_NATS, default_limits
 from pytest_quantgate.statistics import (
-    BLOCK_CHUNKS,
     Outcome,
+    cluster_labels,
     compare_paired,
     decide,
     ppl_limit_nats,
@@ -41,35 +49,46 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Chunks:
-    """Per-chunk differences of one comparison: nats, tokens and the cluster of each chunk."""
+    """Per-chunk differences of one comparison: nats, tokens and the cluster of each chunk.
+
+    ``kld_nats`` are those of the divergence from the reference, with the limit of their mean; None
+    where there is none.
+    """
 
     nats: FloatArray
     tokens: IntArray
     clusters: IntArray
+    kld_nats: FloatArray | None = None
+    kld_limit_nats: float = 0.0
 
     def per_token_nats(self) -> FloatArray:
         """Each chunk's mean difference."""
         return self.nats / self.tokens
 
 
-def load(path: Path) -> Chunks:
-    """Read a JSON or NPZ of per-chunk sums."""
-    if path.suffix == ".json":
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    else:
-        with np.load(path, allow_pickle=False) as archive:
-            raw = {key: archive[key].tolist() for key in archive.files}
-    nats = np.asarray(raw["sums_b"], dtype=np.float64) - np.asarray(raw["sums_a"], dtype=np.float64)
-    declared = raw.get("documents")
-    documents = [-1] * nats.size if declared is None else declared
-    clusters = [
-        -1 - chunk // BLOCK_CHUNKS if document is None or document < 0 else int(document)
-        for chunk, document in enumerate(documents)
-    ]
+def load(before: Path, after: Path) -> Chunks:
+    """Read the baselines of two formats; their common chunks are compared."""
+    one, other = (parse(path.read_text(encoding="utf-8"), str(path)) for path in (before, after))
+    places = {chunk: place for place, chunk in enumerate(other.perplexity.chunks.index)}
+    mine = [i for i, chunk in enumerate(one.perplexity.chunks.index) if chunk in places]
+    theirs = [places[one.perplexity.chunks.index[i]] for i in mine]
+
+    def moved(column: Sequence[float], other_column: Sequence[float]) -> FloatArray:
+        return np.array([other_column[j] - column[i] for i, j in zip(mine, theirs, strict=True)])
+
+    stored = one.perplexity.chunks
+    documents = [stored.document[i] for i in mine]
+    kld, limit = None, 0.0
+    if one.divergence is not None and other.divergence is not None:
+        kld = moved(one.divergence.kld_sum_nats, other.divergence.kld_sum_nats)
+        allowed = default_limits(find_format("F16")).kld_vs_baseline or 0.0
+        limit = max(allowed * one.divergence.mean_kld_nats, MIN_KLD_INCREASE_NATS)
     return Chunks(
-        nats=nats,
-        tokens=np.asarray(raw["tokens"], dtype=np.int64),
-        clusters=np.asarray(clusters, dtype=np.int64),
+        nats=moved(stored.nll_sum_nats, other.perplexity.chunks.nll_sum_nats),
+        tokens=np.array([stored.tokens[i] for i in mine], dtype=np.int64),
+        clusters=cluster_labels(documents, [stored.index[i] for i in mine]),
+        kld_nats=kld,
+        kld_limit_nats=limit,
     )
 
 
@@ -101,23 +120,45 @@ class Text:
     """A population of documents to draw texts from, in either order of chunks."""
 
     def __init__(self, chunks: Chunks, order: str) -> None:
-        self.tokens = chunks.tokens
+        self.chunks = chunks
         self.members = [np.flatnonzero(chunks.clusters == c) for c in np.unique(chunks.clusters)]
         self.seeded = order == "seeded"
-        per_token = chunks.per_token_nats()
+        self.centre_nats = self._centre(chunks.nats)
+        self.scatter_nats = chunks.nats - self.centre_nats * chunks.tokens
+
+    def _centre(self, sums: FloatArray) -> float:
+        """Return the population's mean a token, as the order weighs documents."""
         if self.seeded:  # the first round visits each document once, whatever its length
-            centre = float(np.mean([per_token[m].mean() for m in self.members]))
-        else:
-            centre = float(chunks.nats.sum() / chunks.tokens.sum())
-        self.null_nats = (per_token - centre) * chunks.tokens
+            per_token = sums / self.chunks.tokens
+            return float(np.mean([per_token[m].mean() for m in self.members]))
+        return float(sums.sum() / self.chunks.tokens.sum())
+
+    def shifted(self, effect_nats: float) -> list[tuple[FloatArray, float]]:
+        """Return the sums with this true mean, and no limit of their own."""
+        return [(self.scatter_nats + effect_nats * self.chunks.tokens, math.nan)]
+
+    def scaled(self, effect_nats: float) -> list[tuple[FloatArray, float]]:
+        """Return the sums of the damage scaled to this true mean, and those of its divergence."""
+        assert self.chunks.kld_nats is not None
+        factor = effect_nats / self.centre_nats
+        kld_centre = self._centre(self.chunks.kld_nats)
+        kld_scatter = self.chunks.kld_nats - kld_centre * self.chunks.tokens
+        root = math.sqrt(factor)
+        return [
+            (root * self.scatter_nats + effect_nats * self.chunks.tokens, math.nan),
+            (
+                root * kld_scatter + factor * kld_centre * self.chunks.tokens,
+                self.chunks.kld_limit_nats,
+            ),
+        ]
 
     def draw(self, rng: np.random.Generator, budget: int) -> tuple[IntArray, list[int | None]]:
-        """Draw `budget` chunks of documents drawn with replacement, and their new labels."""
+        """Draw documents with replacement, and return `budget` chunks of them with new labels."""
         picked: list[int] = []
         labels: list[int | None] = []
         drawn = [
             rng.permutation(self.members[d]) if self.seeded else self.members[d]
-            for d in rng.integers(len(self.members), size=len(self.members))
+            for d in rng.integers(len(self.members), size=max(len(self.members), budget))
         ]
         if self.seeded:
             for turn in range(max(map(len, drawn))):
@@ -142,39 +183,53 @@ class Settings:
     limit_nats: float
     alpha_pass: float
     alpha_regressed: float
+    rho: float
     simulations: int
 
 
 def simulate(
-    text: Text, effect_nats: float, settings: Settings, rng: np.random.Generator
+    text: Text,
+    columns: list[tuple[FloatArray, float]],
+    settings: Settings,
+    rng: np.random.Generator,
 ) -> tuple[FloatArray, FloatArray, float]:
     """Run the gate on simulated texts.
+
+    Args:
+        text: what is drawn from.
+        columns: per-chunk sums and their limit, NaN for perplexity's; PASS needs all of them.
+        settings: the gate's.
+        rng: draws the texts.
 
     Returns:
         (looks,) cumulative shares of PASS and of REGRESSED, and the mean number of chunks used.
 
     """
-    alphas_pass = spending(settings.looks, settings.alpha_pass)
-    alphas_regressed = spending(settings.looks, settings.alpha_regressed)
+    alphas_pass = spending(settings.looks, settings.alpha_pass, settings.rho)
+    alphas_regressed = spending(settings.looks, settings.alpha_regressed, settings.rho)
     counts = {outcome: np.zeros(len(settings.looks)) for outcome in Outcome}
     used_chunks = 0
     for _ in range(settings.simulations):
         picked, labels = text.draw(rng, settings.looks[-1])
-        tokens = text.tokens[picked]
-        sums = text.null_nats[picked] + effect_nats * tokens
+        tokens = text.chunks.tokens[picked]
         for look, chunks in enumerate(settings.looks):
             head = slice(min(chunks, picked.size))
-            estimate = compare_paired(
-                np.zeros_like(sums[head]), sums[head], tokens[head], labels[head]
-            )
-            outcome = decide(
-                estimate,
-                settings.limit_nats,
-                alpha_pass=alphas_pass[look],
-                alpha_regressed=alphas_regressed[look],
-                identical=False,
-                last_look=chunks == settings.looks[-1],
-            ).outcome
+            outcomes = set()
+            for sums, limit in columns:
+                drawn = sums[picked][head]
+                outcomes.add(
+                    decide(
+                        compare_paired(np.zeros_like(drawn), drawn, tokens[head], labels[head]),
+                        settings.limit_nats if math.isnan(limit) else limit,
+                        alpha_pass=alphas_pass[look],
+                        alpha_regressed=alphas_regressed[look],
+                        identical=False,
+                        last_look=chunks == settings.looks[-1],
+                    ).outcome
+                )
+            outcome = outcomes.pop() if len(outcomes) == 1 else Outcome.UNDECIDED
+            if Outcome.OUTSIDE in outcomes:
+                outcome = Outcome.OUTSIDE
             if outcome is not Outcome.UNDECIDED:
                 counts[outcome][look:] += 1
                 break
@@ -190,33 +245,39 @@ def _percent(shares: FloatArray) -> str:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Simulate the gate's levels and power.")
-    parser.add_argument("file", nargs="?", type=Path, help="per-chunk sums (NPZ or JSON)")
+    parser.add_argument("files", nargs="*", type=Path, help="the baselines before and after")
+    parser.add_argument("--joint", action="store_true", help="scale the damage, judge both metrics")
     parser.add_argument("--simulations", type=int, default=2000, help="for each row")
     parser.add_argument("--looks", type=int, nargs="+", default=[16, 32, 64])
     parser.add_argument("--limit", type=float, default=0.0025, help="relative change of PPL")
     parser.add_argument("--changes", type=float, nargs="+", default=[0, 0.0025, 0.005, 0.01])
     parser.add_argument("--alpha-pass", type=float, default=0.05)
     parser.add_argument("--alpha-regressed", type=float, default=0.001)
+    parser.add_argument("--rho", type=float, default=1.0, help="shape of the alpha spending")
     parser.add_argument("--order", choices=["seeded", "text"], nargs="+", default=["seeded"])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--chunk-sd", type=float, default=0.01, help="synthetic, nats per token")
+    parser.add_argument("--chunk-sd", type=float, nargs="+", default=[0.01], help="synthetic, nats")
     parser.add_argument("--skewness", type=float, nargs="+", default=[0, 1, -1], help="synthetic")
     arguments = parser.parse_args()
+    if len(arguments.files) not in {0, 2} or (arguments.joint and not arguments.files):
+        parser.error("give the baselines of two formats, or none (and no --joint) for synthetic")
     rng = np.random.default_rng(arguments.seed)
-    if arguments.file is not None:
-        populations = {arguments.file.stem: load(arguments.file)}
+    if arguments.files:
+        before, after = arguments.files
+        named = f"{before.name.partition('-cpu')[0]} → {after.name.partition('-cpu')[0]}"
+        populations = [(named, load(before, after))]
     else:
-        populations = {
-            f"synthetic, skewness {skewed:+g}": synthetic(
-                rng, chunk_sd_nats=arguments.chunk_sd, skewed=skewed
-            )
+        populations = [
+            (f"synthetic, skewness {skewed:+g}", synthetic(rng, chunk_sd_nats=sd, skewed=skewed))
+            for sd in arguments.chunk_sd
             for skewed in arguments.skewness
-        }
+        ]
     settings = Settings(
         looks=arguments.looks,
         limit_nats=ppl_limit_nats(arguments.limit),
         alpha_pass=arguments.alpha_pass,
         alpha_regressed=arguments.alpha_regressed,
+        rho=arguments.rho,
         simulations=arguments.simulations,
     )
     looks = " | ".join(f"by {look}" for look in settings.looks)
@@ -224,18 +285,22 @@ def main() -> None:
         f"limit {100 * arguments.limit:+g} %, α {settings.alpha_pass} for PASS and "
         f"{settings.alpha_regressed} for REGRESSED, {settings.simulations} simulations a row\n"
     )
-    print(f"| differences | order | true change | PASS % {looks} | REGRESSED % {looks} | chunks |")
-    print("|---|---|---|" + "---|" * (2 * len(settings.looks) + 1))
-    for name, chunks in populations.items():
+    print(
+        f"| differences | SD of a chunk | order | true change | PASS % {looks} |"
+        f" REGRESSED % {looks} | chunks |"
+    )
+    print("|---|---|---|---|" + "---|" * (2 * len(settings.looks) + 1))
+    for name, chunks in populations:
+        spread = float(np.std(chunks.per_token_nats(), ddof=1))
         for order in arguments.order:
             text = Text(chunks, order)
+            make = text.scaled if arguments.joint else text.shifted
             for change in arguments.changes:
-                passed, regressed, used_chunks = simulate(
-                    text, ppl_limit_nats(change), settings, rng
-                )
+                columns = make(ppl_limit_nats(change))
+                passed, regressed, used_chunks = simulate(text, columns, settings, rng)
                 print(
-                    f"| {name} | {order} | {100 * change:+g} % | {_percent(passed)} | "
-                    f"{_percent(regressed)} | {used_chunks:.0f} |",
+                    f"| {name} | {spread:.4f} | {order} | {100 * change:+g} % |"
+                    f" {_percent(passed)} | {_percent(regressed)} | {used_chunks:.0f} |",
                     flush=True,
                 )
 
