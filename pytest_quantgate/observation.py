@@ -72,10 +72,10 @@ def describe_token_changes(changes: TokenChanges) -> str:
     """Say how many tokens are not bit-equal, and the largest move."""
     if changes.changed == 0:
         return f"none of {changes.tokens:,} tokens changed"
-    return (
-        f"{changes.changed:,} of {changes.tokens:,} tokens changed, largest |Δ|"
-        f" {changes.largest_nats:.3g} nats"
-    )
+    largest = f"{changes.largest_nats:.3g} nats"
+    if not math.isfinite(changes.largest_nats):
+        largest = "not finite"
+    return f"{changes.changed:,} of {changes.tokens:,} tokens changed, largest |Δ| {largest}"
 
 
 def token_ids_changed(seen: Observation, baseline: Baseline) -> int:
