@@ -138,20 +138,97 @@ class Limits(Table):
     resident_vs_same_hardware: AllowedIncrease | None = None
 
 
+Count = Annotated[int, Field(ge=1, le=1 << 20)]
+"""How many of something a shape has."""
+
+
+class ShapeSettings(Table):
+    """An architecture's sizes: all that a model's size and speed depend on.
+
+    ``hidden`` is the width, ``feed_forward`` that of the dense feed-forward layers and, unless
+    ``expert_feed_forward`` is given, of the experts; ``attention_layers`` are the layers of
+    ``lfm2moe`` that attend, all others being convolutions.
+    """
+
+    architecture: Literal["llama", "olmoe", "lfm2moe"]
+    layers: Annotated[int, Field(ge=1, le=512)]
+    hidden: Count
+    feed_forward: Count
+    heads: Count
+    kv_heads: Count
+    vocabulary: Annotated[int, Field(ge=258, le=1 << 20)]
+    tied: bool = False
+    context: Count = 4096
+    rope_base: Positive = 10_000.0
+    experts: Annotated[int, Field(ge=0, le=512)] = 0
+    experts_used: Annotated[int, Field(ge=0)] = 0
+    expert_feed_forward: Count | None = None
+    dense_layers: Annotated[int, Field(ge=0)] = 0
+    attention_layers: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ShapeSettings:
+        # What llama.cpp asserts or refuses is said here, in the words of the configuration.
+        if self.hidden % self.heads or self.hidden // self.heads % 2:
+            raise ValueError(
+                f"hidden = {self.hidden} must be an even multiple of heads = {self.heads}"
+            )
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"heads = {self.heads} must be a multiple of kv_heads = {self.kv_heads}"
+            )
+        if not 0 <= self.experts_used <= self.experts or (self.experts and not self.experts_used):
+            raise ValueError(
+                f"experts_used = {self.experts_used} must be 1 to experts = {self.experts}"
+            )
+        if self.architecture != "llama" and not self.experts:
+            raise ValueError(f"architecture = {self.architecture!r} needs experts")
+        if self.architecture == "olmoe" and self.tied:
+            raise ValueError("tied = true: architecture = 'olmoe' has an output matrix of its own")
+        self._check_lfm2moe()
+        return self
+
+    def _check_lfm2moe(self) -> None:
+        if self.architecture != "lfm2moe":
+            for name in ("expert_feed_forward", "dense_layers", "attention_layers"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} is for architecture = 'lfm2moe' only")
+            return
+        if self.expert_feed_forward is None:
+            raise ValueError("architecture = 'lfm2moe' needs expert_feed_forward")
+        if self.dense_layers > self.layers:
+            raise ValueError(f"dense_layers = {self.dense_layers} is above layers = {self.layers}")
+        if not self.attention_layers or not set(self.attention_layers) <= set(range(self.layers)):
+            raise ValueError(
+                f"attention_layers = {list(self.attention_layers)} must name some of the layers"
+                f" 0 to {self.layers - 1}"
+            )
+
+
 class ModelSettings(Table):
-    """Where a model comes from: one source to quantize, or files that exist."""
+    """Where a model comes from: one source to quantize, a shape, or files that exist."""
 
     source: str | None = None
+    shape: ShapeSettings | None = None
     files: Mapping[str, str] | None = None
     sha256: str | Mapping[str, str] | None = None
 
+    @property
+    def is_shape(self) -> bool:
+        """Whether the weights are made up: for size and speed only."""
+        return self.shape is not None or (self.source or "").startswith("shape:")
+
     @model_validator(mode="after")
     def _one_of(self) -> ModelSettings:
-        if (self.source is None) == (self.files is None):
+        given = [item for item in (self.source, self.shape, self.files) if item is not None]
+        if len(given) != 1:
             raise ValueError(
                 'a model has either source = "PATH, package:NAME/FILE, embedded:NAME or'
-                ' hf:ORG/REPOSITORY/FILE" or files = {FORMAT = PATH}'
+                ' shape:NAME or hf:ORG/REPOSITORY/FILE" or shape = {architecture = …} or'
+                " files = {FORMAT = PATH}"
             )
+        if self.sha256 is not None and self.is_shape:
+            raise ValueError("a shape is made here and takes no sha256")
         if isinstance(self.sha256, str) and self.files is not None:
             raise ValueError("with files, sha256 is a table too: sha256 = {FORMAT = HEX}")
         if isinstance(self.sha256, Mapping) and self.files is None:

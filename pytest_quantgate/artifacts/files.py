@@ -1,4 +1,4 @@
-"""From a cell to its file: an existing one, the source itself, or one that is quantized now."""
+"""From a cell to its file: an existing one, the source itself, or one that is made now."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 
 from pytest_quantgate.artifacts.cache import Cache, key_of, read_json, write_json
 from pytest_quantgate.artifacts.imatrix import Imatrix
+from pytest_quantgate.artifacts.shape_files import ShapeFiles
 from pytest_quantgate.engines import Engine, OnReply
 from pytest_quantgate.errors import CellUnavailable, CellUnsupported
 from pytest_quantgate.formats import FILE_TYPES, FULL_PRECISION, TENSOR_TYPES, Format
 from pytest_quantgate.models.gguf_file import GgufFile, TensorDigest, digest_tensors, read_gguf
+from pytest_quantgate.models.shapes import Shape
 from pytest_quantgate.models.source import Model
 from pytest_quantgate.worker.messages import Quantize
 
@@ -24,12 +26,14 @@ class CellFile:
     ``source_sha256`` identifies what it was made from, None for a user's own file;
     ``quantizer_sha256`` and ``quantizer_cpu`` what made it, None where nothing was made;
     ``imatrix_sha256`` the importance matrix that it was made with, None for none.
+    ``sha256`` is None for a shape's file that is described and was not made; the bytes of a
+    shape's tensors are never hashed.
     """
 
     header: GgufFile
-    sha256: str
+    sha256: str | None
     tensors: tuple[TensorDigest, ...]
-    tensor_data_sha256: str
+    tensor_data_sha256: str | None
     source_sha256: str | None
     quantizer_sha256: str | None
     quantizer_cpu: str | None
@@ -55,6 +59,7 @@ class Files:
         self._cache = cache
         self._n_threads = n_threads
         self._hold_device = hold_device
+        self._shapes = ShapeFiles(cache)
 
     def origin(self, model: Model, engine: Engine, on_reply: OnReply) -> tuple[GgufFile, str, str]:
         """Return the file from which a model's formats are made, its hash, and the source's.
@@ -90,6 +95,9 @@ class Files:
             CellError: the engine could not make the file.
 
         """
+        if model.shape is not None:
+            entry = self._shapes.file(model.shape, wanted, engine)
+            return _describe_shape(model.shape, read_gguf(entry.path), entry.sha256, engine)
         if model.source is None:
             header = model.files[wanted.name]
             sha256 = self._hash(header)
@@ -101,6 +109,15 @@ class Files:
             return self._describe(origin, origin_sha256, source_sha256, maker)
         header, sha256 = self._quantized(origin, origin_sha256, wanted, imatrix, engine, on_reply)
         return self._describe(header, sha256, source_sha256, engine, imatrix)
+
+    def describe_shape(self, shape: Shape, wanted: Format, engine: Engine) -> CellFile:
+        """Return a shape's file without making it.
+
+        Raises:
+            CellError: the engine cannot tell what it would be.
+
+        """
+        return _describe_shape(shape, self._shapes.plan(shape, wanted, engine), None, engine)
 
     def _quantized(
         self,
@@ -182,6 +199,22 @@ class Files:
         tensors, whole = digest_tensors(header)
         write_json(path, {"whole": whole, "tensors": [vars(item) for item in tensors]})
         return tensors, whole
+
+
+def _describe_shape(shape: Shape, header: GgufFile, sha256: str | None, engine: Engine) -> CellFile:
+    identity = engine.identity()
+    return CellFile(
+        header=header,
+        sha256=sha256,
+        tensors=tuple(
+            TensorDigest(name=tensor.name, type=tensor.type.name, sha256="")
+            for tensor in header.tensors
+        ),
+        tensor_data_sha256=None,
+        source_sha256=shape.sha256,
+        quantizer_sha256=identity.quantizer_sha256,
+        quantizer_cpu=identity.system_info,
+    )
 
 
 def _check_pin(model: Model, key: str, header: GgufFile, sha256: str) -> None:

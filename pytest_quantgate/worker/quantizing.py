@@ -1,4 +1,4 @@
-"""Makes a quantized file with ``llama_model_quantize``.
+"""Makes a quantized file with ``llama_model_quantize``, or asks what it would make.
 
 Runs in the worker alone: standard library, numpy and llama_cpp.
 """
@@ -10,14 +10,57 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from llama_cpp import llama_cpp as low
 
 from pytest_quantgate.worker.llama import EngineRefusal, LogTap
-from pytest_quantgate.worker.messages import Message, Progress, Quantize, Quantized
+from pytest_quantgate.worker.messages import (
+    Message,
+    PlanQuantization,
+    Progress,
+    QuantizationPlanned,
+    Quantize,
+    Quantized,
+)
 
 _TENSOR_LINE = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]")
+
+# As in "[   3/ 195] output.weight - [ 2048, 50304, 1, 1], type = f16, size = … MiB (q6_K)".
+_PLAN_LINE = re.compile(
+    r"^\[\s*\d+/\s*\d+\]\s+(?P<name>\S+)\s+-\s+\[.*\],\s+type\s*=\s*(?P<own>\w+),"
+    r"\s+size\s*=.*?(?:\((?P<new>\w+)\))?\s*$"
+)
+_NEEDS_IMATRIX = "will require an imatrix"
+
+
+def _parameters(request: Quantize | PlanQuantization) -> tuple[Any, Any]:
+    """Return llama.cpp's parameters, and the overrides that they point to."""
+    parameters = low.llama_model_quantize_default_params()
+    parameters.ftype = request.file_type
+    parameters.allow_requantize = request.allow_requantize
+    overrides = (low.llama_model_tensor_override * (len(request.overrides) + 1))()
+    for slot, (pattern, number) in zip(overrides, request.overrides, strict=False):
+        slot.pattern = pattern.encode()
+        slot.type = number
+    if request.overrides:
+        parameters.tt_overrides = ctypes.cast(
+            overrides, ctypes.POINTER(low.llama_model_tensor_override)
+        )
+    return parameters, overrides
+
+
+def _run(source: str, destination: str, parameters: Any, log: LogTap, listen: Any) -> None:
+    log.listener = listen
+    try:
+        code = low.llama_model_quantize(
+            source.encode(), destination.encode(), ctypes.byref(parameters)
+        )
+    finally:
+        log.listener = None
+    if code != 0:
+        raise EngineRefusal(f"llama.cpp cannot quantize: {log.last_error()}")
 
 
 def quantize(request: Quantize, log: LogTap, send: Callable[[Message], None]) -> Quantized:
@@ -29,18 +72,8 @@ def quantize(request: Quantize, log: LogTap, send: Callable[[Message], None]) ->
 
     """
     started = time.perf_counter()
-    parameters = low.llama_model_quantize_default_params()
+    parameters, _overrides = _parameters(request)
     parameters.nthread = request.n_threads
-    parameters.ftype = request.file_type
-    parameters.allow_requantize = request.allow_requantize
-    overrides = (low.llama_model_tensor_override * (len(request.overrides) + 1))()
-    for slot, (pattern, number) in zip(overrides, request.overrides, strict=False):
-        slot.pattern = pattern.encode()
-        slot.type = number
-    if request.overrides:
-        parameters.tt_overrides = ctypes.cast(
-            overrides, ctypes.POINTER(low.llama_model_tensor_override)
-        )
     weights = importance_weights(request)
     rows = (low.llama_model_imatrix_data * (len(weights) + 1))()
     for row, (name, values) in zip(rows, weights.items(), strict=False):
@@ -55,16 +88,11 @@ def quantize(request: Quantize, log: LogTap, send: Callable[[Message], None]) ->
         if match is not None:
             send(Progress(what="quantize", done=int(match[1]), total=int(match[2])))
 
-    log.listener = listen
     try:
-        code = low.llama_model_quantize(
-            request.source.encode(), request.destination.encode(), ctypes.byref(parameters)
-        )
-    finally:
-        log.listener = None
-    if code != 0:
+        _run(request.source, request.destination, parameters, log, listen)
+    except EngineRefusal:
         Path(request.destination).unlink(missing_ok=True)
-        raise EngineRefusal(f"llama.cpp cannot quantize: {log.last_error()}")
+        raise
     return Quantized(seconds_s=time.perf_counter() - started)
 
 
@@ -81,3 +109,31 @@ def importance_weights(request: Quantize) -> dict[str, np.ndarray]:
         means = np.divide(sums, counts, out=np.ones_like(sums), where=seen)
         found[name] = np.ascontiguousarray(means.reshape(-1))
     return found
+
+
+def plan_quantization(request: PlanQuantization, log: LogTap) -> QuantizationPlanned:
+    """Tell the type that each tensor would get, by llama.cpp's dry run, from its log.
+
+    Raises:
+        EngineRefusal: llama.cpp refused, or has no dry run: an older one would write the file.
+
+    """
+    parameters, _overrides = _parameters(request)
+    # ctypes would take an unknown name for an attribute of the Python object.
+    if "dry_run" not in {field[0] for field in type(parameters)._fields_}:
+        raise EngineRefusal(
+            "this llama.cpp cannot tell the types without quantizing; it has no dry run"
+        )
+    parameters.dry_run = True
+    types: list[tuple[str, str]] = []
+    needs_imatrix = False
+
+    def listen(line: str) -> None:
+        nonlocal needs_imatrix
+        match = _PLAN_LINE.match(line)
+        if match is not None:
+            types.append((match["name"], (match["new"] or match["own"]).upper()))
+        needs_imatrix = needs_imatrix or _NEEDS_IMATRIX in line
+
+    _run(request.source, "", parameters, log, listen)
+    return QuantizationPlanned(types=tuple(types), needs_imatrix=needs_imatrix)

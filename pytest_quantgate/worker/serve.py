@@ -30,6 +30,7 @@ from pytest_quantgate.worker.messages import (
     MeasureMemory,
     MeasureSpeed,
     Message,
+    PlanQuantization,
     Quantize,
     Score,
     Tokenize,
@@ -37,7 +38,7 @@ from pytest_quantgate.worker.messages import (
     from_wire,
 )
 from pytest_quantgate.worker.oracle import compare_oracle
-from pytest_quantgate.worker.quantizing import quantize
+from pytest_quantgate.worker.quantizing import plan_quantization, quantize
 from pytest_quantgate.worker.scoring import Scorer
 from pytest_quantgate.worker.speed import measure_speed
 
@@ -85,6 +86,8 @@ def _answer(request: Message, scorer: Scorer, coder: Coder, log: LogTap, send: A
         case CollectImatrix():
             scorer.close()
             return collect_imatrix(request, log, send)
+        case PlanQuantization():
+            return plan_quantization(request, log)
         case Tokenize():
             return scorer.tokenize(request)
         case Score():

@@ -1,0 +1,197 @@
+"""Files of shapes: planned without writing them, or written from a few quantized rows.
+
+Every matrix takes its rows from a pool of rows of its length, in order, beginning at a place of
+its own and starting over at the pool's end. llama.cpp quantizes each row by itself, so quantizing
+the pool and repeating its rows gives, byte for byte, the file that quantizing the whole gives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pytest_quantgate.artifacts.cache import Cache, Entry, key_of, read_json, write_json
+from pytest_quantgate.engines import Engine
+from pytest_quantgate.errors import CellUnsupported
+from pytest_quantgate.formats import FILE_TYPES, TENSOR_TYPES, Format
+from pytest_quantgate.models.gguf_file import GgufFile, Tensor
+from pytest_quantgate.models.gguf_header import padded
+from pytest_quantgate.models.shapes import Shape
+from pytest_quantgate.worker.messages import Encode, PlanQuantization
+
+Array = np.ndarray[Any, Any]
+
+POOL_ROWS = 1021
+"""Rows of a pool: a prime, so that one expert's rows begin elsewhere than the next one's."""
+
+EncodeRows = Callable[[str, Array], Array]
+"""Quantizes float32 rows (n, k) to a type of a name; uint8 (n, bytes)."""
+
+
+@lru_cache(maxsize=2)
+def _pool(row_length: int) -> Array:
+    """Return pseudo-random rows, float16 of shape (POOL_ROWS, row_length), mean square 1/length."""
+    random = np.random.default_rng(row_length)
+    rows = random.standard_normal((POOL_ROWS, row_length), dtype=np.float32)
+    return (rows / np.float32(math.sqrt(row_length))).astype(np.float16)
+
+
+def _encoded_pool(row_length: int, type_name: str, encode: EncodeRows) -> Array:
+    """Return the pool's rows as a type stores them: uint8 (POOL_ROWS, bytes of a row)."""
+    rows = _pool(row_length)
+    if type_name == "F16":
+        return rows.view(np.uint8)
+    wide = rows.astype(np.float32)
+    if type_name == "F32":
+        return wide.view(np.uint8)
+    if type_name == "BF16":
+        # ggml_compute_fp32_to_bf16: round to nearest, ties to even; no NaN is among the rows.
+        bits = wide.view(np.uint32)
+        upper = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        return np.ascontiguousarray(upper.astype(np.uint16)).view(np.uint8)
+    return encode(type_name, wide)
+
+
+def _vector(tensor: Tensor) -> bytes:
+    """Return a norm's ones, or the zeros of a bias."""
+    one = np.ones if tensor.name.endswith("_norm.weight") else np.zeros
+    return one(tensor.n_elements, dtype=np.float32).tobytes()
+
+
+def write_shape(path: Path, header: bytes, file: GgufFile, encode: EncodeRows) -> None:
+    """Write a shape's file.
+
+    Args:
+        path: where to.
+        header: its header's bytes.
+        file: what the header says.
+        encode: the engine's quantizer.
+
+    """
+    pools: dict[tuple[int, str], Array] = {}
+    with path.open("wb") as stream:
+        stream.write(header)
+        for tensor in file.tensors:
+            if len(tensor.shape) == 1:
+                stream.write(_vector(tensor))
+            else:
+                key = (tensor.shape[0], tensor.type.name)
+                if key not in pools:
+                    pools[key] = _encoded_pool(*key, encode)
+                place = int.from_bytes(hashlib.sha256(tensor.name.encode()).digest()[:4], "big")
+                rows = np.roll(pools[key], -(place % POOL_ROWS), axis=0)
+                whole, rest = divmod(math.prod(tensor.shape[1:]), POOL_ROWS)
+                for _ in range(whole):
+                    stream.write(rows.data)
+                stream.write(rows[:rest].data)
+            stream.write(bytes(padded(tensor.n_bytes) - tensor.n_bytes))
+
+
+class ShapeFiles:
+    """Plans and writes the files of shapes.
+
+    Args:
+        cache: where plans and files are kept.
+
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+
+    def plan(self, shape: Shape, wanted: Format, engine: Engine) -> GgufFile:
+        """Return what the file of a format would be: its exact bytes and each tensor's type.
+
+        Raises:
+            CellUnsupported: the engine cannot tell, or needs an importance matrix, which a shape
+                has none of.
+            CellError: the engine could not be asked.
+
+        """
+        return shape.file(self._types(shape, wanted, engine))
+
+    def file(self, shape: Shape, wanted: Format, engine: Engine) -> Entry:
+        """Return the file of a format, written if it is not in the cache.
+
+        Raises:
+            CellError: as :meth:`plan`.
+
+        """
+        types = self._types(shape, wanted, engine)
+
+        def encode(type_name: str, rows: Array) -> Array:
+            kind = TENSOR_TYPES[type_name]
+            reply = engine.ask(
+                Encode(
+                    type_name=type_name,
+                    rows=rows.tobytes(),
+                    n_rows=rows.shape[0],
+                    n_columns=rows.shape[1],
+                    imatrix=b"",
+                )
+            )
+            row_bytes = rows.shape[1] // kind.block_elements * kind.block_bytes
+            return np.frombuffer(reply.data, dtype=np.uint8).reshape(len(rows), row_bytes)
+
+        def make(path: Path) -> dict[str, Any]:
+            write_shape(path, shape.header(wanted.file_type, types), shape.file(types), encode)
+            return {"format": wanted.name}
+
+        return self._cache.artifact(self._key(shape, wanted, engine, "shape"), ".gguf", make)
+
+    def _key(self, shape: Shape, wanted: Format, engine: Engine, kind: str) -> str:
+        return key_of(
+            kind=kind,
+            source=shape.sha256,
+            file_type=wanted.file_type.number,
+            overrides=wanted.overrides,
+            quantizer=engine.identity().quantizer_sha256,
+        )
+
+    def _types(self, shape: Shape, wanted: Format, engine: Engine) -> Mapping[str, str] | None:
+        """Return the tensors' types in a format; None for those of full precision."""
+        if wanted.is_full_precision and wanted.name == FILE_TYPES["F16"].name:
+            return None
+        key = self._key(shape, wanted, engine, "plan")
+        stored = self._cache.sub("plans") / f"{key}.json"
+        plan = read_json(stored)
+        if not isinstance(plan, dict):
+            plan = self._ask(shape, wanted, engine)
+            write_json(stored, plan)
+        if plan["needs_imatrix"]:
+            raise CellUnsupported(
+                f"format {wanted.name} needs an importance matrix, and the shape {shape.name!r}"
+                " has no activations to make one from"
+            )
+        types = dict(plan["types"])
+        if list(types) != [name for name, _, _ in shape.tensors]:
+            raise CellUnsupported(
+                f"the engine's plan for {wanted.name} does not have the shape's tensors in their"
+                " order: this llama.cpp writes files otherwise"
+            )
+        return types
+
+    def _ask(self, shape: Shape, wanted: Format, engine: Engine) -> dict[str, Any]:
+        # The dry run wants the file at its full length; most file systems store no zeros for it.
+        with tempfile.TemporaryDirectory(dir=self._cache.sub("plans")) as folder:
+            path = Path(folder) / "shape.gguf"
+            with path.open("wb") as stream:
+                stream.write(shape.header(FILE_TYPES["F16"]))
+                stream.truncate(shape.file().n_bytes)
+            reply = engine.ask(
+                PlanQuantization(
+                    source=str(path),
+                    file_type=wanted.file_type.number,
+                    overrides=tuple(
+                        (pattern, TENSOR_TYPES[name].number) for pattern, name in wanted.overrides
+                    ),
+                    allow_requantize=False,
+                )
+            )
+        return {"types": [list(row) for row in reply.types], "needs_imatrix": reply.needs_imatrix}
