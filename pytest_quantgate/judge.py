@@ -40,6 +40,9 @@ def declared_looks(chunks: tuple[int, ...]) -> tuple[Look, ...]:
 BY_CHUNK = frozenset({"perplexity", "divergence"})
 """The metrics that need the text's chunks; the others are measured once, or read off the file."""
 
+OF_SHAPES = frozenset({"size", "speed", "memory"})
+"""The metrics that do not depend on the weights' values: all that a shape is asked about."""
+
 JudgeMetric = Callable[[Observation, Limits, Baseline | None, Look], list[Judgement]]
 
 JUDGES: dict[str, JudgeMetric] = {

@@ -9,13 +9,16 @@ from pytest_quantgate.config import NO_IMATRIX, Settings
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.formats import Format, find_format, keep_at, only_part
 
+NO_TEXT = ""
+"""The text of a cell that has no quality to be measured: a shape's."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """The unit that is measured, judged, cached and reported.
 
     ``id`` is stable and readable: model, format, importance matrix if any, device, and the text
-    and engine where they are not the profile's only one.
+    and engine where they are not the profile's only one. A shape's cell has ``NO_TEXT``.
     """
 
     id: str
@@ -68,9 +71,11 @@ def model_formats(
 def format_imatrices(settings: Settings, model: str, wanted: Format) -> tuple[str | None, ...]:
     """Return the importance matrices with which the profile wants a format; None is none.
 
-    A file that exists was made with or without one, and full precision is no matter of one.
+    A file that exists was made with or without one, full precision is no matter of one, and a
+    shape has no activations to make one from.
     """
-    if settings.models[model].files is not None or wanted.is_full_precision:
+    found = settings.models[model]
+    if found.files is not None or found.is_shape or wanted.is_full_precision:
         return (None,)
     names = settings.profile.imatrices
     return tuple(None if name == NO_IMATRIX else name for name in names)
@@ -94,7 +99,7 @@ def expand(
     own = full_precision or {}
     profile = settings.profile
     for model in profile.models:
-        for text in profile.texts:
+        for text in (NO_TEXT,) if settings.models[model].is_shape else profile.texts:
             for device in profile.devices:
                 for item in model_formats(
                     settings, model, own.get(model), (parts or {}).get(model, ())
@@ -120,7 +125,7 @@ def expand(
 def make_cell(settings: Settings, like: Cell, wanted: Format, imatrix: str | None) -> Cell:
     """Return the cell of another format and importance matrix, everything else like a cell's."""
     parts = [like.model, wanted.name, *([imatrix] if imatrix else []), like.device]
-    if len(settings.profile.texts) > 1:
+    if len(settings.profile.texts) > 1 and like.text != NO_TEXT:
         parts.append(like.text)
     if settings.profile.engine != "default":
         parts.append(like.engine)

@@ -94,6 +94,7 @@ class MeasuredCell:
     @cached_property
     def scores(self) -> PerplexityMeasurement:
         """Every chunk and token of the profile's whole budget."""
+        self._run.check_has_quality(self.model)
         return self._run.perplexity(self._cell, self._run.looks(self._cell)[-1])
 
     @property

@@ -22,7 +22,8 @@ class Observation:
     """What was observed in a cell, up to a look.
 
     ``perplexity`` is None where nothing was asked that needs the text; ``reference_baseline``
-    is the reference's own; ``measured`` has the metrics of
+    is the reference's own; ``reference_file_bytes`` is there where a limit asks for it;
+    ``measured`` has the metrics of
     :mod:`pytest_quantgate.metrics.table` that were asked for, by name.
     ``metadata`` has the file's settings
     (:meth:`~pytest_quantgate.models.gguf_file.GgufFile.settings`), ``made_by`` what computes now,
@@ -36,7 +37,6 @@ class Observation:
     perplexity: PerplexityMeasurement | None
     reference: PerplexityMeasurement | None
     divergence: DivergenceMeasurement | None
-    reference_file_bytes: int | None
     size: SizeMeasurement
     tensors: tuple[TensorDigest, ...]
     metadata: Mapping[str, str]
@@ -48,6 +48,7 @@ class Observation:
     same_computation: bool
     tokens_changed: TokenChanges | None
     reference_baseline: Baseline | None = None
+    reference_file_bytes: int | None = None
     measured: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -82,9 +83,7 @@ def token_ids_changed(seen: Observation, baseline: Baseline) -> int:
     """Count the chunks whose token ids are not the baseline's."""
     if seen.perplexity is None:
         return 0
-    stored = dict(
-        zip(baseline.perplexity.chunks.index, baseline.perplexity.chunks.token_ids, strict=True)
-    )
+    stored = dict(zip(baseline.scored.chunks.index, baseline.scored.chunks.token_ids, strict=True))
     return sum(
         stored.get(chunk.index, chunk.token_ids_sha256[:16]) != chunk.token_ids_sha256[:16]
         for chunk in seen.perplexity.chunks

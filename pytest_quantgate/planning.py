@@ -12,6 +12,8 @@ from pytest_quantgate.run import Run
 # A core of 2020 to 2025 decodes batches of 512 at some 40 to 80 GFLOP/s in llama.cpp.
 _FLOPS_PER_THREAD = 5e10
 
+_SECONDS_A_SIZE = 0.2
+
 
 @dataclass(frozen=True, kw_only=True)
 class CellPlan:
@@ -24,8 +26,13 @@ class CellPlan:
 
 
 def plan_cell(run: Run, cell: Cell) -> CellPlan:
-    """Estimate one cell: nominal bits for a file to be made, two operations a weight and token."""
+    """Estimate one cell: nominal bits for a file to be made, two operations a weight and token.
+
+    The size of a shape is told without its file.
+    """
     model = run.model(cell.model)
+    if model.shape is not None:
+        return CellPlan(cell=cell, disk_bytes=0, memory_bytes=0, seconds_s=_SECONDS_A_SIZE)
     profile = run.settings.profile
     if model.source is None:
         header = model.files[cell.format.name]
@@ -78,7 +85,7 @@ def plan_lines(run: Run) -> list[str]:
         lines.append(
             f"{plan.cell.id.ljust(width)}  disk {plan.disk_bytes / 1e6:8,.0f} MB"
             f"  memory {plan.memory_bytes / 1e6:8,.0f} MB  up to {plan.seconds_s / 60:6.1f} min"
-            f"  looks at {looks} chunks"
+            f"  {f'looks at {looks} chunks' if looks else 'size alone'}"
         )
     minutes = sum(plan.seconds_s for plan in plans) / 60
     memory_bytes = max((plan.memory_bytes for plan in plans), default=0)

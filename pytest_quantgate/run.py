@@ -26,9 +26,9 @@ from pytest_quantgate.config import NO_IMATRIX, Settings
 from pytest_quantgate.devices import default_threads, hold_device
 from pytest_quantgate.engines import Engine
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
-from pytest_quantgate.errors import CellError, CellUnavailable, ConfigError
+from pytest_quantgate.errors import CellError, CellUnavailable, CellUnsupported, ConfigError
 from pytest_quantgate.formats import FULL_PRECISION, TENSOR_TYPES, find_format
-from pytest_quantgate.matrix import Cell, expand, make_cell, reference_format
+from pytest_quantgate.matrix import NO_TEXT, Cell, expand, make_cell, reference_format
 from pytest_quantgate.metrics.perplexity import Gathering, PerplexityMeasurement
 from pytest_quantgate.metrics.routes import MAX_ROUTE_CHUNKS
 from pytest_quantgate.metrics.size import SizeMeasurement, measure_size
@@ -155,7 +155,7 @@ class Run:
             format=cell.format.name,
             imatrix=cell.imatrix,
             text=cell.text,
-            n_ctx=profile.n_ctx,
+            n_ctx=0 if cell.text == NO_TEXT else profile.n_ctx,
             flash_attention=profile.flash_attention,
             type_k=profile.type_k,
             type_v=profile.type_v,
@@ -211,9 +211,10 @@ class Run:
 
         Raises:
             ConfigError: the text is too short for two chunks.
-            CellError: the engine could not tokenize.
+            CellError: the engine could not tokenize; the model is a shape.
 
         """
+        self.check_has_quality(model_name)
         known = self._plans.get((model_name, text_name))
         if known is not None:
             return known
@@ -254,8 +255,23 @@ class Run:
         self._plans[model_name, text_name] = plan
         return plan
 
+    def check_has_quality(self, model_name: str) -> None:
+        """Refuse a model whose weights mean nothing.
+
+        Raises:
+            CellUnsupported: the model is a shape.
+
+        """
+        if self.model(model_name).shape is not None:
+            raise CellUnsupported(
+                f"model {model_name!r} is a shape: its weights are pseudo-random, so it has size"
+                " and speed and no quality"
+            )
+
     def looks(self, cell: Cell) -> tuple[int, ...]:
-        """Return the numbers of chunks after which a cell may be decided."""
+        """Return the numbers of chunks after which a cell may be decided; none for a shape."""
+        if cell.text == NO_TEXT:
+            return ()
         available = self.chunk_plan(cell.model, cell.text).n_chunks
         declared = self.settings.profile.look_chunks
         return tuple(sorted({min(look, available) for look in declared}))
@@ -273,6 +289,13 @@ class Run:
                 lambda reply: self._on_progress(cell, reply),
             )
         return self._cell_files[key]
+
+    def described_file(self, cell: Cell) -> CellFile:
+        """Return a cell's file as :meth:`cell_file`, but do not make a shape's."""
+        shape = self.model(cell.model).shape
+        if shape is None:
+            return self.cell_file(cell)
+        return self._files.describe_shape(shape, cell.format, self.engine(cell.engine))
 
     def imatrix(self, cell: Cell) -> Imatrix | None:
         """Return the importance matrix of a cell, collected now if it is not in the cache.
@@ -338,7 +361,7 @@ class Run:
 
     def size(self, cell: Cell) -> SizeMeasurement:
         """Measure a cell's size."""
-        return measure_size(self.cell_file(cell).header, cell.format)
+        return measure_size(self.described_file(cell).header, cell.format)
 
     def perplexity(self, cell: Cell, n_chunks: int) -> PerplexityMeasurement:
         """Measure at least so many chunks of a cell and return the first ``n_chunks``.
@@ -350,6 +373,7 @@ class Run:
             CellError: the cell could not be measured.
 
         """
+        self.check_has_quality(cell.model)
         reference = self.reference_cell(cell)
         if reference != cell:
             self.perplexity(reference, n_chunks)

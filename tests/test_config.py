@@ -35,7 +35,10 @@ MISTAKES = {
     ),
     "wrong key of a model": (
         '[tool.quantgate.models.m]\nsorce = "x"\nsource = "y"',
-        ["[tool.quantgate.models.m] has the unknown key 'sorce'", "valid: files, sha256, source"],
+        [
+            "[tool.quantgate.models.m] has the unknown key 'sorce'",
+            "valid: files, sha256, shape, source",
+        ],
     ),
     "wrong key of a limit": (
         BASE + "[tool.quantgate.profiles.p.limits.Q4_0]\nppl_vs_refrence = 0.1",
@@ -118,11 +121,11 @@ MISTAKES = {
     ),
     "an unknown profile": (
         '[tool.quantgate]\nprofile = "fast"' + BASE,
-        ["unknown profile 'fast'; valid: default, p, smollm2; add one as [tool.quantgate.profiles"],
+        ["unknown profile 'fast'; valid: default, p, sizes, smollm2; add one as [tool."],
     ),
     "an unknown model": (
         '[tool.quantgate]\nprofile = "q"\n[tool.quantgate.profiles.q]\nmodels = ["smollm"]',
-        ["unknown model 'smollm' (did you mean 'smollm2'?); valid: lfm2moe-mini, olmoe-mini"],
+        ["unknown model 'smollm' (did you mean 'smollm2'?); valid: lfm2-8b-a1b, "],
     ),
     "an unknown text": (
         '[tool.quantgate]\nprofile="p"' + BASE + 'texts = ["wiki"]',
@@ -165,8 +168,11 @@ def test_every_mistake_is_one_line(tmp_path: Path, mistake: tuple[str, list[str]
 @pytest.mark.parametrize(
     ("overrides", "part"),
     [
-        (Overrides(profile="x"), "unknown profile 'x'; valid: default, smollm2"),
-        (Overrides(models=("x",)), "unknown model 'x'; valid: lfm2moe-mini, olmoe-mini, smollm2"),
+        (Overrides(profile="x"), "unknown profile 'x'; valid: default, sizes, smollm2"),
+        (
+            Overrides(models=("x",)),
+            "unknown model 'x'; valid: lfm2-8b-a1b, lfm2moe-mini",
+        ),
         (Overrides(formats=("x",)), "unknown format 'x'"),
         (Overrides(formats=()), "formats is empty"),
         (Overrides(formats=("Q4_0", "Q4_0")), "twice"),

@@ -27,7 +27,10 @@ class _Part(BaseModel):
 
 
 class Key(_Part):
-    """What two qualities must share to be comparable; it also names the file."""
+    """What two qualities must share to be comparable; it also names the file.
+
+    A shape has no text: ``text`` is "" and ``n_ctx`` is 0.
+    """
 
     model: str
     format: str
@@ -174,7 +177,7 @@ class Anchor(_Part):
 
 
 class Baseline(_Part):
-    """One cell's accepted measurement.
+    """One cell's accepted measurement; a cell without a text has no ``perplexity``.
 
     ``metadata`` has the file's settings, None in a file that was written before they were kept.
     ``speed`` and ``memory`` are keyed by the digest of the hardware's fingerprint: each machine
@@ -185,7 +188,7 @@ class Baseline(_Part):
     key: Key
     source_sha256: str | None
     made_by: MadeBy
-    perplexity: Perplexity
+    perplexity: Perplexity | None = None
     divergence: Divergence | None = None
     routing: Routing | None = None
     size: Size
@@ -194,6 +197,18 @@ class Baseline(_Part):
     memory: Mapping[str, MemoryBaseline] = Field(default_factory=dict)
     anchor: Anchor
     reason: str
+
+    @model_validator(mode="after")
+    def _quality_of_a_text(self) -> Baseline:
+        if (self.perplexity is None) != (self.key.text == ""):
+            raise ValueError("a perplexity and a text are there together or not at all")
+        return self
+
+    @property
+    def scored(self) -> Perplexity:
+        """The perplexity, for judges that are only asked where the cell has a text."""
+        assert self.perplexity is not None
+        return self.perplexity
 
 
 def _render(value: object, depth: int = 0) -> str:

@@ -27,7 +27,9 @@ def file_name(key: Key) -> str:
     parts = [key.format]
     if key.imatrix is not None:
         parts.append(f"imatrix-{key.imatrix}")
-    parts += [key.device_kind, key.text, f"c{key.n_ctx}"]
+    parts.append(key.device_kind)
+    if key.text:
+        parts += [key.text, f"c{key.n_ctx}"]
     if not key.flash_attention:
         parts.append("no-fa")
     if (key.type_k, key.type_v) != ("F16", "F16"):
@@ -36,7 +38,7 @@ def file_name(key: Key) -> str:
 
 
 def shipped_folder() -> Path:
-    """Return the folder of the default profile's baselines in the installed package."""
+    """Return the folder of the built-in profiles' baselines in the installed package."""
     inside = Path(str(files("pytest_quantgate.baselines"))) / "shipped"
     if inside.is_dir():
         return inside

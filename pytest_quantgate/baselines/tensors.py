@@ -16,12 +16,13 @@ def pack_tensors(tensors: Iterable[TensorDigest]) -> dict[str, str]:
     """Group tensors by name without the layer: ``blk.*.attn_k.weight`` → ``TYPE:hash`` words.
 
     Each word stands for one layer, as ``LAYER=TYPE:hash``; a tensor outside the layers is one
-    word without a layer.
+    word without a layer. Where the bytes were not hashed, a word has no ``:hash``.
     """
     groups: dict[str, list[str]] = {}
     for tensor in tensors:
         match = _LAYER.match(tensor.name)
-        word = f"{tensor.type}:{tensor.sha256[:HASH_DIGITS]}"
+        digest = tensor.sha256[:HASH_DIGITS]
+        word = f"{tensor.type}:{digest}" if digest else tensor.type
         if match is None:
             groups[tensor.name] = [word]
         else:
@@ -110,13 +111,17 @@ def compare_tensors(before: Mapping[str, str], after: Mapping[str, str]) -> Tens
     """Compare two packed tables of tensors."""
     old, new = _unpack(before), _unpack(after)
     common = [name for name in new if name in old]
+
+    def bytes_differ(name: str) -> bool:
+        (old_type, old_digest), (new_type, new_digest) = old[name], new[name]
+        hashed = old_digest and new_digest
+        return bool(hashed) and old_type == new_type and old_digest != new_digest
+
     return TensorChanges(
         n_tensors=len(new),
         types_changed=tuple(
             (name, old[name][0], new[name][0]) for name in common if old[name][0] != new[name][0]
         ),
-        bytes_changed=tuple(
-            name for name in common if old[name][0] == new[name][0] and old[name] != new[name]
-        ),
+        bytes_changed=tuple(name for name in common if bytes_differ(name)),
         added_or_gone=tuple(sorted(set(old) ^ set(new))),
     )

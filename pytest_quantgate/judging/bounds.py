@@ -166,7 +166,7 @@ def other_source(seen: Observation, baseline: Baseline) -> str | None:
 def not_comparable(seen: Observation, baseline: Baseline) -> str | None:
     """Say why a measurement and a baseline cannot be compared, or None."""
     stored = baseline.perplexity
-    if stored.text_sha256 != seen.text_sha256:
+    if stored is not None and stored.text_sha256 != seen.text_sha256:
         hint = ""
         if stored.text_sha256 == seen.text_sha256_with_lf:
             hint = ": it has CRLF line ends where the baseline's text had LF"
@@ -177,10 +177,10 @@ def not_comparable(seen: Observation, baseline: Baseline) -> str | None:
     other = other_source(seen, baseline)
     if other is not None:
         return other
-    if seen.perplexity is not None and not set(stored.chunks.index) & {
-        chunk.index for chunk in seen.perplexity.chunks
-    }:
-        return "the baseline has none of the chunks that were measured"
+    if seen.perplexity is not None and stored is not None:
+        measured = {chunk.index for chunk in seen.perplexity.chunks}
+        if measured.isdisjoint(stored.chunks.index):
+            return "the baseline has none of the chunks that were measured"
     return None
 
 
@@ -194,7 +194,7 @@ def against_column(
     look: Look,
 ) -> Judgement:
     """Judge against a column of the baseline's chunks."""
-    stored = dict(zip(baseline.perplexity.chunks.index, column, strict=True))
+    stored = dict(zip(baseline.scored.chunks.index, column, strict=True))
     chunks = [chunk for chunk in seen.scored.chunks if chunk.index in stored]
     return by_bounds(
         scale,

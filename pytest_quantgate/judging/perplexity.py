@@ -69,7 +69,7 @@ def judge_perplexity(
         _PPL,
         seen,
         baseline,
-        baseline.perplexity.chunks.nll_sum_nats,
+        baseline.scored.chunks.nll_sum_nats,
         lambda chunk: chunk.nll_sum_nats,
         statistics.ppl_limit_nats(limits.ppl_vs_baseline),
         look,
@@ -86,7 +86,7 @@ def _judge_drift(
 ) -> list[Judgement]:
     """Judge the sum of the accepted changes: steps that are small each can add up."""
     accepted = dict(
-        zip(baseline.perplexity.chunks.index, baseline.perplexity.chunks.nll_sum_nats, strict=True)
+        zip(baseline.scored.chunks.index, baseline.scored.chunks.nll_sum_nats, strict=True)
     )
     first = dict(zip(baseline.anchor.index, baseline.anchor.nll_sum_nats, strict=True))
     if limits.ppl_vs_anchor is None or all(

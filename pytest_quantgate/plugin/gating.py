@@ -95,7 +95,9 @@ def _accept(item: pytest.Function, state: State, run: Run, cell: Cell, result: A
             pytest.fail(f"{cell.id}: not accepted as a baseline: INVALID", pytrace=False)
         candidate = candidate.model_copy(update={"reason": state.options.reason})
         old = run.baseline(cell).baseline
-        run.measurements.keep_tokens(run.perplexity(cell, run.looks(cell)[-1]))
+        looks = run.looks(cell)
+        if looks:
+            run.measurements.keep_tokens(run.perplexity(cell, looks[-1]))
         # The fixture is asked for here, not by the test, so that users' tests need not name it.
         snapshot = item._request.getfixturevalue("snapshot")
         accept(snapshot, run.store, candidate)
@@ -112,16 +114,17 @@ def _accept(item: pytest.Function, state: State, run: Run, cell: Cell, result: A
 
 def _moved(old: Baseline | None, new: Baseline) -> str:
     """Say old → new → Δ for the review."""
-    ppl, size = new.perplexity.ppl, new.size.file_bytes
+    size = f"{new.size.file_bytes:,} bytes"
+    ppl = None if new.perplexity is None else new.perplexity.ppl
+    parts = [] if ppl is None else [f"PPL {ppl:.4f}"]
     if old is None:
-        parts = [f"PPL {ppl:.4f}, {size:,} bytes (new)"]
+        parts = [f"{', '.join([*parts, size])} (new)"]
     else:
-        before = old.perplexity
-        parts = [
-            f"PPL {before.ppl:.4f} → {ppl:.4f} ({100 * (ppl / before.ppl - 1):+.3f} %),"
-            f" {old.size.file_bytes:,} → {size:,} bytes"
-            f" ({100 * (size / old.size.file_bytes - 1):+.2f} %)"
-        ]
+        if ppl is not None and old.perplexity is not None:
+            before = old.perplexity.ppl
+            parts = [f"PPL {before:.4f} → {ppl:.4f} ({100 * (ppl / before - 1):+.3f} %)"]
+        change = new.size.file_bytes / old.size.file_bytes - 1
+        parts.append(f"{old.size.file_bytes:,} → {size} ({100 * change:+.2f} %)")
     return ", ".join([*parts, *_moved_speed(old, new), *_moved_memory(old, new)])
 
 

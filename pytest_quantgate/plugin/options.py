@@ -96,7 +96,8 @@ def add_options(parser: pytest.Parser) -> None:
         "--quant-model",
         dest="quant_models",
         metavar="LIST",
-        help="models instead of the profile's: names, paths of GGUF files, package:NAME/FILE",
+        help="models instead of the profile's: names, paths of GGUF files, package:NAME/FILE,"
+        " shape:NAME",
     )
     add(
         "--quant-formats",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_quantgate.errors import CellError, ConfigError
+from pytest_quantgate.matrix import NO_TEXT
 from pytest_quantgate.plugin.gating import NEEDS_REASON
 from pytest_quantgate.plugin.state import STATE, State
 from pytest_quantgate.run import Run
@@ -54,6 +55,8 @@ def prepare(state: State) -> None:
 
 def _check_matrix(state: State, run: Run) -> None:
     for cell in run.cells:
+        if cell.text == NO_TEXT:
+            continue
         try:
             run.chunk_plan(cell.model, cell.text)
         except CellError:

@@ -192,11 +192,9 @@ def _table(key: tuple[str, str, str, str], cells: list[CellRecord]) -> Table:
             )
         )
     engine_part = "" if engine == "default" else f", engine {engine}"
+    text_part = f", text {text}, {len(chunks)} common chunks" if text else ", size and speed only"
     return Table(
-        title=(
-            f"{model} on {device}, text {text}, {len(chunks)} common chunks,"
-            f" reference {cells[0].reference}{engine_part}"
-        ),
+        title=f"{model} on {device}{text_part}, reference {cells[0].reference}{engine_part}",
         caveat=FAULT_DETECTOR if any(map(_only_detects_faults, cells)) else None,
         headings=(*_FIRST, *(column.heading for column in extra), *_LAST),
         rows=tuple(rows),

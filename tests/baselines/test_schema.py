@@ -45,7 +45,7 @@ def test_the_file_is_the_same_each_time_and_shows_a_key_a_line() -> None:
 
 def test_a_number_that_is_not_finite_is_never_written() -> None:
     broken = BASELINE.model_copy(
-        update={"perplexity": BASELINE.perplexity.model_copy(update={"ppl": math.nan})}
+        update={"perplexity": BASELINE.scored.model_copy(update={"ppl": math.nan})}
     )
     with pytest.raises(ValueError, match="not JSON compliant"):
         dump(broken)

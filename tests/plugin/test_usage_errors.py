@@ -81,7 +81,7 @@ ERRORS: dict[str, tuple[Change, str]] = {
     "unknown format": (_options("--quant-formats=Q4_9"), "*unknown format 'Q4_9'*valid: F32, F16*"),
     "unknown model": (
         _options("--quant-model=x"),
-        "*unknown model 'x'; valid: lfm2moe-mini, olmoe-mini, smollm2, tiny*",
+        "*unknown model 'x'; valid: lfm2-8b-a1b, *, smollm2-135m, tiny*",
     ),
     "unknown profile": (_options("--quant-profile=x"), "*unknown profile 'x'; valid: default*"),
     "unknown text": (
