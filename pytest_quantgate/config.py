@@ -304,6 +304,12 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
     for device in profile.devices:
         _known("device", device, devices)
     _known("engine", profile.engine, engines)
+    if engines[profile.engine].tools is not None and profile.chunk_order != "text":
+        raise ConfigError(
+            f"engine {profile.engine!r} is a folder of llama.cpp's programs, which score a text's"
+            f' chunks in the text\'s order; set chunk_order = "text" in'
+            f" [tool.quantgate.profiles.{name}] (it is {profile.chunk_order!r})"
+        )
     formats = tuple(find_format(item, recipes) for item in profile.formats)
     parts = tuple(find_format(item, recipes) for item in profile.parts)
     for item in parts:

@@ -23,9 +23,9 @@ from pytest_quantgate.artifacts.measurements import Measurements
 from pytest_quantgate.baselines.schema import Key
 from pytest_quantgate.baselines.store import Found, Store
 from pytest_quantgate.config import NO_IMATRIX, Settings
-from pytest_quantgate.devices import default_threads, hold_device
+from pytest_quantgate.devices import default_threads, device_kind, device_names, hold_device
 from pytest_quantgate.engines import Engine
-from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
+from pytest_quantgate.engines.making import make_engine
 from pytest_quantgate.errors import CellError, CellUnavailable, CellUnsupported, ConfigError
 from pytest_quantgate.formats import FULL_PRECISION, TENSOR_TYPES, find_format
 from pytest_quantgate.matrix import NO_TEXT, Cell, expand, make_cell, reference_format
@@ -159,7 +159,7 @@ class Run:
             flash_attention=profile.flash_attention,
             type_k=profile.type_k,
             type_v=profile.type_v,
-            device_kind="cpu" if backend == "cpu" else backend.rstrip("0123456789").lower(),
+            device_kind=device_kind(backend),
         )
 
     @cached_property
@@ -180,10 +180,12 @@ class Run:
         if name not in self._engines:
             log = self.folder / "logs" / f"{name}-{os.getpid()}.log"
             made = self._make_engine(name, self.settings, log) if self._make_engine else None
-            self._engines[name] = made or LlamaCppPython(
-                python=self.settings.engines[name].python,
+            self._engines[name] = made or make_engine(
+                self.settings.engines[name],
+                root=self.settings.root,
                 log=log,
                 stall_s=self.settings.stall_s,
+                sha256_of=self.cache.sha256_of,
             )
         return self._engines[name]
 
@@ -460,7 +462,7 @@ class Run:
         backend = self.settings.devices[cell.device].backend
         engine = self.engine(cell.engine)
         listed = engine.identity().devices
-        if backend != "cpu" and backend not in listed:
+        if not {"cpu", *listed}.issuperset(device_names(backend)):
             raise CellUnavailable(
                 f"device {cell.device!r}: the engine has no {backend!r}; there are: cpu,"
                 f" {', '.join(listed)}"

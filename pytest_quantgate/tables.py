@@ -277,10 +277,46 @@ class DeviceSettings(Table):
     backend: str = "cpu"
 
 
+_PINNED = {
+    **dict.fromkeys(("-m", "--model"), "models"),
+    **dict.fromkeys(("-f", "--file", "-p", "--prompt"), "texts"),
+    **dict.fromkeys(("-dev", "--device"), "backend of a device"),
+    **dict.fromkeys(("-c", "--ctx-size"), "n_ctx"),
+    **dict.fromkeys(("-b", "--batch-size"), "n_batch"),
+    **dict.fromkeys(("-ub", "--ubatch-size"), "n_ubatch"),
+    **dict.fromkeys(("-t", "--threads"), "n_threads"),
+    **dict.fromkeys(("-fa", "--flash-attn"), "flash_attention"),
+    **dict.fromkeys(("-ctk", "--cache-type-k"), "type_k"),
+    **dict.fromkeys(("-ctv", "--cache-type-v"), "type_v"),
+    "--chunks": "chunks",
+}
+"""Arguments of llama-perplexity that a setting stands for, and that setting."""
+
+
 class EngineSettings(Table):
-    """One build of llama.cpp; ``python`` is the interpreter whose llama-cpp-python it is."""
+    """One build of llama.cpp: the llama-cpp-python of an interpreter, or a folder of programs.
+
+    ``tools`` is the folder, and ``arguments`` are further ones of its llama-perplexity.
+    """
 
     python: str | None = None
+    tools: str | None = None
+    arguments: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_of(self) -> EngineSettings:
+        if self.python is not None and self.tools is not None:
+            raise ValueError(
+                'an engine has either python = "INTERPRETER" or tools = "FOLDER", not both'
+            )
+        if self.arguments and self.tools is None:
+            raise ValueError('arguments are those of programs; add tools = "FOLDER"')
+        for argument in self.arguments:
+            if argument in _PINNED:
+                raise ValueError(
+                    f"the argument {argument} is the profile's to set; use {_PINNED[argument]}"
+                )
+        return self
 
 
 class RecipeSettings(Table):

@@ -53,6 +53,27 @@ MISTAKES = {
         '[tool.quantgate.models.m]\nsource = "x"\nsha256 = { F16 = "y" }',
         ["with source, sha256 is one string"],
     ),
+    "an engine of both kinds": (
+        '[tool.quantgate.engines.e]\npython = "p"\ntools = "t"',
+        ["engines.e", 'either python = "INTERPRETER" or tools = "FOLDER", not both'],
+    ),
+    "arguments without programs": (
+        '[tool.quantgate.engines.e]\narguments = ["-ngl", "99"]',
+        ["engines.e", 'arguments are those of programs; add tools = "FOLDER"'],
+    ),
+    "an argument that the profile sets": (
+        '[tool.quantgate.engines.e]\ntools = "t"\narguments = ["-c", "512"]',
+        ["engines.e", "the argument -c is the profile's to set; use n_ctx"],
+    ),
+    "programs in a seeded order": (
+        '[tool.quantgate]\nprofile = "p"\n[tool.quantgate.engines.e]\ntools = "t"\n'
+        + BASE
+        + 'engine = "e"',
+        [
+            "engine 'e' is a folder of llama.cpp's programs",
+            "set chunk_order = \"text\" in [tool.quantgate.profiles.p] (it is 'seeded')",
+        ],
+    ),
     "a text without a file": ("[tool.quantgate.texts.t]", ['either source = "PATH" or domains']),
     "a matrix of nothing": (
         "[tool.quantgate.imatrices.i]",

@@ -44,9 +44,16 @@ def quant_baseline(_quant_point: Point, pytestconfig: pytest.Config) -> Baseline
 def quant_codecs(pytestconfig: pytest.Config) -> CodecBackend:
     """All codecs of the engine under test, by the name of their type."""
     from pytest_quantgate.codecs.remote import WorkerCodecs
+    from pytest_quantgate.errors import CellUnsupported
 
     run = pytestconfig.stash[STATE].open_run()
-    return WorkerCodecs(run.engine(run.settings.profile.engine))
+    codecs = WorkerCodecs(run.engine(run.settings.profile.engine))
+    try:
+        codecs.types()
+    except CellUnsupported as error:
+        # Without one type of many its tests are skipped; without any, nothing would be tested.
+        pytest.fail(str(error), pytrace=False)
+    return codecs
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ import llama_cpp
 import numpy as np
 from llama_cpp import llama_cpp as low
 
+from pytest_quantgate.worker.host import cpu_name
 from pytest_quantgate.worker.messages import Identity
 
 LIBRARY_NAMES = ("libllama", "llama", "libggml", "ggml")
@@ -45,16 +46,6 @@ def _hash_libraries(prefixes: Sequence[str]) -> str:
         ):
             digest.update(stem.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _llama_cpp_version() -> str:
@@ -101,7 +92,7 @@ def identify() -> Identity:
         llama_cpp_version=_llama_cpp_version(),
         python_version=platform.python_version(),
         platform=f"{sys.platform}-{platform.machine()}",
-        cpu_name=_cpu_name(),
+        cpu_name=cpu_name(),
         system_info=low.llama_print_system_info().decode().strip(),
         library_sha256=_hash_libraries(LIBRARY_NAMES),
         quantizer_sha256=_hash_libraries(QUANTIZER_NAMES),
@@ -216,9 +207,11 @@ class Model:
         self._loading = low.llama_progress_callback(loading)
         parameters = low.llama_model_default_params()
         listed = devices()
-        if device != "cpu" and device not in listed:
-            raise EngineRefusal(f"no device {device!r}; there are: cpu, {', '.join(listed)}")
-        chosen = [] if device == "cpu" else [listed[device]]
+        names = [] if device == "cpu" else [name.strip() for name in device.split(",")]
+        for name in names:
+            if name not in listed:
+                raise EngineRefusal(f"no device {name!r}; there are: cpu, {', '.join(listed)}")
+        chosen = [listed[name] for name in names]
         # A list without entries hides every GPU: a CUDA build would offload large batches.
         self._devices = (ctypes.c_void_p * (len(chosen) + 1))(*chosen, None)
         parameters.devices = ctypes.cast(self._devices, ctypes.c_void_p)

@@ -1,0 +1,40 @@
+"""From an engine's table in the configuration to the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pytest_quantgate.engines import Engine
+from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
+from pytest_quantgate.engines.programs import LlamaPrograms
+from pytest_quantgate.tables import EngineSettings
+
+
+def make_engine(
+    engine: EngineSettings,
+    *,
+    root: Path,
+    log: Path,
+    stall_s: float,
+    sha256_of: Callable[[Path], str],
+) -> Engine:
+    """Make an engine; nothing is started before it is asked.
+
+    Args:
+        engine: what the configuration says.
+        root: where relative paths start.
+        log: the file for its output.
+        stall_s: seconds without a sign of life after which it is ended.
+        sha256_of: hashes a file.
+
+    """
+    if engine.tools is not None:
+        return LlamaPrograms(
+            folder=root / Path(engine.tools).expanduser(),
+            arguments=engine.arguments,
+            log=log,
+            stall_s=stall_s,
+            sha256_of=sha256_of,
+        )
+    return LlamaCppPython(python=engine.python, log=log, stall_s=stall_s)
