@@ -51,9 +51,10 @@ FORMAT = "Q4_K_M"
 class Bench:
     """A project with clean files, and what pytest says of copies with faults."""
 
-    def __init__(self, folder: Path, chunks: int) -> None:
+    def __init__(self, folder: Path, chunks: int, n_ctx: int) -> None:
         self.folder = folder
         self._chunks = chunks
+        self._n_ctx = n_ctx
         self.text = folder / "text.txt"
         self.text.write_bytes(built_in_text(EVALUATION_TEXT).data)
         self._engine = LlamaCppPython(python=None, log=folder / "make.log", stall_s=300)
@@ -134,6 +135,7 @@ source = "text.txt"
 models = {json.dumps(list(models))}
 formats = ["{FORMAT}"]
 texts = ["text"]
+n_ctx = {self._n_ctx}
 chunks = {self._chunks}
 looks = {looks}
 gate = true
@@ -191,9 +193,9 @@ def told(cell: dict[str, Any]) -> str:
     return "; ".join(part for part in (reason, cell["cause"]) if part)
 
 
-def run_faults(folder: Path, chunks: int, names: set[str] | None) -> list[str]:
+def run_faults(folder: Path, chunks: int, n_ctx: int, names: set[str] | None) -> list[str]:
     """Plant every fault, and print and return what was missed."""
-    bench = Bench(folder, chunks)
+    bench = Bench(folder, chunks, n_ctx)
     try:
         faults = [f for f in all_faults(bench.requantize) if names is None or f.name in names]
         bench.accept()
@@ -305,6 +307,7 @@ def main() -> int:
     """Run what was asked for; 1 where the gate missed a fault or called the same build worse."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--chunks", type=int, default=16, help="the budget; the first look is half")
+    parser.add_argument("--n-ctx", type=int, default=512)
     parser.add_argument("--faults", help="names, separated by commas; all if left out")
     parser.add_argument(
         "--same", type=int, metavar="N", help="N comparisons of a build with itself"
@@ -318,7 +321,7 @@ def main() -> int:
             print(f"{arguments.same} comparisons of the same build: {dict(counts)}")
         else:
             wanted = None if arguments.faults is None else set(arguments.faults.split(","))
-            failed = bool(run_faults(Path(name), arguments.chunks, wanted))
+            failed = bool(run_faults(Path(name), arguments.chunks, arguments.n_ctx, wanted))
     print(f"{time.perf_counter() - started:.0f} s")
     return 1 if failed else 0
 
