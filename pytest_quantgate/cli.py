@@ -9,8 +9,13 @@ from pathlib import Path
 
 from pytest_quantgate import __version__
 from pytest_quantgate.artifacts.cache import Cache
+from pytest_quantgate.claims.evidence import Evidence
+from pytest_quantgate.claims.judging import judge_claims
+from pytest_quantgate.claims.schema import read_claims
 from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.report.claims import claim_lines, claims_markdown
 from pytest_quantgate.report.record import read_record
+from pytest_quantgate.report.sections import make_sections, section_lines
 from pytest_quantgate.report.table import make_tables, markdown, text_lines
 from pytest_quantgate.report.write import write_report
 
@@ -23,6 +28,18 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("record", type=Path, help="a .json of --quant-report")
     report.add_argument("--markdown", action="store_true", help="print Markdown")
     report.add_argument("-o", "--output", type=Path, help="write to this .md or .json instead")
+    claims = commands.add_parser(
+        "claims", help="set published figures beside what was measured here"
+    )
+    claims.add_argument("file", help="a .json of claims, or the name of one that ships")
+    claims.add_argument(
+        "--record",
+        type=Path,
+        action="append",
+        default=[],
+        help="a .json of --quant-report to take figures from; may be repeated",
+    )
+    claims.add_argument("--markdown", action="store_true", help="print Markdown")
     cache = commands.add_parser("cache", help="show what the cache holds")
     cache.add_argument("--dir", type=Path, help="the cache's folder, if not the usual one")
     cache.add_argument("--clear", action="store_true", help="remove artifacts and references")
@@ -40,6 +57,18 @@ def _report(arguments: argparse.Namespace) -> None:
     else:
         for table in make_tables(record):
             print("\n".join(text_lines(table)))
+        for section in make_sections(record):
+            print("\n".join(section_lines(section)))
+
+
+def _claims(arguments: argparse.Namespace) -> None:
+    claims = read_claims(arguments.file)
+    records = [read_record(path) for path in arguments.record]
+    findings = judge_claims(claims, Evidence(records=records))
+    if arguments.markdown:
+        print(claims_markdown(claims.title, findings), end="")
+    else:
+        print("\n".join(claim_lines(claims.title, findings)))
 
 
 def _cache(arguments: argparse.Namespace) -> None:
@@ -55,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parsed = _parser().parse_args(arguments)
     try:
-        {"report": _report, "cache": _cache}[parsed.command](parsed)
+        {"report": _report, "claims": _claims, "cache": _cache}[parsed.command](parsed)
     except ConfigError as error:
         print(f"quantgate: {error}", file=sys.stderr)
         return 2

@@ -1,0 +1,1 @@
+"""Published claims: figures of others, set beside what was measured here."""

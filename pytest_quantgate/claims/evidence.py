@@ -1,0 +1,79 @@
+"""What was measured here, as a claim may ask for it: run records, stored sizes, shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pytest_quantgate.baselines.schema import parse
+from pytest_quantgate.baselines.store import shipped_folder
+from pytest_quantgate.metrics.speed import SpeedMeasurement
+from pytest_quantgate.models.shapes import SHAPES
+from pytest_quantgate.report.record import CellRecord, RunRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellSpeed:
+    """A cell's speed in generating text, and on which hardware."""
+
+    cell: CellRecord
+    hardware: str
+    tokens_per_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Run records, and what ships here without one."""
+
+    records: Sequence[RunRecord] = ()
+
+    def cells(self, model: str | None, format_name: str | None) -> Iterator[CellRecord]:
+        """Return the measured cells of a model and a format; None is any."""
+        for record in self.records:
+            for cell in record.cells:
+                if model in {None, cell.model} and format_name in {None, cell.format}:
+                    yield cell
+
+    def file_bytes(self, model: str, format_name: str) -> int | None:
+        """Return a file's size: of a record, else of the baselines that ship."""
+        for cell in self.cells(model, format_name):
+            if cell.file_bytes is not None and cell.imatrix is None:
+                return cell.file_bytes
+        path = shipped_folder() / model / f"{format_name}-cpu.json"
+        if not path.is_file():
+            return None
+        return parse(path.read_text(encoding="utf-8"), str(path)).size.file_bytes
+
+    def experts(self, model: str) -> tuple[int, int] | None:
+        """Return how many experts a layer has and a token uses, by the model's shape."""
+        shape = SHAPES.get(model)
+        return None if shape is None else (shape.experts, shape.experts_used)
+
+    def speeds(self, model: str | None, format_name: str | None) -> Iterator[CellSpeed]:
+        """Return the decoding speeds that records have; a miniature's say nothing."""
+        for cell in self.cells(model, format_name):
+            speed = cell.measured.get("speed")
+            if isinstance(speed, SpeedMeasurement) and not cell.is_miniature:
+                at = speed.fingerprint
+                yield CellSpeed(
+                    cell=cell,
+                    hardware=at.cpu if at.device == "cpu" else at.device,
+                    tokens_per_s=speed.tokens_per_s("decode"),
+                )
+
+    def speed_ratios(
+        self, model: str | None, format_name: str, other_format: str
+    ) -> Iterator[tuple[CellSpeed, float]]:
+        """Return, for one model on one hardware, how much faster a format is, in percent."""
+        for one in self.speeds(model, format_name):
+            for other in self.speeds(one.cell.model, other_format):
+                if other.hardware == one.hardware and other.cell.device == one.cell.device:
+                    yield one, 100 * (one.tokens_per_s / other.tokens_per_s - 1)
+
+    def with_and_without_imatrix(self, format_name: str) -> Iterator[tuple[CellRecord, CellRecord]]:
+        """Return pairs of cells: without an importance matrix, and with one."""
+        for plain in self.cells(None, format_name):
+            for cell in self.cells(plain.model, format_name):
+                same = (plain.device, plain.text) == (cell.device, cell.text)
+                if plain.imatrix is None and cell.imatrix is not None and same:
+                    yield plain, cell
