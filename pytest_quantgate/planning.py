@@ -8,9 +8,12 @@ from pytest_quantgate.errors import CellUnavailable
 from pytest_quantgate.formats import TENSOR_TYPES
 from pytest_quantgate.matrix import Cell
 from pytest_quantgate.run import Run
+from pytest_quantgate.statistics import MIN_PROCESSES
 
 # A core of 2020 to 2025 decodes batches of 512 at some 40 to 80 GFLOP/s in llama.cpp.
 _FLOPS_PER_THREAD = 5e10
+_BYTES_PER_S = 1e10  # what decoding reads of the weights: a desktop's memory has 20 to 60 GB/s
+_PROCESS_S = 1.0  # to start, import and map a file
 
 _SECONDS_A_SIZE = 0.2
 
@@ -55,8 +58,26 @@ def plan_cell(run: Run, cell: Cell) -> CellPlan:
         cell=cell,
         disk_bytes=made,
         memory_bytes=int(file_bytes + kv_bytes + 2 * logits_bytes),
-        seconds_s=operations / (_FLOPS_PER_THREAD * run.n_threads) + quantize_s,
+        seconds_s=operations / (_FLOPS_PER_THREAD * run.n_threads)
+        + quantize_s
+        + (_speed_s(run, cell) if profile.speed else 0.0),
     )
+
+
+def _speed_s(run: Run, cell: Cell) -> float:
+    """Estimate the first look at a cell's speed: fresh processes of it and of its reference."""
+    profile, weights = run.settings.profile, _active_parameters(run, cell)
+    reference = run.reference_cell(cell)
+    sides = [cell] if reference == cell else [cell, reference]
+    runs = profile.speed_repetitions + 2  # two warm-ups at least
+    prompt = 2 * weights * (runs * profile.speed_prefill_tokens + 2 * profile.speed_depth)
+    seconds_s = 0.0
+    for side in sides:
+        decoded = runs * profile.speed_decode_tokens
+        token_bytes = weights * side.format.nominal_bits_per_weight / 8
+        seconds_s += prompt / (_FLOPS_PER_THREAD * run.n_threads)
+        seconds_s += decoded * token_bytes / _BYTES_PER_S + _PROCESS_S
+    return MIN_PROCESSES * seconds_s
 
 
 def _active_parameters(run: Run, cell: Cell) -> float:

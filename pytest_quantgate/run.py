@@ -542,6 +542,11 @@ class Run:
             "chunk_order": profile.chunk_order,
             "seed": profile.seed,
             "texts": {name: self.text(name).sha256 for name in profile.texts},
+            **{
+                name: value
+                for name, value in profile.model_dump().items()
+                if profile.speed and name.startswith("speed_")
+            },
         }
 
     def engine_facts(self, name: str) -> dict[str, Any]:

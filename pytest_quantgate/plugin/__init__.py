@@ -26,7 +26,7 @@ from pytest_quantgate.plugin.fixtures import (  # noqa: F401 # found by pytest a
     quant_model,
     quant_text,
 )
-from pytest_quantgate.plugin.markers import MARKERS, QUANT_FIXTURES
+from pytest_quantgate.plugin.markers import CODEC_FIXTURES, MARKERS, QUANT_FIXTURES
 from pytest_quantgate.plugin.options import add_options
 from pytest_quantgate.plugin.state import STATE, make_state
 
@@ -111,6 +111,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """After a test's own body, judge its cell by its markers."""
+    if CODEC_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+        from pytest_quantgate.plugin.gating import beside_no_speed
+
+        yield from beside_no_speed(item)
+        return
     if not hasattr(item, "callspec") or "_quant_point" not in item.callspec.params:
         yield
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator
+from contextlib import nullcontext
 from dataclasses import replace
 from statistics import median
 
@@ -36,6 +37,16 @@ _NEVER_ACCEPTED = frozenset(
         VerdictKind.INCONCLUSIVE,
     }
 )
+
+
+def beside_no_speed(item: pytest.Item) -> Generator[None, None, None]:
+    """Run a test that computes with the engine's codecs while no speed is measured.
+
+    Only where the profile measures speed: else such tests run beside each other and the matrix.
+    """
+    run = item.config.stash[STATE].open_run()
+    with run.hold_device("cpu") if run.settings.profile.speed else nullcontext():
+        yield
 
 
 def gate(item: pytest.Item) -> Generator[None, None, None]:

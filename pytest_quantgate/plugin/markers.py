@@ -28,6 +28,8 @@ QUANT_FIXTURES = frozenset(
     }
 )
 
+CODEC_FIXTURES = frozenset({"quant_codec", "quant_codecs", "quant_kernels"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Marker:

@@ -6,6 +6,8 @@ The engine is a fake that is slow on demand; none of these tests is about a figu
 from __future__ import annotations
 
 import json
+import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,71 @@ def test_noise_brings_more_processes_until_the_budget_ends(fake: Project) -> Non
     )
     run(fake, "-k", "test_speed and Q4_0")
     assert len(cells(fake)["Q4_0"]["measured"]["speed"]["cell"]) == 5
+
+
+ALONE = """
+import json, time
+from pathlib import Path
+
+import pytest_quantgate.worker.messages as messages
+from tests.fake_engine import FakeEngine
+
+COMPUTING = (messages.MeasureSpeed, messages.Score, messages.Quantize)
+
+class Slow(FakeEngine):
+    def ask(self, request, on_reply=None):
+        if not isinstance(request, COMPUTING):
+            return super().ask(request, on_reply)
+        began = time.monotonic()
+        time.sleep(0.02)
+        reply = super().ask(request, on_reply)
+        with Path("times.txt").open("a") as stream:
+            stream.write(json.dumps([type(request).__name__, began, time.monotonic()]) + "\\n")
+        return reply
+
+def pytest_quantgate_make_engine(name, settings, log):
+    return Slow()
+"""
+
+
+def test_nothing_computes_while_a_speed_is_measured(fake: Project) -> None:
+    """Neither scoring nor quantizing nor another speed, in two processes of pytest-xdist."""
+    fake.pytester.makeconftest(ALONE)
+    result = fake.matrix("-n2")
+    assert result.parseoutcomes()["passed"] == 4
+    lines = [json.loads(line) for line in (fake.root / "times.txt").read_text().splitlines()]
+    assert {kind for kind, _, _ in lines} == {"MeasureSpeed", "Score", "Quantize"}
+    lines.sort(key=lambda line: float(line[1]))
+    for (_, _, ended), (_, began, _) in pairwise(lines):
+        assert ended <= began
+
+
+def test_a_plan_counts_the_speed(fake: Project) -> None:
+    def minutes() -> float:
+        lines = fake.run("--quant-plan").stdout.lines
+        return sum(
+            float(found[1]) for line in lines if (found := re.search(r"to +([0-9.]+) min", line))
+        )
+
+    with_speed = minutes()
+    fake.configure(formats=("F16", "Q4_0"))
+    assert with_speed > minutes()
+
+
+def test_the_record_has_the_settings_and_every_run(fake: Project) -> None:
+    run(fake, "-k", "test_speed and Q4_0")
+    record = json.loads((fake.root / "report.json").read_text())
+    assert record["settings"]["speed_decode_tokens"] == 128
+    measured = record["cells"][0]["measured"]["speed"]
+    for side in ("cell", "reference"):
+        assert all(len(process["decode_ns"]) == 1 for process in measured[side])
+    assert set(measured["host_before"]) == {
+        "clock_mhz",
+        "governor",
+        "load_average",
+        "temperature_c",
+        "on_battery",
+    }
 
 
 def test_a_ratio_to_the_reference_is_judged_by_its_interval(fake: Project) -> None:
