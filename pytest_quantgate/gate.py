@@ -24,7 +24,14 @@ from pytest_quantgate.errors import (
     CellUnavailable,
     CellUnsupported,
 )
-from pytest_quantgate.judge import BY_CHUNK, JUDGES, OF_SHAPES, conclude, declared_looks
+from pytest_quantgate.judge import (
+    BY_CHUNK,
+    JUDGES,
+    OF_SHAPES,
+    WITHOUT_BASELINE,
+    conclude,
+    declared_looks,
+)
 from pytest_quantgate.limits import default_limits, merge_limits
 from pytest_quantgate.matrix import NO_TEXT, Cell
 from pytest_quantgate.metrics.divergence import measure_divergence
@@ -218,7 +225,8 @@ def _missing_baseline(
 ) -> list[Judgement]:
     wanted = any(
         name.endswith(_NEEDS_BASELINE) and getattr(limits, name) is not None
-        for _, limits in asked
+        for question, limits in asked
+        if question.metric not in WITHOUT_BASELINE
         for name in Limits.model_fields
     )
     if baseline is not None or not wanted:

@@ -12,6 +12,7 @@ from pytest_quantgate.judging.bounds import Look, not_comparable
 from pytest_quantgate.judging.divergence import judge_divergence
 from pytest_quantgate.judging.imatrix import judge_imatrix
 from pytest_quantgate.judging.memory import judge_memory
+from pytest_quantgate.judging.noise import judge_noise
 from pytest_quantgate.judging.oracle import judge_oracle
 from pytest_quantgate.judging.perplexity import judge_perplexity
 from pytest_quantgate.judging.routing import judge_routing
@@ -43,12 +44,16 @@ BY_CHUNK = frozenset({"perplexity", "divergence"})
 OF_SHAPES = frozenset({"size", "speed", "memory"})
 """The metrics that do not depend on the weights' values: all that a shape is asked about."""
 
+WITHOUT_BASELINE = frozenset({"noise"})
+"""The metrics that hold limits against something else than a stored baseline."""
+
 JudgeMetric = Callable[[Observation, Limits, Baseline | None, Look], list[Judgement]]
 
 JUDGES: dict[str, JudgeMetric] = {
     "perplexity": judge_perplexity,
     "divergence": judge_divergence,
     "batches": judge_batches,
+    "noise": judge_noise,
     "oracle": judge_oracle,
     "routing": judge_routing,
     "size": judge_size,

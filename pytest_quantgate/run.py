@@ -29,6 +29,7 @@ from pytest_quantgate.engines.making import make_engine
 from pytest_quantgate.errors import CellError, CellUnavailable, CellUnsupported, ConfigError
 from pytest_quantgate.formats import FULL_PRECISION, TENSOR_TYPES, find_format
 from pytest_quantgate.matrix import NO_TEXT, Cell, expand, make_cell, reference_format
+from pytest_quantgate.metrics.noise import Setting
 from pytest_quantgate.metrics.perplexity import Gathering, PerplexityMeasurement
 from pytest_quantgate.metrics.routes import MAX_ROUTE_CHUNKS
 from pytest_quantgate.metrics.size import SizeMeasurement, measure_size
@@ -387,7 +388,8 @@ class Run:
             known = self.measurements.load(key, is_reference=is_reference)
             have = len(known.chunks) if known is not None else 0
             if known is None or have < n_chunks:
-                known = self._score(cell, file, plan, known, plan.order[have:n_chunks])
+                wanted = plan.order[have:n_chunks]
+                known = self._score(cell, self.setting, known, wanted, captures=is_reference)
                 self.measurements.store(key, known, is_reference=is_reference)
         return known.first(n_chunks)
 
@@ -397,6 +399,19 @@ class Run:
             return ()
         count = min(self.looks(cell)[0], MAX_ROUTE_CHUNKS)
         return self.chunk_plan(cell.model, cell.text).order[:count]
+
+    def score_under(self, cell: Cell, setting: Setting, n_chunks: int) -> PerplexityMeasurement:
+        """Score the first chunks of a cell in another setting; nothing of it is kept.
+
+        The divergence is from the reference as the profile's own setting gives it, also for the
+        reference itself; :meth:`perplexity` must have measured these chunks.
+
+        Raises:
+            CellError: the cell could not be measured.
+
+        """
+        order = self.chunk_plan(cell.model, cell.text).order[:n_chunks]
+        return self._score(cell, setting, None, order, captures=False)
 
     def reference_folder(self, reference: Cell) -> Path:
         """Return the folder of a reference cell's distribution."""
@@ -438,15 +453,22 @@ class Run:
         """The physical batch, 512 or n_batch unless the profile says otherwise."""
         return self.settings.profile.n_ubatch or min(512, self.n_batch)
 
+    @property
+    def setting(self) -> Setting:
+        """How the profile has texts computed."""
+        return Setting(n_threads=self.n_threads, n_batch=self.n_batch, n_ubatch=self.n_ubatch)
+
     def _score(
         self,
         cell: Cell,
-        file: CellFile,
-        plan: ChunkPlan,
+        setting: Setting,
         known: PerplexityMeasurement | None,
         wanted: tuple[int, ...],
+        *,
+        captures: bool,
     ) -> PerplexityMeasurement:
         profile, text = self.settings.profile, self.text(cell.text)
+        file, plan = self.cell_file(cell), self.chunk_plan(cell.model, cell.text)
         gathering = Gathering(known, plan.documents, plan.domains)
         before = len(gathering.chunks)
         self.emit("score", cell, done=before, total=before + len(wanted))
@@ -470,27 +492,30 @@ class Run:
         reference = self.reference_cell(cell)
         folder = self.reference_folder(reference)
         # An engine may score without telling distributions; then nothing is compared.
-        can_compare = reference == cell or (folder / "facts.json").exists()
+        can_compare = captures or (folder / "facts.json").exists()
+        # Routes are the profile's own setting's.
+        route_chunks = self.route_chunks(cell) if setting == self.setting else ()
         request = Score(
             model=str(file.path),
             device=backend,
             text=str(self.cache.text(text.data, text.sha256)),
             chunks=wanted,
             n_ctx=profile.n_ctx,
-            n_batch=self.n_batch,
-            n_ubatch=self.n_ubatch,
-            n_threads=self.n_threads,
+            n_batch=setting.n_batch,
+            n_ubatch=setting.n_ubatch,
+            n_threads=setting.n_threads,
             flash_attention=profile.flash_attention,
             type_k=TENSOR_TYPES[profile.type_k].number,
             type_v=TENSOR_TYPES[profile.type_v].number,
+            repack=setting.repack,
             reference=str(folder) if can_compare else "",
-            captures=reference == cell,
+            captures=captures,
             output_matrix=self._output_matrix(self.cell_file(reference)),
-            route_chunks=self.route_chunks(cell) if backend == "cpu" else (),
+            route_chunks=route_chunks if backend == "cpu" else (),
         )
         with self.hold_device(backend, cell):
             engine.ask(request, on_reply)
-            routed = tuple(index for index in self.route_chunks(cell) if index in wanted)
+            routed = tuple(index for index in route_chunks if index in wanted)
             if backend != "cpu" and routed and gathering.tells_tokens:
                 # A GPU's fused router kernels leave no such nodes: the perplexity is measured
                 # with them, the routes in a pass of their own without.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_quantgate.metrics.batches import BatchMeasurement, measure_batches
 from pytest_quantgate.metrics.imatrix import ImatrixMeasurement, measure_imatrix
 from pytest_quantgate.metrics.memory import MemoryMeasurement, measure_memory, memory_figures
+from pytest_quantgate.metrics.noise import NoiseMeasurement, measure_noise
 from pytest_quantgate.metrics.oracle import OracleMeasurement, measure_oracle
 from pytest_quantgate.metrics.routing import RoutingMeasurement, measure_routing
 from pytest_quantgate.metrics.speed import SpeedMeasurement, measure_speed, speed_figures
@@ -42,6 +43,7 @@ class CellMetric:
 CELL_METRICS: Mapping[str, CellMetric] = MappingProxyType(
     {
         "batches": CellMetric(kind=BatchMeasurement, measure=measure_batches),
+        "noise": CellMetric(kind=NoiseMeasurement, measure=measure_noise),
         "oracle": CellMetric(kind=OracleMeasurement, measure=measure_oracle),
         "imatrix": CellMetric(kind=ImatrixMeasurement, measure=measure_imatrix),
         "routing": CellMetric(kind=RoutingMeasurement, measure=measure_routing),

@@ -142,7 +142,7 @@ def pytest_report_teststatus(
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Start to show progress, in the process that has the terminal."""
     state = session.config.stash[STATE]
-    if state.options.matrix and not state.is_xdist_worker:
+    if state.options.shows_cells and not state.is_xdist_worker:
         from pytest_quantgate.plugin.terminal import Progress
 
         state.progress = Progress.start(state)

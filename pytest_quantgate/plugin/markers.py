@@ -94,6 +94,16 @@ MARKERS: Mapping[str, Marker] = MappingProxyType(
                 help="limit on the divergence between batch sizes, in nats a token",
             ),
             Marker(
+                name="quant_noise",
+                metric="noise",
+                keywords={
+                    "max_mean_kld": "kld_mean_max",
+                    "max_kld_vs_baseline": "kld_vs_baseline",
+                    "max_ppl_vs_baseline": "ppl_vs_baseline",
+                },
+                help="settings that should not matter; limits below their noise are warned about",
+            ),
+            Marker(
                 name="quant_oracle",
                 metric="oracle",
                 keywords={"max_mean_kld": "oracle_kld_max"},

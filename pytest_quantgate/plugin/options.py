@@ -19,6 +19,7 @@ class Options:
     """What the command line says; the lists are still comma-separated text."""
 
     matrix: bool
+    calibrate: bool
     codecs: bool
     codec_profile: str
     plan: bool
@@ -38,7 +39,12 @@ class Options:
     @property
     def any_suite(self) -> bool:
         """Whether a built-in suite was asked for."""
-        return self.matrix or self.codecs
+        return self.shows_cells or self.codecs
+
+    @property
+    def shows_cells(self) -> bool:
+        """Whether the profile's cells are measured, for the gate or for its noise."""
+        return self.matrix or self.calibrate
 
     def overrides(self) -> Overrides:
         """Return what the command line says instead of the configuration."""
@@ -77,6 +83,13 @@ def add_options(parser: pytest.Parser) -> None:
         dest="quant_plan",
         action="store_true",
         help="print the cells, disk, memory and minutes that a run would take; run nothing",
+    )
+    add(
+        "--quant-calibrate",
+        dest="quant_calibrate",
+        action="store_true",
+        help="instead of the gate, measure how far settings that should not matter (threads,"
+        " batch sizes, repacked weights) move each cell, and warn about limits below that",
     )
     add(
         "--quant-codecs",
@@ -144,7 +157,8 @@ def read_options(config: pytest.Config) -> Options:
     """Read the options, syrupy's ``--snapshot-update`` too."""
     get = config.getoption
     return Options(
-        matrix=get("quant_matrix") or get("quant_plan"),
+        matrix=(get("quant_matrix") and not get("quant_calibrate")) or get("quant_plan"),
+        calibrate=get("quant_calibrate"),
         codecs=get("quant_codecs"),
         codec_profile=get("quant_codec_profile"),
         plan=get("quant_plan"),

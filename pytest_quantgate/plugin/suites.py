@@ -15,9 +15,11 @@ from pytest_quantgate.plugin.state import STATE, State
 from pytest_quantgate.run import Run
 
 MATRIX_NODE = "quant-matrix"
+CALIBRATION_NODE = "quant-calibrate"
 CODECS_NODE = "quant-codecs"
 _MODULES = {
     MATRIX_NODE: "pytest_quantgate.suite.test_matrix",
+    CALIBRATION_NODE: "pytest_quantgate.suite.test_noise",
     CODECS_NODE: "pytest_quantgate.suite.test_codecs",
 }
 
@@ -45,7 +47,7 @@ def prepare(state: State) -> None:
     try:
         run = state.open_run()
         run.cache.prune()
-        if state.options.matrix:
+        if state.options.shows_cells:
             _check_matrix(state, run)
     except ConfigError as error:
         raise pytest.UsageError(str(error)) from error
@@ -61,6 +63,11 @@ def _check_matrix(state: State, run: Run) -> None:
             run.chunk_plan(cell.model, cell.text)
         except CellError:
             continue  # the engine's trouble is the cell's verdict, not a usage error
+    if state.options.update_baselines and state.options.calibrate:
+        raise ConfigError(
+            "--quant-calibrate stores no baselines; store them with"
+            ' pytest --quant-matrix --snapshot-update --quant-reason "WHY"'
+        )
     if state.options.update_baselines and not state.options.reason:
         raise ConfigError(NEEDS_REASON)
     if state.options.update_baselines and not state.config.pluginmanager.hasplugin("syrupy"):
@@ -90,6 +97,8 @@ def collect(session: pytest.Session, state: State) -> Iterator[pytest.Item]:
     profile = state.open_run().settings.profile
     if state.options.matrix:
         yield from _collect(session, MATRIX_NODE)
+    if state.options.calibrate:
+        yield from _collect(session, CALIBRATION_NODE)
     if state.options.codecs or (state.options.matrix and profile.codecs):
         yield from _collect(session, CODECS_NODE)
 

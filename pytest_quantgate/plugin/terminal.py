@@ -16,7 +16,8 @@ import pytest
 
 from pytest_quantgate.artifacts.cache import read_json
 from pytest_quantgate.plugin.state import State
-from pytest_quantgate.plugin.suites import MATRIX_NODE
+from pytest_quantgate.plugin.suites import CALIBRATION_NODE, MATRIX_NODE
+from pytest_quantgate.report.noise import noise_tables, noise_text_lines
 from pytest_quantgate.report.record import CellRecord, RunRecord, cell_from_plain, merge_records
 from pytest_quantgate.report.table import make_tables, text_lines
 from pytest_quantgate.report.write import write_report
@@ -37,6 +38,8 @@ class Tally:
     cell: str = ""
     step: str = ""
     part: float = 0.0
+    setting: str = ""
+    parts: tuple[int, int] = (0, 1)
 
     def take(self, event: dict[str, object]) -> None:
         """Take one event in."""
@@ -44,11 +47,15 @@ class Tally:
         match event["event"]:
             case "done":
                 self.done.add(self.cell)
-                self.part = 0.0
+                self.part, self.setting, self.parts = 0.0, "", (0, 1)
+            case "setting":
+                self.setting = f"{event['name']}, "
+                self.parts = int(str(event["done"])), int(str(event["total"]))
             case "score":
                 done, total = int(str(event["done"])), int(str(event["total"]))
-                self.step = f"chunk {done}/{total}"
-                self.part = done / max(total, 1)
+                self.step = f"{self.setting}chunk {done}/{total}"
+                before, parts = self.parts
+                self.part = (before + done / max(total, 1)) / parts
             case "wait":
                 waited_s = float(str(event["waited_s"]))
                 so_far = f", {_duration(waited_s)} so far" if waited_s >= 1 else ""
@@ -115,7 +122,7 @@ class Progress:
 
     def test_status(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Give a built-in test no letter: its line with the figures stands for it."""
-        if report.when == "call" and report.nodeid.startswith(MATRIX_NODE):
+        if report.when == "call" and report.nodeid.startswith((MATRIX_NODE, CALIBRATION_NODE)):
             verbose = {"passed": "PASSED", "failed": "FAILED", "skipped": "SKIPPED"}
             return report.outcome, "", verbose.get(report.outcome, report.outcome)
         return None
@@ -212,6 +219,13 @@ def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
         for number, line in enumerate(rest):
             red = number < len(table.rows) and not table.rows[number].is_green
             reporter.write_line(line, red=red)
+        reporter.write_line("")
+    for noise in noise_tables(record):
+        first, heading, *rest = noise_text_lines(noise)
+        reporter.write_line(first, bold=True)
+        reporter.write_line(heading)
+        for number, line in enumerate(rest):
+            reporter.write_line(line, red=number in noise.red_rows)
         reporter.write_line("")
     for cell in record.cells:
         if cell.accepted:

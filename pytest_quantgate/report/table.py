@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from pytest_quantgate import statistics
 from pytest_quantgate.formats import FULL_PRECISION
+from pytest_quantgate.judging.noise import METRIC
 from pytest_quantgate.report.columns import measured_columns
+from pytest_quantgate.report.noise import noise_markdown
 from pytest_quantgate.report.record import CellRecord, RunRecord
 from pytest_quantgate.report.sections import make_sections, section_markdown
 
@@ -152,6 +154,8 @@ def make_tables(record: RunRecord) -> tuple[Table, ...]:
     """Return a table for each model, text and device of a run."""
     groups: dict[tuple[str, str, str, str], list[CellRecord]] = {}
     for cell in record.cells:
+        if cell.ppl is None and METRIC in cell.measured:
+            continue  # it was calibrated, and has a table of its own
         groups.setdefault((cell.model, cell.text, cell.device, cell.engine), []).append(cell)
     return tuple(_table(key, cells) for key, cells in groups.items())
 
@@ -238,6 +242,7 @@ def markdown(record: RunRecord) -> str:
         lines.append("|" + "|".join(rules) + "|")
         lines += ["| " + " | ".join(_escape(c) for c in row.columns) + " |" for row in table.rows]
         lines += [""] + [f"- {note}" for note in table.notes]
+    lines += noise_markdown(record)
     sections = make_sections(record)
     if sections:
         lines += ["", "## Parts, routes and domains"]

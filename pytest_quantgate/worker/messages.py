@@ -181,7 +181,8 @@ class Score(Request[Scored]):
     """Decode chunks of a text and score the second half of each, as llama-perplexity does.
 
     ``device`` is ``cpu``, which hides every other device, or a name that ggml lists;
-    ``type_k`` and ``type_v`` are numbers of ggml types. ``reference`` is the folder of the
+    ``type_k`` and ``type_v`` are numbers of ggml types; ``repack`` allows the CPU's repacked
+    weights. ``reference`` is the folder of the
     reference's distribution: written if ``captures``, else compared with; ``output_matrix`` is
     ``(path, offset, ggml type, n_vocab, n_embd)`` of the reference's output matrix. At the
     chunks of ``route_chunks`` the chosen experts are recorded.
@@ -200,6 +201,7 @@ class Score(Request[Scored]):
     flash_attention: bool
     type_k: int
     type_v: int
+    repack: bool = True
     reference: str = ""
     captures: bool = False
     output_matrix: tuple[str, int, int, int, int] | None = None

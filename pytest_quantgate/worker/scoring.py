@@ -196,6 +196,7 @@ class Scorer:
                 type_v=request.type_v,
                 log=self._log,
                 on_load=loading,
+                repack=request.repack,
                 graph_callback=self._watch.callback if self._watch is not None else None,
             )
             self._model_key = key

@@ -1,0 +1,145 @@
+"""Settings noise: which settings are compared, and which of them is an outlier."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from pytest_quantgate.judging.noise import (
+    LEAST_SCALE_NATS,
+    MAX_SCORE,
+    assess,
+    describe_outlier,
+    limits_below_floor,
+)
+from pytest_quantgate.metrics.noise import (
+    OWN,
+    NoiseMeasurement,
+    Setting,
+    SettingScores,
+    variations,
+)
+from pytest_quantgate.tables import Limits
+
+USUAL = Setting(n_threads=2, n_batch=512, n_ubatch=512)
+
+
+def scores(
+    name: str, rms: float = 0.0, ppl: float = 10.0, kld: float | None = 0.05
+) -> SettingScores:
+    """Return one setting's figures."""
+    return SettingScores(
+        name=name,
+        setting=USUAL,
+        ppl=ppl,
+        mean_kld_nats=kld,
+        tokens_changed=0 if rms == 0 else 100,
+        top_tokens_changed=0,
+        largest_nats=3 * rms,
+        rms_nats=rms,
+    )
+
+
+def measured(*others: SettingScores, own: SettingScores | None = None) -> NoiseMeasurement:
+    """Return a cell's settings, the profile's own first."""
+    settings = (own or scores(OWN), *others)
+    return NoiseMeasurement(chunks=4, tokens=100, centre=OWN, settings=settings)
+
+
+def outliers(found: NoiseMeasurement) -> list[str]:
+    """Return the outliers' names."""
+    return [item.name for item in assess(found).outliers]
+
+
+def test_each_variation_differs_from_the_own_setting_in_one_thing() -> None:
+    found = variations(USUAL, is_cpu=True)
+    assert list(found) == ["1 thread", "n_ubatch 256", "n_ubatch 64", "n_batch 256", "not repacked"]
+    assert found["1 thread"].n_threads == 1
+    assert (found["n_batch 256"].n_batch, found["n_batch 256"].n_ubatch) == (256, 256)
+    assert [name for name, item in found.items() if not item.repack] == ["not repacked"]
+    assert "not repacked" not in variations(USUAL, is_cpu=False), "it is a CPU's matter"
+    least = Setting(n_threads=1, n_batch=1, n_ubatch=1)
+    assert list(variations(least, is_cpu=False)) == ["2 threads"]
+
+
+def test_what_rounding_explains_is_no_outlier_though_all_else_is_identical() -> None:
+    assert outliers(measured(*(scores(f"s{i}") for i in range(4)))) == []
+    honest = measured(scores("a"), scores("b"), scores("c"), scores("not repacked", 0.06))
+    assert outliers(honest) == []
+    assert assess(honest).threshold_nats == pytest.approx(MAX_SCORE * LEAST_SCALE_NATS)
+
+
+def test_what_rounding_does_not_explain_is_one() -> None:
+    found = measured(scores("a"), scores("b"), scores("c"), scores("not repacked", 0.3))
+    assert outliers(found) == ["not repacked"]
+
+
+def test_the_scale_grows_where_all_settings_scatter() -> None:
+    """On a device that is not deterministic no single setting is to blame."""
+    scattered = measured(*(scores(f"s{i}", 0.2 + 0.1 * i) for i in range(4)))
+    assert outliers(scattered) == []
+    far = measured(*(scores(f"s{i}", 0.2 + 0.1 * i) for i in range(4)), scores("far", 3.0))
+    assert outliers(far) == ["far"]
+
+
+def test_failures_and_what_is_not_finite_are_outliers_and_refusals_are_not() -> None:
+    found = measured(
+        scores("a"),
+        scores("nan", math.nan, math.nan, math.nan),
+        SettingScores(name="crashed", setting=USUAL, problem="SIGABRT\nlog", is_fault=True),
+        SettingScores(name="refused", setting=USUAL, problem="no such option"),
+    )
+    assert outliers(found) == ["nan", "crashed"]
+    said = [describe_outlier(item, found, assess(found)) for item in assess(found).outliers]
+    assert said[0].endswith("'nan' is an outlier among the settings: PPL nan is not finite")
+    assert said[1].endswith("'crashed' is an outlier among the settings: SIGABRT")
+
+
+def test_an_own_setting_that_is_not_finite_is_an_outlier_too() -> None:
+    broken = measured(
+        scores("a", math.nan, math.nan, math.nan), own=scores(OWN, math.nan, math.nan, math.nan)
+    )
+    assert outliers(broken) == [OWN, "a"]
+    assert assess(broken).ppl_shift == 0.0
+
+
+@pytest.mark.parametrize(("kld", "wrong"), [(0.02, "the others are"), (0.9, "it is")])
+def test_the_side_further_from_the_reference_is_named(kld: float, wrong: str) -> None:
+    found = measured(scores("a"), scores("b"), scores("not repacked", 0.5, 12.0, kld))
+    (outlier,) = assess(found).outliers
+    said = describe_outlier(outlier, found, assess(found))
+    assert said.endswith(f"nats: {wrong} probably wrong")
+
+
+def test_the_noise_leaves_outliers_out_and_is_between_any_two_settings() -> None:
+    found = measured(
+        scores("up", 0.05, 10.01, 0.052),
+        scores("down", 0.05, 9.99, 0.049),
+        scores("far", 5.0, 20.0, 0.9),
+    )
+    seen = assess(found)
+    assert seen.ppl_shift == pytest.approx(0.002)
+    assert seen.kld_shift_nats == pytest.approx(0.003)
+
+
+def test_the_references_noise_counts_from_itself() -> None:
+    found = measured(scores("up", 0.01, 10.0, 0.0004), own=scores(OWN, kld=None))
+    assert assess(found).kld_shift_nats == pytest.approx(0.0004)
+    assert limits_below_floor(found, assess(found), Limits(kld_vs_baseline=0.001)) == []
+
+
+def test_limits_below_three_times_the_largest_shift_are_warned_about() -> None:
+    found = measured(scores("not repacked", 0.05, 10.01, 0.051))
+    seen = assess(found)
+    low = Limits(ppl_vs_baseline=0.0025, ppl_vs_anchor=0.01, kld_vs_baseline=0.03, kld_mean_max=1)
+    said = {item.against: item for item in limits_below_floor(found, seen, low)}
+    assert set(said) == {"ppl_vs_baseline", "kld_vs_baseline"}
+    assert said["ppl_vs_baseline"].estimate == pytest.approx(0.003)
+    assert said["kld_vs_baseline"].estimate == pytest.approx(0.06)
+    assert "ppl_vs_baseline of +0.25 % is below +0.30 %" in said["ppl_vs_baseline"].reason
+    high = Limits(ppl_vs_baseline=0.0031, kld_vs_baseline=0.061)
+    assert limits_below_floor(found, seen, high) == []
+    tiny = measured(scores("not repacked", 0.001, 10.0, 0.05003))
+    narrow = Limits(kld_vs_baseline=0.0001)
+    assert limits_below_floor(tiny, assess(tiny), narrow) == [], "no increase below 1e-4 counts"
