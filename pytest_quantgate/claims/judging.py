@@ -188,7 +188,7 @@ def _imatrix_gain(claim: Claim, evidence: Evidence) -> Finding:
 
 def _imatrix_domain(claim: Claim, evidence: Evidence) -> Finding:
     told = [
-        f"{100 * (cell.ppl / plain.ppl - 1):+.2f} % ({cell.model}, matrix {cell.imatrix})"
+        f"{_percent(100 * (cell.ppl / plain.ppl - 1))} ({cell.model}, matrix {cell.imatrix})"
         for plain, cell in evidence.with_and_without_imatrix(str(claim.format))
         if plain.ppl is not None and cell.ppl is not None
     ]
@@ -196,7 +196,7 @@ def _imatrix_domain(claim: Claim, evidence: Evidence) -> Finding:
         claim,
         "the quality that is meant is not named; PPL with matrices of several domains needs one of"
         " the two models",
-        "; ".join(told).replace("-", "−"),
+        "; ".join(told),
     )
 
 

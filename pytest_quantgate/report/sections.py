@@ -46,8 +46,8 @@ def _parts(model: str, cells: Sequence[CellRecord]) -> Iterator[Section]:
         return
     by_format: dict[tuple[str, str | None], dict[str, CellRecord]] = {}
     for cell in cells:
-        whole, _, part = cell.format.rpartition(".")
-        if whole and part in QUANTIZED_PARTS:
+        whole, part = _split(cell.format)
+        if part is not None:
             by_format.setdefault((whole, cell.imatrix), {})[part] = cell
     for (whole, imatrix), parts in by_format.items():
         own = next((c for c in cells if (c.format, c.imatrix) == (whole, imatrix)), None)
@@ -55,6 +55,12 @@ def _parts(model: str, cells: Sequence[CellRecord]) -> Iterator[Section]:
         yield _parts_section(
             f"{model}: what {whole} costs, part by part{matrix}", reference, parts, own
         )
+
+
+def _split(format_name: str) -> tuple[str, str | None]:
+    """Return a format's whole and its part, None where it is no format of one part."""
+    whole, _, part = format_name.rpartition(".")
+    return (whole, part) if whole and part in QUANTIZED_PARTS else (format_name, None)
 
 
 def _parts_section(
@@ -165,7 +171,7 @@ def _domains(model: str, cells: Sequence[CellRecord]) -> Iterator[Section]:
         rows = []
         for cell in cells:
             now = cell.ppl_by_domain.get(domain)
-            if now is None:
+            if now is None or _split(cell.format)[1] is not None:
                 continue
             parts = cell.divergence.by_domain if cell.divergence is not None else ()
             kld = next((part.mean_kld_nats for part in parts if part.name == domain), None)

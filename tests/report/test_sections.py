@@ -115,7 +115,10 @@ def routed(name: str, ppl: float, found: RoutingMeasurement) -> CellRecord:
 
 def test_routing_and_domains() -> None:
     own = replace(ROUTING, is_reference=True, changed_tokens=0, experts=())
-    routing, code = make_sections(record(routed("F16", 5.0, own), routed("Q4_0", 6.0, ROUTING)))
+    alone = replace(routed("Q4_0.experts", 5.5, ROUTING), measured={})
+    cells = routed("F16", 5.0, own), routed("Q4_0", 6.0, ROUTING), alone
+    parts, routing, code = make_sections(record(*cells))
+    assert parts.title == "m: what Q4_0 costs, part by part"
     assert routing.title == "m: routing against the reference, 100 tokens a layer"
     assert routing.rows == (
         (
