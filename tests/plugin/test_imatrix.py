@@ -184,6 +184,25 @@ def test_a_matrix_of_the_scored_text_is_a_usage_error(experts: Project) -> None:
     )
 
 
+def test_a_domain_that_the_text_does_not_have_is_a_usage_error(experts: Project) -> None:
+    experts.configure(
+        tables='[tool.quantgate.imatrices.part]\ntext = "calibration"\ndomain = "poetry"',
+        profile='imatrices = ["part"]',
+    )
+    result = experts.matrix()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["*imatrices.part?: text 'calibration' has no domain 'poetry'; valid: encyclopedia, dial*"]
+    )
+
+
+def test_a_file_of_the_older_form_is_a_usage_error(experts: Project) -> None:
+    (experts.root / "old.dat").write_bytes(b"\x07\x00\x00\x00")
+    result = experts.matrix("--quant-imatrix=old.dat")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*'old'*no GGUF*llama-imatrix --in-file old.dat -o old.gguf"])
+
+
 def test_a_users_file_that_was_spoiled_is_invalid_and_the_other_cells_go_on(
     experts: Project,
 ) -> None:
