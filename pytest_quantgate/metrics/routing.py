@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_quantgate.config import NO_IMATRIX
+from pytest_quantgate.errors import CellError
 from pytest_quantgate.formats import TENSOR_GROUPS
 from pytest_quantgate.metrics.perplexity import PerplexityMeasurement, common_chunks
 from pytest_quantgate.metrics.routes import Routes
@@ -182,9 +183,16 @@ def measure_routing(run: Run, cell: Cell) -> RoutingMeasurement:
 
 def _importance(run: Run, cell: Cell) -> Imatrix | None:
     """Return the cell's importance matrix or, so that cells compare, the profile's first one."""
+    if cell.imatrix is not None:
+        return run.imatrix(cell)
     named = (name for name in run.settings.profile.imatrices if name != NO_IMATRIX)
-    wanted = cell.imatrix or next(named, None)
-    return None if wanted is None else run.imatrix(replace(cell, imatrix=wanted))
+    first = next(named, None)
+    if first is None:
+        return None
+    try:
+        return run.imatrix(replace(cell, imatrix=first))
+    except CellError:
+        return None  # the verdict of the cells that are made with it, not of this one
 
 
 def expert_request(
