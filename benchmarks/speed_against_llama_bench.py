@@ -4,7 +4,10 @@ Each pair is one fresh worker process and one llama-bench process, which take tu
 A B, B A; a process is as fast as its median run, and what is compared is the median over the pairs.
 
     QUANTGATE_LLAMA_BIN=llama.cpp/build/bin python benchmarks/speed_against_llama_bench.py \
-        --model smollm2=SmolLM2-135M-Instruct.Q4_1.gguf --out against.jsonl
+        --out against.jsonl
+
+The models are SmolLM2 and a shape of OLMoE with 4 layers, both as Q4_K_M, unless ``--model`` names
+files.
 
 llama-bench must be built with the options of the llama-cpp-python that is measured. Each pair is
 one line of the file; started again, the script goes on where it ended.
@@ -22,11 +25,13 @@ from statistics import median
 from typing import Any
 
 from pytest_quantgate import statistics
+from pytest_quantgate.config import Overrides, load_settings
 from pytest_quantgate.devices import default_threads, hold_device
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.formats import TENSOR_TYPES
 from pytest_quantgate.hardware import OutsideLoad
 from pytest_quantgate.metrics.speed import PHASES
+from pytest_quantgate.run import Run
 from pytest_quantgate.worker.messages import MeasureSpeed
 
 BAR = 0.03
@@ -102,11 +107,45 @@ def summarize(name: str, pairs: list[dict[str, Any]]) -> bool:
     return within
 
 
+SHAPE = """
+[tool.quantgate.models.olmoe-4-layers.shape]
+architecture = "olmoe"
+layers = 4
+hidden = 2048
+feed_forward = 1024
+heads = 16
+kv_heads = 16
+vocabulary = 50_304
+experts = 64
+experts_used = 8
+
+[tool.quantgate.profiles.default]
+models = ["smollm2", "olmoe-4-layers"]
+formats = ["Q4_K_M"]
+"""
+
+
+def own_models(cache: str | None) -> dict[str, Path]:
+    """Return the files of the two models, quantized now if the cache has them not."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "pyproject.toml").write_text(SHAPE, encoding="utf-8")
+        run = Run(
+            load_settings(Path(folder), Overrides(cache_dir=cache)), "speed-against-llama-bench"
+        )
+        try:
+            # A model's own full precision may be among its cells.
+            wanted = [cell for cell in run.cells if cell.format.name == "Q4_K_M"]
+            return {cell.model: run.cell_file(cell).path for cell in wanted}
+        finally:
+            run.close()
+
+
 def main() -> None:
     """Measure what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="file of one line a pair")
-    parser.add_argument("--model", action="append", required=True, metavar="NAME=FILE")
+    parser.add_argument("--model", action="append", metavar="NAME=FILE")
+    parser.add_argument("--cache", help="folder for the two models' files")
     parser.add_argument("--runs", type=int, default=10, help="pairs a model")
     parser.add_argument("--prefill", type=int, default=512)
     parser.add_argument("--decode", type=int, default=128)
@@ -117,10 +156,14 @@ def main() -> None:
     log = Path(tempfile.mkdtemp()) / "worker.log"
     engine = LlamaCppPython(python=None, log=log, stall_s=600)
     results = {}
-    for given in options.model:
-        name, _, path = given.partition("=")
+    if options.model:
+        named = (given.partition("=") for given in options.model)
+        models = {name: Path(path).resolve() for name, _, path in named}
+    else:
+        models = own_models(options.cache)
+    for name, path in models.items():
         request = MeasureSpeed(
-            model=str(Path(path).resolve()),
+            model=str(path),
             device="cpu",
             n_prompt=options.prefill,
             n_decode=options.decode,

@@ -152,8 +152,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100, help="comparisons of a file with itself")
     parser.add_argument("--planted", type=int, default=20, help="comparisons with a slower side")
     parser.add_argument("--model", type=Path, default=mini)
-    parser.add_argument("--prefill", type=int, default=128)
-    parser.add_argument("--decode", type=int, default=48)
+    parser.add_argument("--prefill", type=int, default=192)
+    parser.add_argument("--decode", type=int, default=96)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--processes", type=int, default=10, help="at most, a side")
     parser.add_argument(

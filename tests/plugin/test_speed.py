@@ -349,3 +349,39 @@ def test_a_platform_without_peak_memory_is_unsupported_where_a_limit_asks(fake: 
     result = fake.run("-k", "Q4_0")
     result.stdout.fnmatch_lines(["*UNSUPPORTED: this platform does not tell*"])
     memory(fake, "-k", "test_memory and Q4_0").assert_outcomes(passed=1)
+
+
+SHAPE = """
+[tool.quantgate.models.small.shape]
+architecture = "olmoe"
+layers = 2
+hidden = 256
+feed_forward = 256
+heads = 4
+kv_heads = 4
+vocabulary = 600
+experts = 4
+experts_used = 2
+"""
+
+
+def test_a_shape_has_speed_and_memory_from_the_real_engine(own_cache: Project) -> None:
+    """From its file to its baseline; the figures are this machine's and not held."""
+    own_cache.configure(
+        formats=("F16", "Q4_0"),
+        tables=SHAPE,
+        profile='models = ["small"]\nmemory = true\n'
+        + PROFILE
+        + "speed_prefill_tokens = 16\nspeed_decode_tokens = 4",
+    )
+    result = own_cache.accept("--quant-report=report.json", "-k", "Q4_0")
+    assert result.ret == pytest.ExitCode.OK
+    kept = stored(own_cache, "Q4_0")
+    (speed,), (peak,) = kept["speed"].values(), kept["memory"].values()
+    assert min(*speed["prefill_rates"], *speed["decode_rates"]) > 0
+    assert len(speed["decode_rates"]) == 5
+    assert peak["peak_resident_bytes"] > kept["size"]["file_bytes"]
+    assert peak["fingerprint"] == speed["fingerprint"]
+    measured = cells(own_cache)["Q4_0"]["measured"]
+    assert len(measured["speed"]["reference"]) == 5
+    assert {buffer["kind"] for buffer in measured["memory"]["buffers"]} >= {"model", "KV"}
