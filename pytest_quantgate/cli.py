@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pytest_quantgate import __version__
 from pytest_quantgate.artifacts.cache import Cache
-from pytest_quantgate.claims.evidence import Evidence
+from pytest_quantgate.claims.evidence import Evidence, read_help_texts
 from pytest_quantgate.claims.judging import judge_claims
 from pytest_quantgate.claims.schema import read_claims
 from pytest_quantgate.errors import ConfigError
@@ -39,6 +39,9 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="a .json of --quant-report to take figures from; may be repeated",
     )
+    claims.add_argument(
+        "--programs", type=Path, help="a folder of llama.cpp's programs, to ask for their options"
+    )
     claims.add_argument("--markdown", action="store_true", help="print Markdown")
     cache = commands.add_parser("cache", help="show what the cache holds")
     cache.add_argument("--dir", type=Path, help="the cache's folder, if not the usual one")
@@ -64,7 +67,8 @@ def _report(arguments: argparse.Namespace) -> None:
 def _claims(arguments: argparse.Namespace) -> None:
     claims = read_claims(arguments.file)
     records = [read_record(path) for path in arguments.record]
-    findings = judge_claims(claims, Evidence(records=records))
+    texts = read_help_texts(arguments.programs) if arguments.programs is not None else {}
+    findings = judge_claims(claims, Evidence(records=records, help_texts=texts))
     if arguments.markdown:
         print(claims_markdown(claims.title, findings), end="")
     else:

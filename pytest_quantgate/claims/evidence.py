@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from pytest_quantgate.baselines.schema import parse
 from pytest_quantgate.baselines.store import shipped_folder
+from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.metrics.speed import SpeedMeasurement
 from pytest_quantgate.models.shapes import SHAPES
 from pytest_quantgate.report.record import CellRecord, RunRecord
+
+_HELP_S = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +26,37 @@ class CellSpeed:
     tokens_per_s: float
 
 
+def read_help_texts(folder: Path) -> dict[str, str]:
+    """Return what each of llama.cpp's programs in a folder prints for ``--help``.
+
+    Raises:
+        ConfigError: the folder has none of them.
+
+    """
+    texts = {}
+    for path in sorted(folder.glob("llama-*")):
+        try:
+            told = subprocess.run(
+                [path, "--help"],
+                capture_output=True,
+                timeout=_HELP_S,
+                check=False,
+                stdin=subprocess.DEVNULL,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            continue  # a library or a folder of that name, or no program of this machine
+        texts[path.stem] = (told.stdout + told.stderr).decode(errors="replace")
+    if not texts:
+        raise ConfigError(f"--programs {str(folder)!r} has none of llama.cpp's programs (llama-*)")
+    return texts
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Run records, and what ships here without one."""
+    """Run records, programs' help by name, and what ships here without either."""
 
     records: Sequence[RunRecord] = ()
+    help_texts: Mapping[str, str] = field(default_factory=dict)
 
     def cells(self, model: str | None, format_name: str | None) -> Iterator[CellRecord]:
         """Return the measured cells of a model and a format; None is any."""

@@ -247,8 +247,25 @@ def _practice(claim: Claim, evidence: Evidence) -> Finding:
 
 
 def _option(claim: Claim, evidence: Evidence) -> Finding:
+    """Look for an option in the programs' own help."""
+    texts = {
+        name: text
+        for name, text in evidence.help_texts.items()
+        if claim.program in {None, name} and claim.option is not None
+    }
+    if not texts:
+        needed = claim.program or "llama.cpp's programs"
+        return _open(claim, f"needs {needed} in a folder given as --programs")
+    naming = [name for name, text in texts.items() if str(claim.option) in text]
+    programs = ", ".join(sorted(naming or texts))
+    outcome = Outcome.REPRODUCED if naming else Outcome.CONTRADICTED
+    why = "named in its help" if naming else "their --help does not name it"
+    return Finding(claim=claim, outcome=outcome, measured=programs, why=why)
+
+
+def _build(claim: Claim, evidence: Evidence) -> Finding:
     del evidence
-    return _open(claim, "speaks of a program's build or options, of which no record tells")
+    return _open(claim, "speaks of a build of llama.cpp, of which no record tells")
 
 
 def _percent(value: float) -> str:
@@ -271,5 +288,6 @@ _JUDGES: Mapping[Kind, Callable[[Claim, Evidence], Finding]] = MappingProxyType(
         "ppl_order": _ppl_order,
         "practice": _practice,
         "option": _option,
+        "build": _build,
     }
 )

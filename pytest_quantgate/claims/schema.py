@@ -26,6 +26,7 @@ Kind = Literal[
     "ppl_order",
     "practice",
     "option",
+    "build",
 ]
 
 
@@ -49,6 +50,8 @@ class Claim(BaseModel):
     other_format: str | None = None
     device: str | None = None
     domain: str | None = None
+    program: str | None = None
+    option: str | None = None
     low: float | None = None
     high: float | None = None
     tolerance: float = 0.0

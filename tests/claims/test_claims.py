@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from pytest_quantgate.baselines.schema import parse
 from pytest_quantgate.baselines.store import file_name, shipped_folder
-from pytest_quantgate.claims.evidence import Evidence
+from pytest_quantgate.claims.evidence import Evidence, read_help_texts
 from pytest_quantgate.claims.judging import Finding, Outcome, judge_claims
 from pytest_quantgate.claims.schema import Claim, ClaimsFile, published_folder, read_claims
 from pytest_quantgate.cli import main
@@ -268,6 +269,36 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, content: str, message: str) 
 def test_an_unknown_name_says_which_there_are() -> None:
     with pytest.raises(ConfigError, match=f"no claims 'x'.*{NAME}"):
         read_claims("x")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in programs are shell scripts")
+def test_an_option_is_looked_for_in_the_programs_help(tmp_path: Path) -> None:
+    for name, text in (("llama-quantize", "--pure"), ("llama-imatrix", "--chunks N")):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\necho "{text}"\n')
+        program.chmod(0o755)
+    (tmp_path / "llama-notes").mkdir()
+    texts = read_help_texts(tmp_path)
+    assert texts == {"llama-imatrix": "--chunks N\n", "llama-quantize": "--pure\n"}
+    found = {
+        finding.claim.id: finding
+        for finding in judge_claims(FILE, Evidence(help_texts=texts))
+        if finding.claim.kind == "option"
+    }
+    absent = found["option-moe-param"]
+    assert absent.outcome is Outcome.CONTRADICTED
+    assert absent.measured == "llama-imatrix, llama-quantize"
+    assert found["option-imatrix-data-file"].why.startswith("needs llama-cli")
+    there = replace_option(only(id="option-moe-param"), "--pure")
+    claims = ClaimsFile(version=1, title="", claims=(there,))
+    (named,) = judge_claims(claims, Evidence(help_texts=texts))
+    assert (named.outcome, named.measured) == (Outcome.REPRODUCED, "llama-quantize")
+    with pytest.raises(ConfigError, match="has none of llama.cpp's programs"):
+        read_help_texts(tmp_path / "llama-notes")
+
+
+def replace_option(claim: Claim, option: str) -> Claim:
+    return claim.model_copy(update={"option": option})
 
 
 def test_every_kind_is_judged() -> None:
