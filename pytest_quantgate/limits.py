@@ -16,9 +16,11 @@ MAX_BATCH_KLD_NATS = 0.03
 """Mean divergence between batch geometries: kernels of one format differ by up to 0.008 where
 they quantize the activations differently (SmolLM2, Q4_K_M, AVX-512); a broken one is far above."""
 
-MIN_ROUTE_INCREASE = 0.01
+MIN_ROUTE_INCREASE = 0.005
 """An increase of the share of changed routes below this is never a regression: rounding in
-another kernel moves the tokens whose best experts are nearly tied."""
+another kernel moves the tokens whose best experts are nearly tied. Between AVX2 and AVX-512 the
+share of both embedded models moved by up to 0.05 points where it is below 5 %, and by 1.7 % of
+itself above."""
 
 
 MAX_ORACLE_KLD_NATS = 1e-4

@@ -110,10 +110,10 @@ def test_changed_routes_may_rise_by_a_tenth_of_the_baselines() -> None:
     assert "as often as the baseline" in same.reason
 
 
-def test_one_point_more_is_never_a_regression() -> None:
+def test_half_a_point_more_is_never_a_regression() -> None:
     before = stored(routing(249))
-    assert kinds(routing(247), DEFAULT, before) == [VerdictKind.PASS]
-    assert kinds(routing(246), DEFAULT, before) == [VerdictKind.REGRESSED]
+    assert kinds(routing(248), DEFAULT, before) == [VerdictKind.PASS]
+    assert kinds(routing(247), DEFAULT, before) == [VerdictKind.REGRESSED]
 
 
 def test_the_layer_that_moved_most_is_named() -> None:
