@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pytest_quantgate.engines.base_file import base_file_bytes
 from pytest_quantgate.errors import CellUnavailable
 from pytest_quantgate.formats import TENSOR_TYPES
 from pytest_quantgate.matrix import Cell
@@ -56,12 +57,20 @@ def plan_cell(run: Run, cell: Cell) -> CellPlan:
     quantize_s = made / 4e7
     return CellPlan(
         cell=cell,
-        disk_bytes=made,
+        disk_bytes=made + _base_file_bytes(run, cell, vocabulary, chunks),
         memory_bytes=int(file_bytes + kv_bytes + 2 * logits_bytes),
         seconds_s=operations / (_FLOPS_PER_THREAD * run.n_threads)
         + quantize_s
         + (_speed_s(run, cell) if profile.speed else 0.0),
     )
+
+
+def _base_file_bytes(run: Run, cell: Cell, n_vocab: int, chunks: int) -> int:
+    """Return what the reference's distribution takes with llama.cpp's programs; else little."""
+    engine = run.settings.engines[cell.engine]
+    if engine.tools is None or run.reference_cell(cell) != cell:
+        return 0
+    return base_file_bytes(run.settings.profile.n_ctx, n_vocab, chunks)
 
 
 def _speed_s(run: Run, cell: Cell) -> float:

@@ -92,6 +92,14 @@ def test_a_quantizer_that_fails_leaves_the_other_cells(programs: tuple[Project, 
     assert (reference["verdict"], other["verdict"]) == ("MEASURED", "CRASHED")
 
 
+def test_a_plan_counts_the_base_file(programs: tuple[Project, Path]) -> None:
+    """62 rows of two bytes for each of 259 tokens and four more, beside the tokens."""
+    project, _ = programs
+    result = project.run("--quant-plan", "--quant-formats=F16")
+    n_bytes = 20 + 16 * (4 * 64 + 31 * 2 * (260 + 4))
+    result.stdout.fnmatch_lines([f"*tiny-F16-cpu-fakes*disk*{n_bytes / 1e6:,.0f} MB*"])
+
+
 def test_programs_that_are_not_there_are_unavailable(programs: tuple[Project, Path]) -> None:
     project, folder = programs
     (folder / "llama-quantize").unlink()
