@@ -10,6 +10,7 @@ from pytest_quantgate.formats import Format
 from pytest_quantgate.matrix import Cell
 from pytest_quantgate.metrics.memory import MemoryMeasurement
 from pytest_quantgate.metrics.perplexity import PerplexityMeasurement
+from pytest_quantgate.metrics.routing import RoutingMeasurement
 from pytest_quantgate.metrics.size import SizeMeasurement
 from pytest_quantgate.metrics.speed import SpeedMeasurement
 from pytest_quantgate.metrics.table import measure_once
@@ -107,6 +108,12 @@ class MeasuredCell:
     def memory(self) -> MemoryMeasurement:
         """The peak of a fresh process, and the engine's buffers."""
         measured: MemoryMeasurement = measure_once(self._run, "memory", self._cell)
+        return measured
+
+    @property
+    def routing(self) -> RoutingMeasurement:
+        """Where a mixture of experts sends its tokens, against the reference."""
+        measured: RoutingMeasurement = measure_once(self._run, "routing", self._cell)
         return measured
 
     @property

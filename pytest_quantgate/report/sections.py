@@ -133,6 +133,7 @@ def _routing(model: str, cells: Sequence[CellRecord]) -> Iterator[Section]:
             (
                 _name(cell),
                 f"{100 * found.same_experts:.2f} %",
+                _least(found),
                 f"{100 * found.same_top_expert:.2f} %",
                 f"{100 * found.shared_weight:.2f} %",
                 f"{100 * found.changed_tokens / found.tokens:.1f} %",
@@ -147,6 +148,7 @@ def _routing(model: str, cells: Sequence[CellRecord]) -> Iterator[Section]:
             headings=(
                 "format",
                 "same experts",
+                "least in a layer",
                 "same first",
                 "shared weight",
                 "changed tokens",
@@ -156,6 +158,12 @@ def _routing(model: str, cells: Sequence[CellRecord]) -> Iterator[Section]:
             ),
             rows=tuple(rows),
         )
+
+
+def _least(found: RoutingMeasurement) -> str:
+    """Name the layer that keeps fewest routes."""
+    layer = min(found.layers, key=lambda item: item.same_experts / item.tokens)
+    return f"{100 * layer.same_experts / layer.tokens:.2f} % (layer {layer.layer})"
 
 
 def _domains(model: str, cells: Sequence[CellRecord]) -> Iterator[Section]:

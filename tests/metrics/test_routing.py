@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from pytest_quantgate.metrics.routing import (
 )
 from pytest_quantgate.models.gguf_file import read_gguf
 from pytest_quantgate.run import Run
+from pytest_quantgate.worker.messages import Identity, Score
+from tests.fake_engine import FakeEngine
 from tests.tiny_model import Shape, write_story, write_tiny_model
 
 
@@ -129,6 +133,71 @@ def test_the_errors_of_an_experts_matrices_are_joined() -> None:
     assert (error.layer, error.expert) == (3, 2)
     assert error.relative_rms == pytest.approx((0.125) ** 0.5)
     assert error.weighted == pytest.approx(12.5**0.5)
+
+
+class GpuEngine(FakeEngine):
+    """Stands for a device whose fused kernels leave no routes unless they are asked for."""
+
+    def __init__(self) -> None:
+        self.scored: list[Score] = []
+
+    def identity(self) -> Identity:
+        return replace(super().identity(), devices=("CPU", "GPU0"))
+
+    def ask(self, request: Any, on_reply: Any = None) -> Any:
+        if not isinstance(request, Score):
+            return super().ask(request, on_reply)
+        self.scored.append(request)
+
+        def with_routes(reply: Any) -> None:
+            if reply.index in request.route_chunks:
+                shape = (2, len(reply.nll_nats) // 4, 2)
+                experts = np.tile(np.array([3, reply.index], dtype=np.int16), (*shape[:2], 1))
+                weights = np.full(shape, 0.5, dtype=np.float32)
+                reply = replace(
+                    reply,
+                    route_layers=(0, 1),
+                    experts=experts.tobytes(),
+                    expert_weights=weights.tobytes(),
+                )
+            on_reply(reply)
+
+        return super().ask(request, with_routes)
+
+
+def test_on_a_gpu_routes_have_a_pass_of_their_own(tmp_path: Path) -> None:
+    """What is scored there stays what its fused kernels give."""
+    write_tiny_model(tmp_path / "tiny.gguf", Shape(experts=8))
+    write_story(tmp_path / "story.txt")
+    (tmp_path / "pyproject.toml").write_text(
+        """
+        [tool.quantgate]
+        cache_dir = "cache"
+        models.m.source = "tiny.gguf"
+        texts.story.source = "story.txt"
+        devices.gpu.backend = "GPU0"
+        [tool.quantgate.profiles.default]
+        models = ["m"]
+        formats = ["F16"]
+        texts = ["story"]
+        devices = ["gpu"]
+        n_ctx = 64
+        chunks = 4
+        looks = [2, 4]
+        """
+    )
+    engine = GpuEngine()
+    run = Run(load_settings(tmp_path), "gpu", lambda *_: engine)
+    (cell,) = run.cells
+    order = run.chunk_plan("m", "story").order
+    found = run.perplexity(cell, 4)
+    scoring, routing = engine.scored
+    assert (scoring.chunks, scoring.route_chunks, scoring.captures) == (order[:4], (), True)
+    assert (routing.chunks, routing.route_chunks, routing.captures) == (order[:2], order[:2], False)
+    assert found.routes is not None
+    assert found.routes.experts.shape == (2, 2, 31, 2)
+    assert found.routes.experts[:, 0, 0, 1].tolist() == list(order[:2])
+    assert len(found.chunks) == 4
 
 
 # A real model, and faults in its file

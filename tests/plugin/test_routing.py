@@ -66,13 +66,18 @@ def test_a_marker_sets_limits(mixture: Project) -> None:
         def test_kept(quant_cell):
             pass
 
+        def test_read(quant_cell):
+            found = quant_cell.routing
+            assert 0 < found.same_experts <= found.same_top_expert <= 1
+            assert [layer.layer for layer in found.layers] == [0, 1]
+
         @pytest.mark.quant_routing(min_shared_weight=1.0)
         def test_missed(quant_cell):
             pass
         """
     )
     result = mixture.run("-k", "Q4_0")
-    result.assert_outcomes(passed=1, failed=1)
+    result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(["*REGRESSED: router weight on experts that both chose *"])
 
 

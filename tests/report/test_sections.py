@@ -122,7 +122,16 @@ def test_routing_and_domains() -> None:
     assert routing.title == "m: routing against the reference, 100 tokens a layer"
     assert routing.rows == (
         (
-            *("Q4_0", "90.00 %", "95.00 %", "97.00 %", "10.0 %", "40.0 %", "60.0 %"),
+            *(
+                "Q4_0",
+                "90.00 %",
+                "90.00 % (layer 3)",
+                "95.00 %",
+                "97.00 %",
+                "10.0 %",
+                "40.0 %",
+                "60.0 %",
+            ),
             "0.0820 (layer 3, expert 1)",
         ),
     )
