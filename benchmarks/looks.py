@@ -1,6 +1,6 @@
 """What looks save: a profile with its looks, and with its full budget for every cell.
 
-    python benchmarks/looks.py [--profile NAME] [--accept]
+    python benchmarks/looks.py [--profile NAME] [--models LIST] [--formats LIST] [--accept]
 
 Measures and judges every cell of a built-in profile twice, once with each, against the baselines
 that ship with the package; ``--accept`` measures baselines of this machine first and takes those.
@@ -78,11 +78,19 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--profile", default="default")
+    parser.add_argument("--models", help="other models than the profile's")
+    parser.add_argument("--formats", help="other formats than the profile's")
     parser.add_argument("--accept", action="store_true", help="measure this machine's baselines")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        overrides = Overrides(profile=arguments.profile, cache_dir="cache")
+        models, formats = (
+            None if given is None else tuple(given.split(","))
+            for given in (arguments.models, arguments.formats)
+        )
+        overrides = Overrides(
+            profile=arguments.profile, models=models, formats=formats, cache_dir="cache"
+        )
         settings = load_settings(folder, overrides)
         whole = settings.profile.model_copy(update={"looks": None})
         prepare(settings, accept=arguments.accept)

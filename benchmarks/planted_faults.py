@@ -141,6 +141,12 @@ def set_field(path: Path, name: str, value: str | float) -> None:
         stream.write(data)
 
 
+def append_zeros(path: Path) -> None:
+    """Make a file another one, whose model is the same: a run measures equal files once."""
+    with path.open("ab") as stream:
+        stream.write(bytes(32))
+
+
 def truncate(path: Path, part: float) -> None:
     """Cut a file's end off, so that this part of its bytes is left."""
     with path.open("r+b") as stream:

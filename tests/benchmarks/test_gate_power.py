@@ -130,6 +130,14 @@ def test_a_field_is_overwritten_in_place(quantized: dict[str, Path], clean: Path
         plant.set_field(clean, "no.such", 1.0)
 
 
+def test_a_file_with_zeros_appended_is_the_same_model(
+    quantized: dict[str, Path], clean: Path
+) -> None:
+    plant.append_zeros(clean)
+    assert changed(quantized["Q4_K_S"], clean) == []
+    assert clean.read_bytes() != quantized["Q4_K_S"].read_bytes()
+
+
 def test_a_truncated_file_is_refused(clean: Path) -> None:
     plant.truncate(clean, 0.9)
     with pytest.raises(ModelFileError, match="is truncated"):
