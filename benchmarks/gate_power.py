@@ -184,7 +184,7 @@ def row(what: str, cell: dict[str, Any], *, caught: bool) -> str:
     """Return a table's row, the reason and cause on one line."""
     words = " ".join(told(cell).split()).replace("|Δ|", "Δ").replace("|", "\\|")
     missed = "" if caught else " (MISSED)"
-    return f"| {what} | {cell['verdict']}{missed} | {cell['chunks']} | {words} |"
+    return f"| {what} | {cell['verdict']}{missed} | {cell['chunks'] or '–'} | {words} |"
 
 
 def told(cell: dict[str, Any]) -> str:
