@@ -5,7 +5,7 @@
 Measures and judges every cell of a built-in profile twice, once with each, against the baselines
 that ship with the package; ``--accept`` measures baselines of this machine first and takes those.
 It prints a Markdown table of decoded tokens, wall time and verdicts. The reference of each model
-is measured beforehand: it is needed in both cases and kept over runs.
+is measured beforehand and not counted: it is needed in both cases and kept over runs.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def one_pass(settings: Settings, name: str) -> Pass:
         for cell in run.cells:
             record = answer(run, cell, QUESTIONS).record
             verdicts[cell.id] = record.verdict
-            used[record.chunks or 0] += 1
+            if not record.is_reference:
+                used[record.chunks or 0] += 1
     finally:
         run.close()
     return Pass(
