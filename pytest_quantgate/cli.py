@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,12 +13,14 @@ from pytest_quantgate.artifacts.cache import Cache
 from pytest_quantgate.claims.evidence import Evidence, read_help_texts
 from pytest_quantgate.claims.judging import judge_claims
 from pytest_quantgate.claims.schema import read_claims
-from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
+from pytest_quantgate.errors import CellError, ConfigError
 from pytest_quantgate.report.claims import claim_lines, claims_markdown
 from pytest_quantgate.report.record import read_record
 from pytest_quantgate.report.sections import make_sections, section_lines
 from pytest_quantgate.report.table import make_tables, markdown, text_lines
 from pytest_quantgate.report.write import write_report
+from pytest_quantgate.worker.messages import ListDevices
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     cache = commands.add_parser("cache", help="show what the cache holds")
     cache.add_argument("--dir", type=Path, help="the cache's folder, if not the usual one")
     cache.add_argument("--clear", action="store_true", help="remove artifacts and references")
+    devices = commands.add_parser("devices", help="list the devices that an engine finds here")
+    devices.add_argument("--python", help="the engine's interpreter, if not this one")
     return parser
 
 
@@ -84,11 +89,32 @@ def _cache(arguments: argparse.Namespace) -> None:
         print(f"  {name:<14}{count:>7,} files  {n_bytes / 1e6:>10,.1f} MB")
 
 
+def _devices(arguments: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        engine = LlamaCppPython(
+            python=arguments.python, log=Path(folder) / "worker.log", stall_s=60
+        )
+        try:
+            identity, found = engine.identity(), engine.ask(ListDevices())
+        except CellError as error:
+            raise ConfigError(f"the engine lists no devices: {error}") from error
+        finally:
+            engine.close()
+    print(
+        f"{identity.kind} {identity.version}, llama.cpp {identity.llama_cpp_version}".rstrip(", ")
+    )
+    print(f"  {'cpu':<10}the processor alone; every other device is hidden")
+    for name, description, free, total in found.rows:
+        memory = f", {free / 1e9:,.1f} of {total / 1e9:,.1f} GB free" if total else ""
+        print(f"  {name:<10}{description}{memory}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parsed = _parser().parse_args(arguments)
+    commands = {"report": _report, "claims": _claims, "cache": _cache, "devices": _devices}
     try:
-        {"report": _report, "claims": _claims, "cache": _cache}[parsed.command](parsed)
+        commands[parsed.command](parsed)
     except ConfigError as error:
         print(f"quantgate: {error}", file=sys.stderr)
         return 2

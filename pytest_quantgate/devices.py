@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
+from pytest_quantgate.worker.placement import Placement, read_placement
+
 
 def default_threads() -> int:
     """Return the number of physical cores that this process may use."""
@@ -24,15 +26,20 @@ def default_threads() -> int:
     return max(1, min(physical, usable))
 
 
-def device_names(backend: str) -> tuple[str, ...]:
-    """Return the devices of a backend: one, or several as in ``CUDA0,CUDA1``."""
-    return tuple(name.strip() for name in backend.split(","))
+def device_kind(placement: Placement) -> str:
+    """Return what two qualities must share of where they were computed.
 
-
-def device_kind(backend: str) -> str:
-    """Return a backend's kind: ``cpu``, or its devices' names without numbers, as ``cuda``."""
-    kinds = (name.rstrip("0123456789").lower() for name in device_names(backend))
-    return "-".join(dict.fromkeys(kinds))
+    ``cpu``, or the devices' names without numbers, as ``cuda``; and what else changes the sums:
+    a part of the layers, rows split over devices, weights that are not repacked.
+    """
+    parts = [name.rstrip("0123456789").lower() for name in placement.names]
+    if placement.n_gpu_layers is not None:
+        parts.append(f"{placement.n_gpu_layers}-layers")
+    if placement.split_mode != "layer":
+        parts.append(placement.split_mode)
+    if not placement.repack:
+        parts.append("not-repacked")
+    return "-".join(dict.fromkeys(parts))
 
 
 WAIT_TOLD_EVERY_S = 30.0
@@ -40,8 +47,8 @@ WAIT_TOLD_EVERY_S = 30.0
 
 
 @contextmanager
-def hold_device(backend: str, on_wait: Callable[[float], None] | None = None) -> Iterator[None]:
-    """Keep every other measurement of this user on this host off a backend's devices.
+def hold_device(device: str, on_wait: Callable[[float], None] | None = None) -> Iterator[None]:
+    """Keep every other measurement of this user on this host off a placement's devices.
 
     The lock is outside the cache: two runs with caches of their own share the processor.
     ``on_wait`` is called if a device is not free at once, and from time to time while it is
@@ -51,8 +58,9 @@ def hold_device(backend: str, on_wait: Callable[[float], None] | None = None) ->
     folder.mkdir(exist_ok=True)
     began_s = time.monotonic()
     with ExitStack() as stack:
-        for device in sorted(device_names(backend)):  # in one order, so that nobody waits in a ring
-            lock = FileLock(folder / f"device-{device}.lock")
+        # In one order, so that nobody waits in a ring.
+        for name in sorted(read_placement(device).names):
+            lock = FileLock(folder / f"device-{name}.lock")
             _acquire(lock, began_s, on_wait)
             stack.callback(lock.release)
         yield

@@ -141,6 +141,7 @@ def _ask(
     full: bool,
     measured: Mapping[str, Any],
 ) -> Answer:
+    run.device(cell)  # one that is not there is told before anything is made
     is_shape = run.model(cell.model).shape is not None
     if is_shape:
         questions = _questions_of_shape(run, cell, questions)
@@ -286,7 +287,7 @@ def _same_computation(run: Run, cell: Cell, file: CellFile, baseline: Baseline) 
     """Tell whether a CPU is bound to give the baseline's values on every chunk."""
     then, now = baseline.made_by, made_by(run, cell, file)
     return (
-        run.settings.devices[cell.device].backend == "cpu"
+        run.placement(cell).is_cpu
         and all(
             getattr(then, name) == getattr(now, name)
             for name in ("library_sha256", "system_info", "cpu", "n_batch", "n_ubatch")

@@ -9,6 +9,7 @@ from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.cause import find_cause
 from pytest_quantgate.judging.batches import judge_batches
 from pytest_quantgate.judging.bounds import Look, not_comparable
+from pytest_quantgate.judging.devices import judge_devices
 from pytest_quantgate.judging.divergence import judge_divergence
 from pytest_quantgate.judging.imatrix import judge_imatrix
 from pytest_quantgate.judging.memory import judge_memory
@@ -54,6 +55,7 @@ JUDGES: dict[str, JudgeMetric] = {
     "divergence": judge_divergence,
     "batches": judge_batches,
     "noise": judge_noise,
+    "devices": judge_devices,
     "oracle": judge_oracle,
     "routing": judge_routing,
     "size": judge_size,

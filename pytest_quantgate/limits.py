@@ -16,6 +16,9 @@ MAX_BATCH_KLD_NATS = 0.03
 """Mean divergence between batch geometries: kernels of one format differ by up to 0.008 where
 they quantize the activations differently (SmolLM2, Q4_K_M, AVX-512); a broken one is far above."""
 
+MAX_DEVICE_KLD_NATS = 0.03
+"""Mean divergence between devices: their kernels differ as those of batch geometries do."""
+
 MIN_ROUTE_INCREASE = 0.005
 """An increase of the share of changed routes below this is never a regression: rounding in
 another kernel moves the tokens whose best experts are nearly tied. Between AVX2 and AVX-512 the
@@ -42,6 +45,7 @@ def default_limits(wanted: Format) -> Limits:
         kld_mean_max=MAX_MEAN_KLD_NATS,
         kld_vs_baseline=0.03,
         batch_kld_max=MAX_BATCH_KLD_NATS,
+        device_kld_max=MAX_DEVICE_KLD_NATS,
         oracle_kld_max=MAX_ORACLE_KLD_NATS,
         routing_vs_baseline=0.1,
         size_vs_baseline=0.005,

@@ -23,7 +23,7 @@ from pytest_quantgate.artifacts.measurements import Measurements
 from pytest_quantgate.baselines.schema import Key
 from pytest_quantgate.baselines.store import Found, Store
 from pytest_quantgate.config import NO_IMATRIX, Settings
-from pytest_quantgate.devices import default_threads, device_kind, device_names, hold_device
+from pytest_quantgate.devices import default_threads, device_kind, hold_device
 from pytest_quantgate.engines import Engine
 from pytest_quantgate.engines.making import make_engine
 from pytest_quantgate.errors import CellError, CellUnavailable, CellUnsupported, ConfigError
@@ -35,6 +35,7 @@ from pytest_quantgate.metrics.routes import MAX_ROUTE_CHUNKS
 from pytest_quantgate.metrics.size import SizeMeasurement, measure_size
 from pytest_quantgate.models.source import Model, find_model
 from pytest_quantgate.parts import quantized_parts
+from pytest_quantgate.tables import ProfileSettings
 from pytest_quantgate.texts import Text, check_held_out, domain_of, load_text
 from pytest_quantgate.texts.chunks import ChunkPlan, make_plan
 from pytest_quantgate.worker.messages import (
@@ -44,6 +45,7 @@ from pytest_quantgate.worker.messages import (
     ScoredChunk,
     Tokenize,
 )
+from pytest_quantgate.worker.placement import Placement
 
 MakeEngine = Callable[[str, Settings, Path], Engine | None]
 """Given an engine's name, the settings and a log file: an engine, or None for the usual one."""
@@ -149,8 +151,7 @@ class Run:
 
     def key(self, cell: Cell) -> Key:
         """Return what a cell's baseline is found by."""
-        profile = self.settings.profile
-        backend = self.settings.devices[cell.device].backend
+        profile = self.profile_of(cell)
         return Key(
             model=cell.model,
             format=cell.format.name,
@@ -160,7 +161,7 @@ class Run:
             flash_attention=profile.flash_attention,
             type_k=profile.type_k,
             type_v=profile.type_v,
-            device_kind=device_kind(backend),
+            device_kind=device_kind(self.placement(cell)),
         )
 
     @cached_property
@@ -189,6 +190,43 @@ class Run:
                 sha256_of=self.cache.sha256_of,
             )
         return self._engines[name]
+
+    def placement(self, cell: Cell) -> Placement:
+        """Return where a cell's model is loaded."""
+        device = self.settings.devices[cell.device]
+        return Placement(
+            names=device.names,
+            n_gpu_layers=device.n_gpu_layers,
+            split_mode=device.split_mode,
+            tensor_split=device.tensor_split,
+            repack=device.repack,
+        )
+
+    def device(self, cell: Cell) -> str:
+        """Return a cell's placement as a message carries it.
+
+        Raises:
+            CellUnavailable: the engine does not have one of its devices.
+
+        """
+        placement, listed = self.placement(cell), self.engine(cell.engine).identity().devices
+        missing = [name for name in placement.devices if name not in listed]
+        if missing:
+            raise CellUnavailable(
+                f"device {cell.device!r}: the engine has no {missing[0]!r}; there are: cpu,"
+                f" {', '.join(listed)}"
+            )
+        return placement.to_text()
+
+    def profile_of(self, cell: Cell) -> ProfileSettings:
+        """Return the profile with what a cell's device sets of its own."""
+        device = self.settings.devices[cell.device]
+        own = {
+            name: value
+            for name in ("flash_attention", "type_k", "type_v")
+            if (value := getattr(device, name)) is not None
+        }
+        return self.settings.profile.model_copy(update=own)
 
     def hold_device(self, device: str, cell: Cell | None = None) -> AbstractContextManager[None]:
         """Keep every other measurement on this host off a device.
@@ -419,7 +457,7 @@ class Run:
         return self.measurements.reference_folder(key)
 
     def _measurement_key(self, cell: Cell, file: CellFile) -> str:
-        profile = self.settings.profile
+        profile = self.profile_of(cell)
         identity = self.engine(cell.engine).identity()
         is_reference = self.reference_cell(cell) == cell
         return key_of(
@@ -435,7 +473,7 @@ class Run:
                 profile.type_k,
                 profile.type_v,
             ],
-            device=self.settings.devices[cell.device].backend,
+            device=self.placement(cell).to_text(),
             library=identity.library_sha256,
             cpu=[identity.cpu_name, identity.system_info],
             routes=len(self.route_chunks(cell)),
@@ -467,7 +505,7 @@ class Run:
         *,
         captures: bool,
     ) -> PerplexityMeasurement:
-        profile, text = self.settings.profile, self.text(cell.text)
+        profile, text = self.profile_of(cell), self.text(cell.text)
         file, plan = self.cell_file(cell), self.chunk_plan(cell.model, cell.text)
         gathering = Gathering(known, plan.documents, plan.domains)
         before = len(gathering.chunks)
@@ -481,14 +519,8 @@ class Run:
             if isinstance(reply, ScoredChunk):
                 gathering.take_routes(reply)
 
-        backend = self.settings.devices[cell.device].backend
+        device, is_cpu = self.device(cell), self.placement(cell).is_cpu
         engine = self.engine(cell.engine)
-        listed = engine.identity().devices
-        if not {"cpu", *listed}.issuperset(device_names(backend)):
-            raise CellUnavailable(
-                f"device {cell.device!r}: the engine has no {backend!r}; there are: cpu,"
-                f" {', '.join(listed)}"
-            )
         reference = self.reference_cell(cell)
         folder = self.reference_folder(reference)
         # An engine may score without telling distributions; then nothing is compared.
@@ -497,7 +529,7 @@ class Run:
         route_chunks = self.route_chunks(cell) if setting == self.setting else ()
         request = Score(
             model=str(file.path),
-            device=backend,
+            device=device,
             text=str(self.cache.text(text.data, text.sha256)),
             chunks=wanted,
             n_ctx=profile.n_ctx,
@@ -511,12 +543,12 @@ class Run:
             reference=str(folder) if can_compare else "",
             captures=captures,
             output_matrix=self._output_matrix(self.cell_file(reference)),
-            route_chunks=route_chunks if backend == "cpu" else (),
+            route_chunks=route_chunks if is_cpu else (),
         )
-        with self.hold_device(backend, cell):
+        with self.hold_device(device, cell):
             engine.ask(request, on_reply)
             routed = tuple(index for index in route_chunks if index in wanted)
-            if backend != "cpu" and routed and gathering.tells_tokens:
+            if not is_cpu and routed and gathering.tells_tokens:
                 # A GPU's fused router kernels leave no such nodes: the perplexity is measured
                 # with them, the routes in a pass of their own without.
                 engine.ask(

@@ -83,6 +83,15 @@ def _fraction(value: float) -> float:
 Fraction = Annotated[float, BeforeValidator(_positive), AfterValidator(_fraction)]
 
 
+def _share(value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{value!r} is no share from 0 to 1")
+    return value
+
+
+FallbackShare = Annotated[float, BeforeValidator(parse_relative), AfterValidator(_share)]
+
+
 def _positive_margin(value: float) -> float:
     if not 0 < value <= 1:
         raise ValueError(f'{value!r} is no margin; write for example "10%" or 0.1')
@@ -115,6 +124,7 @@ class Limits(Table):
     kld_vs_baseline: AllowedIncrease | None = None
     same_top_min: Fraction | None = None
     batch_kld_max: Positive | None = None
+    device_kld_max: Positive | None = None
     oracle_kld_max: Positive | None = None
     same_experts_min: Fraction | None = None
     same_top_expert_min: Fraction | None = None
@@ -125,6 +135,7 @@ class Limits(Table):
     size_max_bytes: Positive | None = None
     size_vs_reference: AllowedIncrease | None = None
     size_vs_baseline: AllowedIncrease | None = None
+    fallback_max: FallbackShare | None = None
     imatrix_min_tokens_per_expert: Annotated[int, Field(ge=0, strict=True)] | None = None
     prefill_vs_reference: Positive | None = None
     prefill_vs_baseline: AllowedDecrease | None = None
@@ -271,10 +282,50 @@ class ImatrixSettings(Table):
         return self
 
 
+def _check_tensor_type(key: str, value: str) -> None:
+    if value not in TENSOR_TYPES:
+        raise ValueError(f"{key} = {value!r} is no tensor type; valid: {', '.join(TENSOR_TYPES)}")
+
+
 class DeviceSettings(Table):
-    """Where an engine computes."""
+    """Where an engine computes, and how.
+
+    ``backend`` is ``cpu``, a device's name as llama.cpp lists it, or several, ``CUDA0,CUDA1``.
+    ``flash_attention``, ``type_k`` and ``type_v`` stand above the profile's: two devices that
+    differ in them are a dimension of the matrix.
+    """
 
     backend: str = "cpu"
+    n_gpu_layers: Annotated[int, Field(ge=0, strict=True)] | None = None
+    split_mode: Literal["layer", "row"] = "layer"
+    tensor_split: tuple[Positive, ...] = ()
+    repack: bool = True
+    flash_attention: bool | None = None
+    type_k: str | None = None
+    type_v: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The devices' names."""
+        return tuple(name.strip() for name in self.backend.split(","))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DeviceSettings:
+        names = self.names
+        if not all(names) or len(set(names)) < len(names) or ("cpu" in names and len(names) > 1):
+            raise ValueError(
+                f'backend = {self.backend!r} is neither "cpu" nor one or several devices of an'
+                ' engine, as "CUDA0,CUDA1"; quantgate devices lists them'
+            )
+        if self.tensor_split and len(self.tensor_split) != len(names):
+            raise ValueError(
+                f"tensor_split has {len(self.tensor_split)} shares for {len(names)} devices"
+            )
+        if names == ("cpu",) and (self.n_gpu_layers is not None or self.split_mode != "layer"):
+            raise ValueError('n_gpu_layers and split_mode are for devices other than "cpu"')
+        for name in ("type_k", "type_v"):
+            _check_tensor_type(name, getattr(self, name) or "F16")
+        return self
 
 
 _PINNED = {
@@ -348,6 +399,7 @@ class ProfileSettings(Table):
     chunk_order: Literal["seeded", "text"] = "seeded"
     seed: int = 0
     batch_geometry: bool = False
+    compare_devices: bool = False
     routing: bool = True
     speed: bool = False
     speed_prefill_tokens: int = Field(default=512, ge=1, le=1 << 20)
@@ -373,11 +425,7 @@ class ProfileSettings(Table):
             if repeated:
                 raise ValueError(f"{name} has {sorted(repeated)[0]!r} twice")
         for name in ("type_k", "type_v"):
-            if getattr(self, name) not in TENSOR_TYPES:
-                raise ValueError(
-                    f"{name} = {getattr(self, name)!r} is no tensor type;"
-                    f" valid: {', '.join(TENSOR_TYPES)}"
-                )
+            _check_tensor_type(name, getattr(self, name))
         looks = self.looks
         if looks is not None and (
             not looks or list(looks) != sorted(set(looks)) or looks[-1] > self.chunks

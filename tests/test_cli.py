@@ -53,3 +53,16 @@ def test_the_cache_is_shown_and_cleared(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["cache", "--dir", str(tmp_path), "--clear"]) == 0
     assert not artifact.exists()
     assert token.exists(), "what a baseline refers to is kept"
+
+
+def test_the_devices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["devices"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("llama-cpp-python ")
+    assert "cpu       the processor alone" in out
+    assert " GB free" in out
+
+
+def test_an_interpreter_that_is_none_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["devices", "--python", "/no/such/python"]) == 2
+    assert "the engine lists no devices: the interpreter" in capsys.readouterr().err

@@ -24,6 +24,7 @@ from pytest_quantgate.engines.program_tokens import TextCutter
 from pytest_quantgate.errors import CellCrashed, CellUnsupported
 from pytest_quantgate.formats import TENSOR_TYPES
 from pytest_quantgate.worker.messages import Score, Scored, SummedChunk, Tokenize, Tokenized
+from pytest_quantgate.worker.placement import read_placement
 
 BASE_FILE = "base.dat"
 
@@ -170,7 +171,8 @@ class ProgramScorer:
 
     def _settings(self, request: Score) -> list[Argument]:
         """Return the pinned arguments of every run, and then the configuration's own."""
-        is_cpu = request.device == "cpu"
+        placement = read_placement(request.device)
+        is_cpu, layers = placement.is_cpu, placement.n_gpu_layers
         pinned: dict[str, Argument] = {
             "-m": request.model,
             "-c": request.n_ctx,
@@ -180,10 +182,14 @@ class ProgramScorer:
             "-fa": "on" if request.flash_attention else "off",
             "-ctk": _TYPE_NAMES[request.type_k],
             "-ctv": _TYPE_NAMES[request.type_v],
-            "--device": "none" if is_cpu else request.device,
-            "-ngl": 0 if is_cpu else 999,
+            "--device": "none" if is_cpu else ",".join(placement.names),
+            "-ngl": 0 if is_cpu else 999 if layers is None else layers,
+            "-sm": placement.split_mode,
         }
-        return [*(part for pair in pinned.items() for part in pair), *self._arguments]
+        if placement.tensor_split:
+            pinned["-ts"] = ",".join(f"{share:g}" for share in placement.tensor_split)
+        plain: list[Argument] = [] if placement.repack else ["--no-repack"]
+        return [*(part for pair in pinned.items() for part in pair), *plain, *self._arguments]
 
 
 class _Sums:

@@ -22,6 +22,9 @@ def judge_size(
         judgements.append(at_most("size", "size", size.bits_per_weight, limit, " bits per weight"))
     if limits.size_max_bytes is not None:
         judgements.append(at_most("size", "size", size.file_bytes, limits.size_max_bytes, " bytes"))
+    if limits.fallback_max is not None:
+        name = "share of the bytes in fallback types"
+        judgements.append(at_most("size", name, size.fallback_fraction, limits.fallback_max, ""))
     if limits.size_vs_reference is not None and seen.reference_file_bytes is not None:
         judgements.append(
             _relative_size("reference", size, seen.reference_file_bytes, limits.size_vs_reference)

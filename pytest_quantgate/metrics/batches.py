@@ -63,10 +63,10 @@ def measure_batches(run: Run, cell: Cell) -> BatchMeasurement:
 
     """
     file, text = run.cell_file(cell), run.text(cell.text)
-    profile, found = run.settings.profile, []
-    backend = run.settings.devices[cell.device].backend
+    profile, found = run.profile_of(cell), []
+    backend = run.device(cell)
     with run.hold_device(backend, cell):
-        for repack in (True, False) if backend == "cpu" else (True,):
+        for repack in (True, False) if run.placement(cell).is_cpu else (True,):
             reply = run.engine(cell.engine).ask(
                 CompareBatches(
                     model=str(file.path),

@@ -71,8 +71,8 @@ def measure_memory(run: Run, cell: Cell) -> MemoryMeasurement:
         CellError: the cell could not be measured.
 
     """
-    file, profile = run.cell_file(cell), run.settings.profile
-    backend = run.settings.devices[cell.device].backend
+    file, profile = run.cell_file(cell), run.profile_of(cell)
+    backend = run.device(cell)
     engine = run.engine(cell.engine)
     identity = engine.identity()
     with run.hold_device(backend, cell):

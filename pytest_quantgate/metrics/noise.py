@@ -109,7 +109,7 @@ def measure_noise(run: Run, cell: Cell) -> NoiseMeasurement:
     """
     n_chunks = run.looks(cell)[-1]
     own = run.setting
-    is_cpu = run.settings.devices[cell.device].backend == "cpu"
+    is_cpu = run.placement(cell).is_cpu
     others = variations(own, is_cpu=is_cpu)
     scores = {OWN: run.perplexity(cell, n_chunks)}
     if scores[OWN].nll_nats is None:

@@ -70,11 +70,11 @@ def measure_oracle(run: Run, cell: Cell) -> OracleMeasurement | None:
         CellError: the engine failed.
 
     """
-    path, profile = run.model(cell.model).oracle, run.settings.profile
+    path, profile = run.model(cell.model).oracle, run.profile_of(cell)
     exact = {profile.type_k, profile.type_v} <= {"F32", "F16"}
     if path is None or not exact or run.reference_cell(cell) != cell:
         return None
-    backend = run.settings.devices[cell.device].backend
+    backend = run.device(cell)
     request = CompareOracle(
         model=str(run.cell_file(cell).path),
         oracle=str(path),

@@ -196,10 +196,10 @@ def measure_speed(run: Run, cell: Cell) -> SpeedMeasurement:
         CellError: the cell or its reference could not be measured.
 
     """
-    profile, reference = run.settings.profile, run.reference_cell(cell)
+    profile, reference = run.profile_of(cell), run.reference_cell(cell)
     cells = [cell] if reference == cell else [reference, cell]
     paths = [run.cell_file(item).path for item in cells]
-    backend = run.settings.devices[cell.device].backend
+    backend = run.device(cell)
     engine = run.engine(cell.engine)
     identity = engine.identity()
     n_batch = profile.n_batch or _N_BATCH

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pytest_quantgate.metrics.batches import BatchMeasurement, measure_batches
+from pytest_quantgate.metrics.devices import DeviceMeasurement, measure_devices
 from pytest_quantgate.metrics.imatrix import ImatrixMeasurement, measure_imatrix
 from pytest_quantgate.metrics.memory import MemoryMeasurement, measure_memory, memory_figures
 from pytest_quantgate.metrics.noise import NoiseMeasurement, measure_noise
@@ -44,6 +45,7 @@ CELL_METRICS: Mapping[str, CellMetric] = MappingProxyType(
     {
         "batches": CellMetric(kind=BatchMeasurement, measure=measure_batches),
         "noise": CellMetric(kind=NoiseMeasurement, measure=measure_noise),
+        "devices": CellMetric(kind=DeviceMeasurement, measure=measure_devices),
         "oracle": CellMetric(kind=OracleMeasurement, measure=measure_oracle),
         "imatrix": CellMetric(kind=ImatrixMeasurement, measure=measure_imatrix),
         "routing": CellMetric(kind=RoutingMeasurement, measure=measure_routing),

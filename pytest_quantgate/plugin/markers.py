@@ -104,6 +104,12 @@ MARKERS: Mapping[str, Marker] = MappingProxyType(
                 help="settings that should not matter; limits below their noise are warned about",
             ),
             Marker(
+                name="quant_devices",
+                metric="devices",
+                keywords={"max_mean_kld": "device_kld_max"},
+                help="limit on the divergence from the profile's first device, in nats a token",
+            ),
+            Marker(
                 name="quant_oracle",
                 metric="oracle",
                 keywords={"max_mean_kld": "oracle_kld_max"},
@@ -135,6 +141,7 @@ MARKERS: Mapping[str, Marker] = MappingProxyType(
                     "max_bytes": "size_max_bytes",
                     "max_vs_reference": "size_vs_reference",
                     "max_vs_baseline": "size_vs_baseline",
+                    "max_fallback_fraction": "fallback_max",
                 },
                 help="limits on the cell's file; without keywords the profile's limits",
             ),

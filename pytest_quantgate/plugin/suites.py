@@ -25,6 +25,7 @@ _MODULES = {
 
 OPTIONAL_TESTS = {
     "test_batch_geometry": "batch_geometry",
+    "test_devices": "compare_devices",
     "test_speed": "speed",
     "test_memory": "memory",
 }

@@ -27,6 +27,12 @@ def test_batch_geometry(quant_cell: MeasuredCell) -> None:
     assert quant_cell.file_bytes > 0
 
 
+@pytest.mark.quant_devices
+def test_devices(quant_cell: MeasuredCell) -> None:
+    """Judge the cell against the profile's first device; only with ``compare_devices = true``."""
+    assert quant_cell.file_bytes > 0
+
+
 @pytest.mark.quant_speed
 def test_speed(quant_cell: MeasuredCell) -> None:
     """Judge prefill and decode speed; only with ``speed = true``."""

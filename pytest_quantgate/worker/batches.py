@@ -9,6 +9,7 @@ Runs in the worker alone: standard library, numpy and llama_cpp.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -36,7 +37,8 @@ def compare_batches(
     finally:
         free()
     total = len(request.n_ubatches) + 1
-    base = _logits(request, chunk, request.n_tokens, log)
+    one_batch = replace(request, device=request.against or request.device)
+    base = _logits(one_batch, chunk, request.n_tokens, log)
     send(Progress(what="batches", done=1, total=total))
     rows = []
     for number, size in enumerate(request.n_ubatches):

@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import platform
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ import numpy as np
 from llama_cpp import llama_cpp as low
 
 from pytest_quantgate.worker.host import cpu_name
-from pytest_quantgate.worker.messages import Identity
+from pytest_quantgate.worker.messages import DevicesListed, Identity
+from pytest_quantgate.worker.placement import SPLIT_MODES, read_placement
 
 LIBRARY_NAMES = ("libllama", "llama", "libggml", "ggml")
 QUANTIZER_NAMES = ("libllama", "llama", "libggml-base", "ggml-base")
@@ -67,20 +69,52 @@ def devices() -> dict[str, int]:
     return {name(handle).decode(): handle for handle in handles}
 
 
-def describe_device(device: str) -> tuple[str, str]:
-    """Return what a device calls itself and its driver's version; both empty for ``cpu``.
-
-    The driver is NVIDIA's as Linux tells it; empty where there is none or on other platforms.
-    """
-    if device == "cpu":
-        return "", ""
+def device_description(handle: int) -> str:
+    """Return what a device calls itself."""
     describe = low._lib.ggml_backend_dev_description
     describe.restype, describe.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+    return str(describe(handle).decode(errors="replace"))
+
+
+def device_memory(handle: int) -> tuple[int, int]:
+    """Return a device's free and total bytes, as ggml tells them."""
+    ask = low._lib.ggml_backend_dev_memory
+    size = ctypes.POINTER(ctypes.c_size_t)
+    ask.restype, ask.argtypes = None, [ctypes.c_void_p, size, size]
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    ask(handle, ctypes.byref(free), ctypes.byref(total))
+    return free.value, total.value
+
+
+def list_devices() -> DevicesListed:
+    """Tell of each device that ggml lists what it is and how much memory it has."""
+    low.llama_backend_init()
+    return DevicesListed(
+        rows=tuple(
+            (name, device_description(handle), *device_memory(handle))
+            for name, handle in devices().items()
+        )
+    )
+
+
+def describe_device(device: str) -> tuple[str, str]:
+    """Return what a placement's devices call themselves, and the driver's version.
+
+    Both are empty for the processor alone. Devices of one kind are told once, with their number.
+    The driver is NVIDIA's as Linux tells it; empty where there is none or on other platforms.
+    """
+    placement = read_placement(device)
+    if placement.is_cpu:
+        return "", ""
     driver = ""
     with contextlib.suppress(OSError):
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
         driver = text.splitlines()[0].partition(":")[2].strip()
-    return describe(devices()[device]).decode(errors="replace"), driver
+    listed = devices()
+    told = Counter(device_description(listed[name]) for name in placement.devices)
+    text = ", ".join(f"{count} × {name}" if count > 1 else name for name, count in told.items())
+    options = placement.to_text().partition(";")[2]
+    return f"{text}; {options}" if options else text, driver
 
 
 def identify() -> Identity:
@@ -199,6 +233,7 @@ class Model:
         repack: bool = True,
     ) -> None:
         low.llama_backend_init()
+        placement = read_placement(device)
 
         def loading(fraction: float, _user: object) -> bool:
             on_load(fraction)
@@ -207,17 +242,23 @@ class Model:
         self._loading = low.llama_progress_callback(loading)
         parameters = low.llama_model_default_params()
         listed = devices()
-        names = [] if device == "cpu" else [name.strip() for name in device.split(",")]
-        for name in names:
+        for name in placement.devices:
             if name not in listed:
                 raise EngineRefusal(f"no device {name!r}; there are: cpu, {', '.join(listed)}")
-        chosen = [listed[name] for name in names]
+        chosen = [listed[name] for name in placement.devices]
         # A list without entries hides every GPU: a CUDA build would offload large batches.
         self._devices = (ctypes.c_void_p * (len(chosen) + 1))(*chosen, None)
         parameters.devices = ctypes.cast(self._devices, ctypes.c_void_p)
-        parameters.n_gpu_layers = 999 if chosen else 0
+        layers = placement.n_gpu_layers
+        parameters.n_gpu_layers = (999 if layers is None else layers) if chosen else 0
+        parameters.split_mode = SPLIT_MODES[placement.split_mode]
+        shares = placement.tensor_split
+        # llama.cpp reads as many shares as it knows devices.
+        self._shares = (ctypes.c_float * max(int(low.llama_max_devices()), len(shares)))(*shares)
+        if shares:
+            parameters.tensor_split = self._shares
         parameters.progress_callback = self._loading
-        parameters.use_extra_bufts = repack
+        parameters.use_extra_bufts = repack and placement.repack
         self._model = low.llama_model_load_from_file(path.encode(), parameters)
         if not self._model:
             raise EngineRefusal(f"llama.cpp cannot load the model: {log.last_error()}")

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from llama_cpp import llama_cpp as low
 
-from pytest_quantgate.worker.llama import LogTap, Model, describe_device, devices
+from pytest_quantgate.worker.llama import LogTap, Model, describe_device, device_memory, devices
 from pytest_quantgate.worker.messages import MeasureMemory, MemoryMeasured
+from pytest_quantgate.worker.placement import read_placement
 
 _BUFFER = re.compile(
     r"^\s*\w+:\s+(?P<where>\S+)\s+(?P<kind>\S.*?) buffer size\s*(?:=|is|of)\s*"
@@ -89,22 +90,13 @@ def _peak_working_set_bytes() -> int | None:
     return int(counters.PeakWorkingSetSize) if answered else None
 
 
-def _device_memory(handle: int) -> tuple[int, int]:
-    """Return a device's free and total bytes, as ggml tells them."""
-    ask = low._lib.ggml_backend_dev_memory
-    size = ctypes.POINTER(ctypes.c_size_t)
-    ask.restype, ask.argtypes = None, [ctypes.c_void_p, size, size]
-    free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    ask(handle, ctypes.byref(free), ctypes.byref(total))
-    return free.value, total.value
-
-
 def measure_memory(request: MeasureMemory, log: LogTap) -> MemoryMeasured:
     """Load a model, decode a full context of random tokens, and tell what it took."""
     low.llama_backend_init()
     listed = devices()
-    chosen = {} if request.device == "cpu" else {request.device: listed.get(request.device)}
-    free = {name: _device_memory(handle)[0] for name, handle in chosen.items() if handle}
+    placed = read_placement(request.device).devices
+    chosen = {name: listed[name] for name in placed if name in listed}
+    free = {name: device_memory(handle)[0] for name, handle in chosen.items()}
     before = peak_resident_bytes()
     lines: list[str] = []
     began = time.perf_counter()
@@ -130,9 +122,8 @@ def measure_memory(request: MeasureMemory, log: LogTap) -> MemoryMeasured:
         log.listener = None
     used = []
     for name, handle in chosen.items():
-        if handle:
-            left, total = _device_memory(handle)
-            used.append((name, max(0, free[name] - left), total))
+        left, total = device_memory(handle)
+        used.append((name, max(0, free[name] - left), total))
     peak = peak_resident_bytes()
     model.close()
     description, driver = describe_device(request.device)

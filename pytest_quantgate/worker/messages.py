@@ -64,6 +64,20 @@ class Identify(Request[Identity]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DevicesListed(Message):
+    """A row a device: ``(name, description, free bytes, bytes in all)``."""
+
+    rows: tuple[tuple[str, str, int, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListDevices(Request[DevicesListed]):
+    """Ask which devices the engine's backends list."""
+
+    reply: ClassVar[type[Message]] = DevicesListed
+
+
+@dataclass(frozen=True, kw_only=True)
 class Quantized(Message):
     """The file stands at the destination."""
 
@@ -311,6 +325,8 @@ class BatchesCompared(Message):
 class CompareBatches(Request[BatchesCompared]):
     """Decode the first tokens of a chunk in batches of other sizes, and compare with one batch.
 
+    The one batch is decoded on the placement ``against``, "" for the same ``device``.
+
     ``n_ubatches`` are the physical batch sizes to compare with ``n_tokens`` at once; 0 stands
     for token by token, as in generating text. ``repack`` tells whether the CPU's repacked
     weights are allowed.
@@ -324,6 +340,7 @@ class CompareBatches(Request[BatchesCompared]):
     chunk: int
     n_ctx: int
     n_tokens: int
+    against: str = ""
     n_ubatches: tuple[int, ...]
     n_threads: int
     flash_attention: bool
@@ -564,6 +581,8 @@ _KINDS: dict[str, type[Message]] = {
     for kind in (
         Identify,
         Identity,
+        ListDevices,
+        DevicesListed,
         Quantize,
         Quantized,
         CollectImatrix,

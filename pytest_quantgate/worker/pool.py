@@ -36,6 +36,7 @@ SENT_MODULES = (
     "pytest_quantgate",
     "pytest_quantgate.worker",
     "pytest_quantgate.worker.messages",
+    "pytest_quantgate.worker.placement",
     "pytest_quantgate.worker.host",
     "pytest_quantgate.worker.llama",
     "pytest_quantgate.worker.graph",

@@ -14,7 +14,7 @@ from pytest_quantgate.worker.batches import compare_batches
 from pytest_quantgate.worker.coding import Coder, WrongValueError
 from pytest_quantgate.worker.experts import compare_experts
 from pytest_quantgate.worker.imatrix import collect_imatrix
-from pytest_quantgate.worker.llama import EngineRefusal, LogTap, identify
+from pytest_quantgate.worker.llama import EngineRefusal, LogTap, identify, list_devices
 from pytest_quantgate.worker.memory import measure_memory
 from pytest_quantgate.worker.messages import (
     CollectImatrix,
@@ -26,6 +26,7 @@ from pytest_quantgate.worker.messages import (
     Failed,
     Identify,
     ListCodecs,
+    ListDevices,
     MatMul,
     MeasureMemory,
     MeasureSpeed,
@@ -80,6 +81,8 @@ def _answer(request: Message, scorer: Scorer, coder: Coder, log: LogTap, send: A
     match request:
         case Identify():
             return identify()
+        case ListDevices():
+            return list_devices()
         case Quantize():
             scorer.close()
             return quantize(request, log, send)

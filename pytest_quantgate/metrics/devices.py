@@ -1,0 +1,96 @@
+"""Devices: how far a cell's distributions are from those of the profile's first device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pytest_quantgate.formats import TENSOR_TYPES
+from pytest_quantgate.worker.messages import CompareBatches
+
+if TYPE_CHECKING:
+    from pytest_quantgate.matrix import Cell
+    from pytest_quantgate.run import Run
+
+N_TOKENS = 256
+"""Tokens that are decoded on both devices, at most; also the largest physical batch."""
+
+SMALL_BATCHES = (1, 8)
+"""Physical batch sizes beside the largest: kernels of a GPU differ with the rows they work on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceDifference:
+    """One batch size on the cell's device against one batch on the other, in nats a token."""
+
+    n_ubatch: int
+    mean_kld_nats: float
+    max_kld_nats: float
+    top_tokens_changed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceMeasurement:
+    """A cell on its device against the same file on the device ``against``."""
+
+    against: str
+    n_tokens: int
+    differences: tuple[DeviceDifference, ...]
+
+    @property
+    def worst(self) -> DeviceDifference:
+        """The batch size that is furthest away; one that is no number comes first."""
+        return max(
+            self.differences,
+            key=lambda item: (item.mean_kld_nats != item.mean_kld_nats, item.mean_kld_nats),
+        )
+
+
+def measure_devices(run: Run, cell: Cell) -> DeviceMeasurement | None:
+    """Compare a cell's device with the profile's first one; None for that one itself.
+
+    Both decode the same file and tokens with the cell's attention and KV types, one after the
+    other in one process.
+
+    Raises:
+        CellError: the cell could not be measured, or a device is not there.
+
+    """
+    first = run.settings.profile.devices[0]
+    if cell.device == first:
+        return None
+    file, text, profile = run.cell_file(cell), run.text(cell.text), run.profile_of(cell)
+    other = replace(cell, device=first)
+    device, against = run.device(cell), run.device(other)
+    both = dict.fromkeys((*run.placement(cell).names, *run.placement(other).names))
+    n_tokens = min(N_TOKENS, profile.n_ctx)
+    request = CompareBatches(
+        model=str(file.path),
+        device=device,
+        against=against,
+        text=str(run.cache.text(text.data, text.sha256)),
+        chunk=run.chunk_plan(cell.model, cell.text).order[0],
+        n_ctx=profile.n_ctx,
+        n_tokens=n_tokens,
+        n_ubatches=(*(n for n in SMALL_BATCHES if n < n_tokens), n_tokens),
+        n_threads=run.n_threads,
+        flash_attention=profile.flash_attention,
+        type_k=TENSOR_TYPES[profile.type_k].number,
+        type_v=TENSOR_TYPES[profile.type_v].number,
+        repack=True,
+    )
+    with run.hold_device(",".join(both), cell):
+        reply = run.engine(cell.engine).ask(request)
+    return DeviceMeasurement(
+        against=first,
+        n_tokens=n_tokens,
+        differences=tuple(
+            DeviceDifference(
+                n_ubatch=n_ubatch,
+                mean_kld_nats=mean,
+                max_kld_nats=largest,
+                top_tokens_changed=changed,
+            )
+            for n_ubatch, mean, largest, changed in reply.rows
+        ),
+    )
