@@ -12,7 +12,8 @@ from pytest_quantgate.engines.program_output import read_refusal
 from pytest_quantgate.errors import CellCrashed, CellError, CellUnavailable, CellUnsupported
 from pytest_quantgate.worker.pool import describe_exit, log_tail
 
-PERPLEXITY, QUANTIZE, TOKENIZE = "llama-perplexity", "llama-quantize", "llama-tokenize"
+PERPLEXITY, QUANTIZE = "llama-perplexity", "llama-quantize"
+TOKENIZE, IMATRIX = "llama-tokenize", "llama-imatrix"
 
 Argument = str | int | Path
 

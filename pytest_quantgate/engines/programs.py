@@ -14,6 +14,7 @@ from typing import cast
 from pytest_quantgate.engines import OnReply
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.engines.program_folder import PERPLEXITY, QUANTIZE, Argument, ProgramFolder
+from pytest_quantgate.engines.program_imatrix import collect_imatrix
 from pytest_quantgate.engines.program_output import (
     read_device,
     read_system_info,
@@ -28,6 +29,7 @@ from pytest_quantgate.models.gguf_file import read_gguf
 from pytest_quantgate.models.source import EMBEDDED
 from pytest_quantgate.worker.host import cpu_name
 from pytest_quantgate.worker.messages import (
+    CollectImatrix,
     Identify,
     Identity,
     Message,
@@ -96,6 +98,8 @@ class LlamaPrograms:
                 reply = self._cutter.cut(request)
             case Quantize():
                 reply = self._quantize(request, tell)
+            case CollectImatrix():
+                reply = collect_imatrix(self._programs, self._cutter, request)
             case Score():
                 reply = self._scorer.score(request, tell)
             case _:

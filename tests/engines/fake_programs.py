@@ -101,6 +101,24 @@ if name == "llama-quantize":
         say("\nllama_quantize: quantize time =     1.00 ms")
     sys.exit(0)
 
+if name == "llama-imatrix":
+    import gguf
+    import numpy
+
+    writer = gguf.GGUFWriter(value("-o"), arch="")
+    writer.add_type(gguf.GGUFType.IMATRIX)
+    n_chunks = int(value("--chunks")) - (fault == "part")
+    writer.add_uint32(gguf.Keys.IMatrix.CHUNK_COUNT, n_chunks)
+    sums = numpy.arange(6, dtype=numpy.float32).reshape(2, 3)
+    writer.add_tensor("blk.0.ffn_up_exps.weight.in_sum2", sums)
+    counts = numpy.array([[5], [9]], dtype=numpy.float32)
+    writer.add_tensor("blk.0.ffn_up_exps.weight.counts", counts)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    sys.exit(0)
+
 n_ctx, n_vocab = int(value("-c")), 256
 per_chunk = n_ctx - 1 - n_ctx // 2
 nll = lambda i: 2.5 + 0.25 * math.sin(3 * i)
@@ -169,11 +187,11 @@ elif not paired:
         warn(f"\n0.00.1 I Final estimate: PPL = {math.exp(mean(nll, n_chunks - 1)):.4f} +/- 1.0")
 """
 
-NAMES = ("llama-perplexity", "llama-quantize", "llama-tokenize")
+NAMES = ("llama-perplexity", "llama-quantize", "llama-tokenize", "llama-imatrix")
 
 
 def write_programs(folder: Path, **faults: str) -> Path:
-    """Write the three programs; a fault's name has ``_`` where the program's has ``-``."""
+    """Write the programs; a fault's name has ``_`` where the program's has ``-``."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in NAMES:
         path = folder / name

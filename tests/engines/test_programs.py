@@ -28,6 +28,7 @@ from pytest_quantgate.errors import (
     CellUnsupported,
 )
 from pytest_quantgate.worker.messages import (
+    CollectImatrix,
     DivergenceSummary,
     Identify,
     ListCodecs,
@@ -303,6 +304,58 @@ def test_a_quantizer_that_breaks_is_a_verdict(
     with pytest.raises(kind) as caught:
         start().ask(quantize)
     assert message in str(caught.value)
+
+
+# Importance matrices
+
+
+@pytest.fixture
+def collect(text: Path, tmp_path: Path) -> CollectImatrix:
+    """A request to collect a matrix over all of the text."""
+    return CollectImatrix(
+        model=str(tmp_path / "model.gguf"),
+        device="cpu",
+        text=str(text),
+        destination=str(tmp_path / "matrix.npz.partial"),
+        max_chunks=0,
+        n_ctx=N_CTX,
+        n_threads=1,
+        flash_attention=True,
+    )
+
+
+def test_a_matrix_has_a_row_an_expert(start: Start, collect: CollectImatrix) -> None:
+    assert start().ask(collect).n_chunks == 10
+    with np.load(collect.destination) as arrays:
+        assert set(arrays) == {f"blk.0.ffn_up_exps.weight.{part}" for part in ("in_sum2", "counts")}
+        sums = arrays["blk.0.ffn_up_exps.weight.in_sum2"]
+        np.testing.assert_array_equal(sums, [[0, 1, 2], [3, 4, 5]])
+        np.testing.assert_array_equal(arrays["blk.0.ffn_up_exps.weight.counts"], [5, 9])
+    assert start().ask(replace(collect, max_chunks=3)).n_chunks == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "message"),
+    [
+        ("garbage", CellCrashed, "llama-imatrix did not print its result"),
+        ("part", CellCrashed, "wrote a matrix of 9 of 10 chunks"),
+        ("refuse", CellUnsupported, "unknown model architecture"),
+    ],
+)
+def test_a_matrix_that_is_not_whole_is_a_verdict(
+    start: Start,
+    collect: CollectImatrix,
+    folder: Path,
+    fault: str,
+    kind: type[CellError],
+    message: str,
+) -> None:
+    set_faults(folder, llama_imatrix=fault)
+    with pytest.raises(kind, match=message):
+        start().ask(collect)
+    set_faults(folder)
+    with pytest.raises(CellUnsupported, match="less than one chunk of n_ctx = 4096"):
+        start().ask(replace(collect, n_ctx=4096))
 
 
 # Faults of llama-perplexity
