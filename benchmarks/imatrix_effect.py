@@ -10,7 +10,7 @@ collected over the same number of chunks.
 
 Prints a Markdown row a matrix: the mean KL divergence from F16 without and with it, and the
 difference, paired chunk by chunk, with its interval of 95 % clustered by document, in per cent of
-the divergence without (taken as fixed).
+the divergence without (taken as fixed). A run that was ended goes on with what is missing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import argparse
 import os
 import sys
 import tempfile
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +143,7 @@ def rows(wikitext: Path, question: Question, options: Options) -> Iterator[str]:
         folder = Path(name)
         write_project(folder, wikitext, question, options)
         cache = None if options.cache is None else str(options.cache.resolve())
-        run = Run(load_settings(folder, Overrides(cache_dir=cache)), f"imatrix-{uuid.uuid4().hex}")
+        run = Run(load_settings(folder, Overrides(cache_dir=cache)), "imatrix-effect")
         try:
             for model in options.models:
                 scored = {
