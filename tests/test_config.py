@@ -211,12 +211,21 @@ def test_a_mistake_on_the_command_line(tmp_path: Path, overrides: Overrides, par
     assert "\n" not in str(caught.value)
 
 
-def test_without_any_configuration_the_default_profile_runs_smollm2(tmp_path: Path) -> None:
+def test_without_any_configuration_the_embedded_models_are_measured(tmp_path: Path) -> None:
     settings = load_settings(tmp_path)
     assert settings.uses_built_in_profile
-    assert settings.profile.models == ("smollm2",)
+    assert settings.profile.models == ("olmoe-mini", "lfm2moe-mini")
+    assert settings.profile.look_chunks == (16,)
     assert len(settings.formats) == 14
     assert settings.baselines_dir == tmp_path / "baselines"
+
+
+def test_smollm2_is_a_built_in_profile_of_its_own(tmp_path: Path) -> None:
+    settings = load_settings(tmp_path, Overrides(profile="smollm2"))
+    assert settings.uses_built_in_profile
+    assert settings.profile.models == ("smollm2",)
+    assert settings.profile.look_chunks == (4, 16)
+    assert len(settings.formats) == 14
 
 
 def test_the_command_line_keeps_what_it_does_not_name(tmp_path: Path) -> None:
