@@ -188,7 +188,7 @@ class ProgramScorer:
         }
         if placement.tensor_split:
             pinned["-ts"] = ",".join(f"{share:g}" for share in placement.tensor_split)
-        plain: list[Argument] = [] if placement.repack else ["--no-repack"]
+        plain: list[Argument] = [] if placement.repack and request.repack else ["--no-repack"]
         return [*(part for pair in pinned.items() for part in pair), *plain, *self._arguments]
 
 

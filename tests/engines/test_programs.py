@@ -232,10 +232,16 @@ def test_the_settings_are_pinned_and_the_arguments_come_last(
     *command, from_outside = calls(folder, "llama-perplexity")[-1]
     text = " ".join(command)
     assert "-c 64 -b 64 -ub 64 -t 1 -fa on -ctk f16 -ctv f16 --device CUDA0,CUDA1" in text
-    assert "-ngl 999 -ngl 99 -ts 1,1" in text
+    assert "-ngl 999 -sm layer -ngl 99 -ts 1,1" in text
     assert from_outside is None, "a variable would set what the profile pins"
-    score(start(), request_of())
-    assert "--device none -ngl 0" in " ".join(calls(folder, "llama-perplexity")[-1][:-1])
+    device = "CUDA0,CUDA1;n_gpu_layers=7;split_mode=row;tensor_split=3/1"
+    score(start(), replace(request_of(), device=device))
+    text = " ".join(calls(folder, "llama-perplexity")[-1][:-1])
+    assert "--device CUDA0,CUDA1 -ngl 7 -sm row -ts 3,1" in text
+    score(start(), replace(request_of(), repack=False))
+    text = " ".join(calls(folder, "llama-perplexity")[-1][:-1])
+    assert "--device none -ngl 0" in text
+    assert "--no-repack" in text
 
 
 def test_other_chunks_than_the_first_ones_are_refused(start: Start, request_of: RequestOf) -> None:
