@@ -41,6 +41,7 @@ def run_program(
     stall_s: float,
     on_line: OnLine = lambda _line: None,
     output: Path | None = None,
+    quiet_threads: bool = True,
 ) -> int:
     """Run a program to its end and return its exit status, negative for a signal.
 
@@ -54,6 +55,7 @@ def run_program(
         stall_s: seconds without any output after which it is ended.
         on_line: is shown each line of the log as it comes.
         output: a file for standard output alone.
+        quiet_threads: let its threads sleep while they wait, unless the environment says how.
 
     Raises:
         CellUnavailable: the file cannot be executed on this machine.
@@ -76,7 +78,7 @@ def run_program(
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=sink,
-            env=_environment(os.environ),
+            env=_environment(os.environ, quiet_threads=quiet_threads),
             start_new_session=os.name == "posix",
         )
     try:
@@ -88,7 +90,7 @@ def run_program(
     return code
 
 
-def _environment(given: Mapping[str, str]) -> dict[str, str]:
+def _environment(given: Mapping[str, str], *, quiet_threads: bool) -> dict[str, str]:
     """Return the environment without what would set options behind the profile's back."""
     kept = {
         name: value
@@ -96,7 +98,8 @@ def _environment(given: Mapping[str, str]) -> dict[str, str]:
         if not name.startswith(("LLAMA_ARG_", "LLAMA_LOG_"))
     }
     # On an abort ggml would start a debugger for the backtrace, and hang.
-    return {**QUIET_THREADS, **kept, "GGML_NO_BACKTRACE": "1"}
+    quiet = QUIET_THREADS if quiet_threads else {}
+    return {**quiet, **kept, "GGML_NO_BACKTRACE": "1"}
 
 
 class _Follower:

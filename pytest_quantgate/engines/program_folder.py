@@ -13,7 +13,7 @@ from pytest_quantgate.errors import CellCrashed, CellError, CellUnavailable, Cel
 from pytest_quantgate.worker.pool import describe_exit, log_tail
 
 PERPLEXITY, QUANTIZE = "llama-perplexity", "llama-quantize"
-TOKENIZE, IMATRIX = "llama-tokenize", "llama-imatrix"
+TOKENIZE, IMATRIX, BENCH = "llama-tokenize", "llama-imatrix", "llama-bench"
 
 Argument = str | int | Path
 
@@ -56,6 +56,8 @@ class ProgramFolder:
         arguments: Sequence[Argument],
         on_line: OnLine = lambda _line: None,
         output: Path | None = None,
+        *,
+        quiet_threads: bool = True,
     ) -> int:
         """Run a program to its end and return its exit status; see :func:`run_program`."""
         self._recent.clear()
@@ -71,6 +73,7 @@ class ProgramFolder:
             stall_s=self._stall_s,
             on_line=listen,
             output=output,
+            quiet_threads=quiet_threads,
         )
 
     def read_all(

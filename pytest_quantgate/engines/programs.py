@@ -22,6 +22,7 @@ from pytest_quantgate.engines.program_output import (
     read_version,
 )
 from pytest_quantgate.engines.program_scores import ProgramScorer
+from pytest_quantgate.engines.program_speed import ProgramTimer
 from pytest_quantgate.engines.program_tokens import TextCutter
 from pytest_quantgate.errors import CellError, CellUnsupported, ModelFileError
 from pytest_quantgate.formats import TENSOR_TYPES
@@ -32,6 +33,7 @@ from pytest_quantgate.worker.messages import (
     CollectImatrix,
     Identify,
     Identity,
+    MeasureSpeed,
     Message,
     Progress,
     Quantize,
@@ -73,6 +75,7 @@ class LlamaPrograms:
         self._cutter = TextCutter(self._programs, self._vocabulary)
         self._arguments = tuple(arguments)
         self._scorer = ProgramScorer(self._programs, self._cutter, self._arguments)
+        self._timer = ProgramTimer(self._programs, self._arguments)
         self._sha256_of = sha256_of
         self._identity: Identity | CellError | None = None
 
@@ -102,6 +105,8 @@ class LlamaPrograms:
                 reply = collect_imatrix(self._programs, self._cutter, request)
             case Score():
                 reply = self._scorer.score(request, tell)
+            case MeasureSpeed():
+                reply = self._timer.measure(request, tell)
             case _:
                 raise CellUnsupported(
                     f"llama.cpp's programs cannot answer {type(request).__name__}, which needs the"

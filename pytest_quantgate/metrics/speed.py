@@ -38,7 +38,7 @@ class ProcessSpeed:
     before and count for nothing. ``*_is_warm`` says that the last two of them took equally long.
     """
 
-    load_s: float
+    load_s: float | None
     prefill_ns: tuple[int, ...]
     decode_ns: tuple[int, ...]
     prefill_warmup_ns: tuple[int, ...]

@@ -383,12 +383,13 @@ class SpeedMeasured(Message):
 
     ``prefill_*`` are whole prompts, ``decode_*`` all tokens of one run; a warm-up that decodes
     takes fewer tokens. ``*_is_warm`` tells that the last two warm-ups took equally long.
-    ``decode_loop_ns`` is a run with what the worker does between two tokens. ``cpu_s`` is the
-    processor time of the whole process. ``device_description`` and ``driver`` are empty on a CPU.
+    ``load_s`` is None where an engine does not tell. ``decode_loop_ns`` is a run with what the
+    worker does between two tokens. ``cpu_s`` is the processor time of the whole process.
+    ``device_description`` and ``driver`` are empty on a CPU.
     """
 
     process_id: int
-    load_s: float
+    load_s: float | None
     prefill_ns: tuple[int, ...]
     decode_ns: tuple[int, ...]
     prefill_warmup_ns: tuple[int, ...]

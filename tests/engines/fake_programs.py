@@ -86,6 +86,18 @@ if name == "llama-tokenize":
         say(f"Total number of tokens: {len(tokens)}")
     sys.exit(0)
 
+if name == "llama-bench":
+    warn("llama-bench: benchmark 1/2: prompt run 1/2")
+    warn("llama-bench: benchmark 2/2: generation run 2/2")
+    (here / "wait_policy").write_text(str(os.environ.get("OMP_WAIT_POLICY")))
+    prompt, decoded, runs = int(value("-p")), int(value("-n")), int(value("-r"))
+    tests = [
+        {"n_prompt": prompt, "n_gen": 0, "samples_ns": [1000 * prompt] * runs, "new_field": None},
+        {"n_prompt": 0, "n_gen": decoded, "samples_ns": [5000 * decoded] * runs},
+    ]
+    say(json.dumps(tests[:1] if fault == "half" else tests))
+    sys.exit(0)
+
 if name == "llama-quantize":
     source, destination = arguments[-4:-2]
     for number in (1, 2):
@@ -187,7 +199,13 @@ elif not paired:
         warn(f"\n0.00.1 I Final estimate: PPL = {math.exp(mean(nll, n_chunks - 1)):.4f} +/- 1.0")
 """
 
-NAMES = ("llama-perplexity", "llama-quantize", "llama-tokenize", "llama-imatrix")
+NAMES = (
+    "llama-perplexity",
+    "llama-quantize",
+    "llama-tokenize",
+    "llama-imatrix",
+    "llama-bench",
+)
 
 
 def write_programs(folder: Path, **faults: str) -> Path:

@@ -87,6 +87,7 @@ def test_every_run_is_kept(engine: LlamaCppPython, tiny_model: Path) -> None:
     assert min(*seen.prefill_ns, *seen.decode_ns) > 0
     for warmups in (seen.prefill_warmup_ns, seen.decode_warmup_ns):
         assert 2 <= len(warmups) <= MAX_WARM_UPS
+    assert seen.load_s is not None
     assert seen.load_s > 0
     assert seen.cpu_s > 0
     assert (seen.device_description, seen.driver) == ("", "")
