@@ -14,6 +14,7 @@ from pytest_quantgate.engines.program_folder import BENCH, Argument, ProgramFold
 from pytest_quantgate.errors import CellUnsupported
 from pytest_quantgate.formats import TENSOR_TYPES
 from pytest_quantgate.worker.messages import MeasureSpeed, Progress, SpeedMeasured
+from pytest_quantgate.worker.placement import read_placement
 
 _TYPE_NAMES = {row.number: name.lower() for name, row in TENSOR_TYPES.items()}
 
@@ -97,7 +98,8 @@ class ProgramTimer:
         )
 
     def _pinned(self, request: MeasureSpeed) -> list[Argument]:
-        is_cpu = request.device == "cpu"
+        placement = read_placement(request.device)
+        layers = placement.n_gpu_layers
         pinned: dict[str, Argument] = {
             "-m": request.model,
             "-p": request.n_prompt,
@@ -110,8 +112,12 @@ class ProgramTimer:
             "-fa": "on" if request.flash_attention else "off",
             "-ctk": _TYPE_NAMES[request.type_k],
             "-ctv": _TYPE_NAMES[request.type_v],
-            "-dev": "none" if is_cpu else request.device.replace(",", "/"),
-            "-ngl": 0 if is_cpu else 999,
+            "-dev": "/".join(placement.devices) or "none",
+            "-ngl": 0 if placement.is_cpu else 999 if layers is None else layers,
+            "-sm": placement.split_mode,
+            "--repack": int(placement.repack),
             "-o": "json",
         }
+        if placement.tensor_split:
+            pinned["-ts"] = "/".join(f"{share:g}" for share in placement.tensor_split)
         return [*(part for pair in pinned.items() for part in pair), "--progress"]

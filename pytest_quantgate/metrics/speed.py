@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -16,6 +15,7 @@ from pytest_quantgate.errors import CellInvalid
 from pytest_quantgate.formats import TENSOR_TYPES
 from pytest_quantgate.hardware import Fingerprint, HostState, OutsideLoad, host_state
 from pytest_quantgate.worker.messages import MeasureSpeed, SpeedMeasured
+from pytest_quantgate.worker.placement import CPU
 
 if TYPE_CHECKING:
     from pytest_quantgate.matrix import Cell
@@ -229,10 +229,9 @@ def measure_speed(run: Run, cell: Cell) -> SpeedMeasurement:
         replies.append(reply)
         return process_speed(reply)
 
-    with ExitStack() as held:
-        # The processor too: a GPU's speed hangs on the core that feeds it.
-        for name in dict.fromkeys(("cpu", backend)):
-            held.enter_context(run.hold_device(name, cell))
+    # The processor too: a GPU's speed hangs on the core that feeds it.
+    held = ",".join(dict.fromkeys((CPU, *run.placement(cell).names)))
+    with run.hold_device(held, cell):
         before, load, began_s = host_state(), OutsideLoad(), time.monotonic()
         sides = run_interleaved(
             [partial(process, str(path)) for path in paths],

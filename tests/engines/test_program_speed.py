@@ -65,12 +65,14 @@ def test_every_run_is_read(folder: Path) -> None:
 
 def test_everything_is_pinned(folder: Path) -> None:
     engine(folder).ask(request())
-    engine(folder).ask(request("CUDA0,CUDA1"))
+    engine(folder).ask(request("CUDA0,CUDA1;split_mode=row;tensor_split=3/1;repack=0"))
     on_cpu, on_gpus = calls(folder, "llama-bench")
     line = " ".join(map(str, on_cpu))
     assert "-p 64 -n 8 -d 32 -r 2 -b 2048 -ub 512 -t 3 -fa on -ctk f16 -ctv q8_0" in line
-    assert "-dev none -ngl 0" in line
-    assert "-dev CUDA0/CUDA1 -ngl 999" in " ".join(map(str, on_gpus))
+    assert "-dev none -ngl 0 -sm layer --repack 1 -o json" in line
+    assert "-dev CUDA0/CUDA1 -ngl 999 -sm row --repack 0 -o json -ts 3/1" in " ".join(
+        map(str, on_gpus)
+    )
 
 
 def test_its_threads_wait_as_it_has_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

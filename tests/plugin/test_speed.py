@@ -67,6 +67,16 @@ def test_processes_are_interleaved(fake: Project) -> None:
     assert sides == ["F16", "Q4_0", "Q4_0", "F16", "F16", "Q4_0", "Q4_0", "F16", "F16", "Q4_0"]
 
 
+def test_a_processor_with_options_is_still_one_processor(fake: Project) -> None:
+    """It is held once: waiting for itself would never end."""
+    fake.configure(
+        formats=("F16", "Q4_0"),
+        tables="[tool.quantgate.devices.plain]\nrepack = false",
+        profile=PROFILE + 'devices = ["plain"]',
+    )
+    assert run(fake, "-k", "test_speed and Q4_0") == {"Q4_0": "MEASURED"}
+
+
 def test_noise_brings_more_processes_until_the_budget_ends(fake: Project) -> None:
     fake.configure(formats=("F16", "Q4_0"), profile=PROFILE.replace("= 5", "= 10"))
     fake.set_faults(Q4_0="noisy")
