@@ -1,6 +1,6 @@
 """What looks save: a profile with its looks, and with its full budget for every cell.
 
-    python benchmarks/looks.py [--profile NAME] [--models LIST] [--formats LIST] [--accept]
+    python benchmarks/looks.py [--profile NAME] [--looks LIST] [--formats LIST] [--accept]
 
 Measures and judges every cell of a built-in profile twice, once with each, against the baselines
 that ship with the package; ``--accept`` measures baselines of this machine first and takes those.
@@ -79,20 +79,19 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--profile", default="default")
-    parser.add_argument("--models", help="other models than the profile's")
+    parser.add_argument("--looks", help="other looks than the profile's")
     parser.add_argument("--formats", help="other formats than the profile's")
     parser.add_argument("--accept", action="store_true", help="measure this machine's baselines")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        models, formats = (
-            None if given is None else tuple(given.split(","))
-            for given in (arguments.models, arguments.formats)
-        )
-        overrides = Overrides(
-            profile=arguments.profile, models=models, formats=formats, cache_dir="cache"
-        )
+        formats = None if arguments.formats is None else tuple(arguments.formats.split(","))
+        overrides = Overrides(profile=arguments.profile, formats=formats, cache_dir="cache")
         settings = load_settings(folder, overrides)
+        if arguments.looks is not None:
+            looks = tuple(map(int, arguments.looks.split(",")))
+            profile = settings.profile.model_copy(update={"looks": looks})
+            settings = replace(settings, profile=profile)
         whole = settings.profile.model_copy(update={"looks": None})
         prepare(settings, accept=arguments.accept)
         with_looks = one_pass(settings, "looks")
@@ -100,8 +99,8 @@ def main() -> None:
     print(f"profile {arguments.profile}: {len(full.verdicts)} cells\n")
     print("| | tokens decoded | wall s | chunks used: cells | verdicts |")
     print("|---|--:|--:|---|---|")
-    looks = ", ".join(map(str, settings.profile.look_chunks))
-    for label, done in ((f"looks {looks}", with_looks), ("full budget", full)):
+    declared = ", ".join(map(str, settings.profile.look_chunks))
+    for label, done in ((f"looks {declared}", with_looks), ("full budget", full)):
         used = ", ".join(f"{chunks}: {count}" for chunks, count in sorted(done.chunks.items()))
         verdicts = ", ".join(f"{n} {kind}" for kind, n in Counter(done.verdicts.values()).items())
         print(f"| {label} | {done.tokens:,} | {done.wall_s:.0f} | {used} | {verdicts} |")
