@@ -26,6 +26,8 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
+
 from pytest_quantgate import statistics
 from pytest_quantgate.devices import default_threads, hold_device
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
@@ -144,24 +146,60 @@ def summarize(what: str, lines: list[dict[str, object]]) -> None:
             )
 
 
+def simulate(request: MeasureSpeed, looks: tuple[int, ...], runs: int) -> None:
+    """Print what the gate says of processes whose speeds scatter by a known amount."""
+    random = np.random.default_rng(1)
+
+    def process(rate: float, scatter: float) -> ProcessSpeed:
+        times_ns = [
+            (int(1e9 * tokens / rate * np.exp(random.normal(0, scatter))),)
+            for tokens in (request.n_prompt, request.n_decode)
+        ]
+        return ProcessSpeed(
+            load_s=None,
+            prefill_ns=times_ns[0],
+            decode_ns=times_ns[1],
+            prefill_warmup_ns=(),
+            decode_warmup_ns=(),
+            prefill_is_warm=True,
+            decode_is_warm=True,
+        )
+
+    print("| scatter | ratio | PASS | INCONCLUSIVE | REGRESSED | pairs |")
+    print("|--:|--:|--:|--:|--:|--:|")
+    for scatter in (0.01, 0.02, 0.03, 0.05, 0.08):
+        for ratio in (1.0, 0.8):
+            sides = [partial(process, rate, scatter) for rate in (100.0, 100.0 * ratio)]
+            lines = [compare(sides, request, looks) for _ in range(runs)]
+            said = Counter(line["decode"]["verdict"] for line in lines)  # type: ignore[index]
+            shares = " | ".join(
+                f"{100 * said[name] / runs:.1f} %" for name in ("PASS", "INCONCLUSIVE", "REGRESSED")
+            )
+            pairs = sum(int(str(line["pairs"])) for line in lines) / runs
+            print(f"| {100 * scatter:.0f} % | {ratio} | {shares} | {pairs:.1f} |", flush=True)
+
+
 def main() -> None:
     """Run what is missing, and print the counts."""
     mini = Path(str(files("pytest_quantgate.models"))) / "embedded" / "olmoe-mini.gguf"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="file of one line a comparison")
+    parser.add_argument(
+        "--out", type=Path, default=Path("false_alarms.jsonl"), help="file of one line a comparison"
+    )
     parser.add_argument("--runs", type=int, default=100, help="comparisons of a file with itself")
     parser.add_argument("--planted", type=int, default=20, help="comparisons with a slower side")
     parser.add_argument("--model", type=Path, default=mini)
     parser.add_argument("--prefill", type=int, default=192)
     parser.add_argument("--decode", type=int, default=96)
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=10, help="at most, a side")
+    parser.add_argument("--processes", type=int, default=14, help="at most, a side")
     parser.add_argument(
         "--threads",
         type=int,
         default=max(1, default_threads() - 1),
         help="the busy process has the core that is left",
     )
+    parser.add_argument("--simulate", type=int, metavar="N", help="only draw N times a row")
     parser.add_argument("--quiet", action="store_true", help="without the busy process")
     options = parser.parse_args()
     request = MeasureSpeed(
@@ -179,6 +217,9 @@ def main() -> None:
         type_v=TENSOR_TYPES["F16"].number,
     )
     looks = statistics.process_looks(options.processes)
+    if options.simulate:
+        simulate(request, looks, options.simulate)
+        return
     log = Path(tempfile.mkdtemp()) / "worker.log"
     usual = LlamaCppPython(python=None, log=log, stall_s=300)
     slower = LlamaCppPython(
