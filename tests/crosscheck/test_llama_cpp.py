@@ -1,11 +1,13 @@
-"""The same figures and bytes as llama.cpp's own programs: SmolLM2-135M on WikiText-2."""
+"""The same figures and bytes as llama.cpp's own programs: SmolLM2-135M on WikiText-2.
+
+The programs are asked through the engine of programs, so that one is the other's oracle.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +16,16 @@ import numpy as np
 import pytest
 
 from pytest_quantgate.artifacts.files import CellFile
-from pytest_quantgate.config import load_settings
-from pytest_quantgate.metrics.divergence import measure_divergence
+from pytest_quantgate.config import Overrides, load_settings
+from pytest_quantgate.metrics.divergence import DivergenceMeasurement, measure_divergence
 from pytest_quantgate.metrics.perplexity import PerplexityMeasurement
-from pytest_quantgate.models.gguf_file import digest_tensors, read_gguf
 from pytest_quantgate.run import Run
+from pytest_quantgate.worker.messages import Message, Score, SummedChunk
 
 pytestmark = [pytest.mark.crosscheck, pytest.mark.slow]
 
 CHUNKS = 16
-FORMATS = ("F16", "Q8_0", "Q4_K_M", "Q2_K")
+FORMATS = ("F16", "Q8_0", "Q4_K_M", "Q2_K", "MXFP4_MOE")
 REFERENCE = Path(
     os.environ.get("QUANTGATE_REFERENCE", "../shared/reference/smollm2-wikitext2.json")
 )
@@ -31,23 +33,32 @@ REFERENCE = Path(
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One run of ours."""
+    """One engine's run: files, scores and divergences by format."""
 
     run: Run
     files: dict[str, CellFile]
     scores: dict[str, PerplexityMeasurement]
 
+    def divergence(self, name: str) -> DivergenceMeasurement:
+        """Return a format's divergence from F16."""
+        found = measure_divergence(self.scores[name], self.scores["F16"])
+        assert found is not None
+        return found
+
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory, wikitext: Path) -> Measured:
-    """All formats, in text order, 16 chunks of 512 tokens."""
-    root = tmp_path_factory.mktemp("crosscheck")
-    (root / "pyproject.toml").write_text(
+def root(tmp_path_factory: pytest.TempPathFactory, wikitext: Path, llama_programs: Path) -> Path:
+    """A project: all formats, in text order, 16 chunks of 512 tokens, two engines."""
+    folder = tmp_path_factory.mktemp("crosscheck")
+    (folder / "pyproject.toml").write_text(
         f"""
         [tool.quantgate]
         cache_dir = "cache"
         [tool.quantgate.texts.wikitext2]
-        source = "{wikitext}"
+        source = {json.dumps(str(wikitext))}
+        [tool.quantgate.engines.in-process]
+        [tool.quantgate.engines.programs]
+        tools = {json.dumps(str(llama_programs))}
         [tool.quantgate.profiles.default]
         models = ["smollm2"]
         formats = {json.dumps(FORMATS)}
@@ -60,13 +71,62 @@ def measured(tmp_path_factory: pytest.TempPathFactory, wikitext: Path) -> Measur
         chunk_order = "text"
         """
     )
-    run = Run(load_settings(root), "crosscheck")
+    return folder
+
+
+def measure(root: Path, engine: str) -> Iterator[Measured]:
+    """Measure all formats with one engine."""
+    run = Run(load_settings(root, Overrides(engine=engine)), engine)
     try:
-        files = {cell.format.name: run.cell_file(cell) for cell in run.cells}
-        scores = {cell.format.name: run.perplexity(cell, CHUNKS) for cell in run.cells}
+        yield Measured(
+            run=run,
+            files={cell.format.name: run.cell_file(cell) for cell in run.cells},
+            scores={cell.format.name: run.perplexity(cell, CHUNKS) for cell in run.cells},
+        )
     finally:
         run.close()
-    return Measured(run=run, files=files, scores=scores)
+
+
+@pytest.fixture(scope="module")
+def ours(root: Path) -> Iterator[Measured]:
+    """What is measured in process."""
+    yield from measure(root, "in-process")
+
+
+@pytest.fixture(scope="module")
+def theirs(root: Path) -> Iterator[Measured]:
+    """What llama.cpp's programs measure."""
+    yield from measure(root, "programs")
+
+
+@pytest.fixture(scope="module")
+def floor_nats(theirs: Measured) -> float:
+    """The divergence of F16 from itself through the programs' base file of 16-bit logits."""
+    run = theirs.run
+    cell = run.cells[0]
+    told: list[Message] = []
+    text = run.text(cell.text)
+    run.engine(cell.engine).ask(
+        Score(
+            model=str(theirs.files["F16"].path),
+            device="cpu",
+            text=str(run.cache.text(text.data, text.sha256)),
+            chunks=tuple(range(CHUNKS)),
+            n_ctx=512,
+            n_batch=512,
+            n_ubatch=512,
+            n_threads=2,
+            flash_attention=True,
+            type_k=1,
+            type_v=1,
+            reference=str(run.reference_folder(cell)),
+        ),
+        told.append,
+    )
+    chunks = [reply for reply in told if isinstance(reply, SummedChunk)]
+    sums = [chunk.kld_sum_nats for chunk in chunks if chunk.kld_sum_nats is not None]
+    assert len(sums) == CHUNKS
+    return abs(sum(sums)) / sum(chunk.tokens for chunk in chunks)
 
 
 def running_perplexity(scores: PerplexityMeasurement) -> list[float]:
@@ -77,41 +137,44 @@ def running_perplexity(scores: PerplexityMeasurement) -> list[float]:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_perplexity_equals_the_program_built_here(
-    measured: Measured, llama_programs: Path, wikitext: Path, name: str
+def test_perplexity_equals_the_programs_to_the_digits_printed(
+    ours: Measured, theirs: Measured, name: str
 ) -> None:
-    done = subprocess.run(
-        [
-            str(llama_programs / "llama-perplexity"),
-            *("-m", str(measured.files[name].path), "-f", str(wikitext)),
-            *("-c", "512", "-b", "512", "-ub", "512", "-t", "2", "--chunks", str(CHUNKS)),
-            *("-fa", "on", "-ngl", "0"),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
+    """4 decimals, and half a unit in the last of ours."""
+    np.testing.assert_allclose(
+        running_perplexity(ours.scores[name]),
+        running_perplexity(theirs.scores[name]),
+        rtol=0,
+        atol=1e-4,
     )
-    theirs = [float(value) for value in re.findall(r"\[\d+\]([\d.]+),", done.stdout)]
-    ours = running_perplexity(measured.scores[name])
-    assert len(theirs) == CHUNKS
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_tokens_tensors_and_bytes_equal_the_programs(
+    ours: Measured, theirs: Measured, name: str
+) -> None:
+    ids = [
+        [chunk.token_ids_sha256 for chunk in side.scores[name].chunks] for side in (ours, theirs)
+    ]
+    assert ids[0] == ids[1]
+    assert ours.files[name].tensor_data_sha256 == theirs.files[name].tensor_data_sha256
+    assert ours.files[name].header.n_bytes == theirs.files[name].header.n_bytes
+    documents = [[chunk.document for chunk in side.scores[name].chunks] for side in (ours, theirs)]
+    assert documents[0] == documents[1]
 
 
 @pytest.mark.parametrize("name", FORMATS[1:])
-def test_tensors_equal_those_of_the_program_built_here(
-    measured: Measured, llama_programs: Path, tmp_path: Path, name: str
+def test_divergence_equals_the_programs(
+    ours: Measured, theirs: Measured, floor_nats: float, name: str
 ) -> None:
-    path = tmp_path / f"{name}.gguf"
-    subprocess.run(
-        [
-            str(llama_programs / "llama-quantize"),
-            *(str(measured.files["F16"].path), str(path), name, "2"),
-        ],
-        capture_output=True,
-        check=True,
-    )
-    _, theirs = digest_tensors(read_gguf(path))
-    assert measured.files[name].tensor_data_sha256 == theirs
+    """Up to the programs' own rounding: their base file holds 16-bit logits."""
+    mine, other = ours.divergence(name), theirs.divergence(name)
+    assert abs(mine.mean_kld_nats - other.mean_kld_nats) <= 2e-3 * other.mean_kld_nats + floor_nats
+    assert abs(mine.same_top - other.same_top) <= 1e-3
+    assert mine.rms_delta_p == pytest.approx(other.rms_delta_p, rel=2e-2)
+    for percent in ("99.9", "99", "95", "90", "50"):
+        theirs_nats = other.kld_percentiles_nats[percent]
+        assert mine.kld_percentiles_nats[percent] == pytest.approx(theirs_nats, rel=2e-2, abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -123,96 +186,39 @@ def reference() -> dict[str, Any]:
     return loaded
 
 
+@pytest.mark.parametrize("engine", ["ours", "theirs"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_figures_equal_the_stored_ones_on_their_kind_of_cpu(
-    measured: Measured, reference: dict[str, Any], name: str
+    reference: dict[str, Any],
+    floor_nats: float,
+    name: str,
+    engine: str,
+    request: pytest.FixtureRequest,
 ) -> None:
-    system_info = measured.run.engine_facts("default")["system_info"]
+    measured: Measured = request.getfixturevalue(engine)
+    cell = measured.run.cells[0]
+    system_info = measured.run.engine_facts(cell.engine)["system_info"]
     if "AVX512 = 1" in system_info or "AVX2 = 1" not in system_info:
         pytest.skip(f"the figures are of a CPU with AVX2 and no AVX-512, not of {system_info}")
     stored = reference["formats"][name]
-    ours = running_perplexity(measured.scores[name])
-    assert ours[-1] == pytest.approx(stored["ppl"], rel=1e-4)
+    assert measured.scores[name].perplexity == pytest.approx(stored["ppl"], rel=1e-4)
     assert measured.files[name].tensor_data_sha256 == stored["tensor_data_sha256"]
+    if name == "F16":
+        return
+    found = measured.divergence(name)
+    allowed = 2e-3 * stored["kld_mean"] + floor_nats
+    assert abs(found.mean_kld_nats - stored["kld_mean"]) <= allowed
+    assert abs(found.same_top - stored["same_top_percent"] / 100) <= 1e-3
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_types_and_size_equal_the_stored_ones_on_any_cpu(
-    measured: Measured, reference: dict[str, Any], name: str
+    ours: Measured, reference: dict[str, Any], name: str
 ) -> None:
     stored = reference["formats"][name]
-    cell = next(cell for cell in measured.run.cells if cell.format.name == name)
-    size = measured.run.size(cell)
+    cell = next(cell for cell in ours.run.cells if cell.format.name == name)
+    size = ours.run.size(cell)
     assert size.tensors_by_type == stored["tensor_types"]
     assert size.file_bytes == pytest.approx(stored["bytes"], rel=1e-4)
     # Another kind of CPU moves the fourth digit, not more.
-    ours = running_perplexity(measured.scores[name])
-    assert ours[-1] == pytest.approx(stored["ppl"], rel=5e-3)
-
-
-@pytest.fixture(scope="module")
-def base_file(
-    measured: Measured,
-    llama_programs: Path,
-    wikitext: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    """llama-perplexity's own base file of F16: 16-bit logits, 400 MB."""
-    path = tmp_path_factory.mktemp("base") / "f16.kld"
-    subprocess.run(
-        [
-            str(llama_programs / "llama-perplexity"),
-            *("-m", str(measured.files["F16"].path), "-f", str(wikitext)),
-            *("-c", "512", "-b", "512", "-ub", "512", "-t", "2", "--chunks", str(CHUNKS)),
-            *("-fa", "on", "-ngl", "0", "--kl-divergence-base", str(path)),
-        ],
-        capture_output=True,
-        check=True,
-    )
-    return path
-
-
-def kl_divergence_of_the_program(programs: Path, model: Path, base: Path) -> dict[str, float]:
-    """Return what ``llama-perplexity --kl-divergence`` prints."""
-    done = subprocess.run(
-        [
-            str(programs / "llama-perplexity"),
-            *("-m", str(model), "--kl-divergence-base", str(base), "--kl-divergence"),
-            *("-c", "512", "-b", "512", "-ub", "512", "-t", "2", "-fa", "on", "-ngl", "0"),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = {}
-    for name, pattern in (
-        ("mean", r"Mean\s+KLD:\s+([-\d.]+)"),
-        ("median", r"Median\s+KLD:\s+([-\d.]+)"),
-        ("p99", r"99\.0%\s+KLD:\s+([-\d.]+)"),
-        ("rms_delta_p", r"RMS Δp\s+:\s+([-\d.]+)"),
-        ("same_top", r"Same top p:\s+([-\d.]+)"),
-    ):
-        match = re.search(pattern, done.stdout)
-        assert match is not None, f"no {name} in {done.stdout[-2000:]}"
-        found[name] = float(match[1])
-    return found
-
-
-@pytest.mark.parametrize("name", FORMATS[1:])
-def test_divergence_equals_the_program_built_here(
-    measured: Measured,
-    llama_programs: Path,
-    base_file: Path,
-    name: str,
-) -> None:
-    """Up to the program's own rounding: its base file holds 16-bit logits."""
-    floor = abs(
-        kl_divergence_of_the_program(llama_programs, measured.files["F16"].path, base_file)["mean"]
-    )
-    theirs = kl_divergence_of_the_program(llama_programs, measured.files[name].path, base_file)
-    ours = measure_divergence(measured.scores[name], measured.scores["F16"])
-    assert ours is not None
-    assert abs(ours.mean_kld_nats - theirs["mean"]) <= 2e-3 * theirs["mean"] + floor
-    assert abs(100 * ours.same_top - theirs["same_top"]) <= 0.1
-    assert ours.rms_delta_p is not None
-    assert 100 * ours.rms_delta_p == pytest.approx(theirs["rms_delta_p"], rel=2e-2)
+    assert ours.scores[name].perplexity == pytest.approx(stored["ppl"], rel=5e-3)
