@@ -18,6 +18,8 @@ _PROCESS_S = 1.0  # to start, import and map a file
 
 _SECONDS_A_SIZE = 0.2
 
+_WRITTEN_BYTES_PER_S = 2e8  # written, and hashed
+
 
 @dataclass(frozen=True, kw_only=True)
 class CellPlan:
@@ -32,12 +34,11 @@ class CellPlan:
 def plan_cell(run: Run, cell: Cell) -> CellPlan:
     """Estimate one cell: nominal bits for a file to be made, two operations a weight and token.
 
-    The size of a shape is told without its file.
+    The size of a shape is told without its file, which its speed and memory need.
     """
-    model = run.model(cell.model)
-    if model.shape is not None:
+    model, profile = run.model(cell.model), run.settings.profile
+    if model.shape is not None and not (profile.speed or profile.memory):
         return CellPlan(cell=cell, disk_bytes=0, memory_bytes=0, seconds_s=_SECONDS_A_SIZE)
-    profile = run.settings.profile
     if model.source is None:
         header = model.files[cell.format.name]
         made = 0
@@ -46,15 +47,16 @@ def plan_cell(run: Run, cell: Cell) -> CellPlan:
         header = model.source
         file_bytes = int(header.n_parameters * cell.format.nominal_bits_per_weight / 8)
         is_source = cell.format.is_full_precision and cell.format.name == header.main_type()
-        made = 0 if is_source else file_bytes
-    chunks = run.looks(cell)[-1]
+        made = 0 if is_source and model.shape is None else file_bytes
+    chunks = max(run.looks(cell), default=0)
     operations = 2 * _active_parameters(run, cell) * chunks * profile.n_ctx
     layers = header.hyperparameter("block_count") or 0
     width = header.hyperparameter("embedding_length") or 0
     kv_bytes = 2 * layers * profile.n_ctx * width * TENSOR_TYPES[profile.type_k].bits_per_weight / 8
     vocabulary = header.hyperparameter("vocab_size") or 0
     logits_bytes = 4 * vocabulary * profile.n_ctx
-    quantize_s = made / 4e7
+    # Of a shape a few rows are quantized, and the rest is written.
+    quantize_s = made / (4e7 if model.shape is None else _WRITTEN_BYTES_PER_S)
     return CellPlan(
         cell=cell,
         disk_bytes=made + _base_file_bytes(run, cell, vocabulary, chunks),
@@ -115,7 +117,7 @@ def plan_lines(run: Run) -> list[str]:
         lines.append(
             f"{plan.cell.id.ljust(width)}  disk {plan.disk_bytes / 1e6:8,.0f} MB"
             f"  memory {plan.memory_bytes / 1e6:8,.0f} MB  up to {plan.seconds_s / 60:6.1f} min"
-            f"  {f'looks at {looks} chunks' if looks else 'size alone'}"
+            f"  {f'looks at {looks} chunks' if looks else 'no text'}"
         )
     minutes = sum(plan.seconds_s for plan in plans) / 60
     memory_bytes = max((plan.memory_bytes for plan in plans), default=0)

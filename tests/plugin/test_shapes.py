@@ -171,9 +171,31 @@ def test_an_unknown_shape_is_a_usage_error(shapes: Project) -> None:
 
 def test_a_plan_of_sizes_takes_no_disk(shapes: Project) -> None:
     result = shapes.run("--quant-plan")
-    result.stdout.fnmatch_lines(
-        ["small-Q4_K_M-cpu* disk *0 MB*size alone", "in all: disk 0.00 GB*"]
+    result.stdout.fnmatch_lines(["small-Q4_K_M-cpu* disk *0 MB*no text", "in all: disk 0.00 GB*"])
+
+
+def test_a_plan_of_speeds_counts_the_files(shapes: Project) -> None:
+    shapes.configure(
+        formats=("F16",), tables=SHAPE, profile='models = ["smollm2-135m"]\nspeed = true'
     )
+    shapes.run("--quant-plan").stdout.fnmatch_lines(["smollm2-135m-F16-cpu* disk *269 MB*"])
+
+
+def test_its_speed_and_memory_are_measured_on_its_file(shapes: Project) -> None:
+    shapes.configure(
+        formats=("F16",),
+        tables=SHAPE,
+        profile='models = ["small"]\nspeed = true\nmemory = true\nspeed_processes = 5\n'
+        "speed_repetitions = 1\nspeed_prefill_tokens = 32\nspeed_decode_tokens = 4",
+    )
+    result = shapes.matrix("-k", "test_speed or test_memory", "--quant-report=report.json")
+    result.assert_outcomes(passed=2)
+    assert len(artifacts(shapes)) == 1
+    record = json.loads((shapes.root / "report.json").read_text())
+    measured = record["cells"][0]["measured"]
+    assert set(measured) <= {"speed", "memory"}
+    times = [ns for item in measured.get("speed", {}).get("cell", []) for ns in item["decode_ns"]]
+    assert min(times) > 0
 
 
 def test_a_baseline_without_a_perplexity_is_not_taken_for_a_texts(shapes: Project) -> None:
