@@ -92,6 +92,8 @@ def main() -> None:
             looks = tuple(map(int, arguments.looks.split(",")))
             profile = settings.profile.model_copy(update={"looks": looks})
             settings = replace(settings, profile=profile)
+        if arguments.accept:  # the anchor too is then this machine's, not the shipped one
+            settings = replace(settings, uses_built_in_profile=False)
         whole = settings.profile.model_copy(update={"looks": None})
         prepare(settings, accept=arguments.accept)
         with_looks = one_pass(settings, "looks")
