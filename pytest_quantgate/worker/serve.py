@@ -10,8 +10,8 @@ import traceback
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-# Before numpy: with a CUDA build by GCC 13 under Python 3.12, loading a vocabulary died with SIGSEGV
-# where numpy 2.5 had been imported first, and did not the other way round.
+# Before numpy: with a CUDA build by GCC 13 under Python 3.12, loading a vocabulary died with
+# SIGSEGV where numpy 2.5 had been imported first, and did not the other way round.
 import llama_cpp  # noqa: F401
 
 from pytest_quantgate.worker.batches import compare_batches
