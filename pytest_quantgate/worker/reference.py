@@ -43,8 +43,10 @@ class HiddenReader:
         return name == HIDDEN_NODE
 
     def read(self, _name: str, node: int) -> None:
-        """Read a node."""
-        self._rows.append(self._nodes.rows(node, np.float32))
+        """Read a node; a physical batch without a scored token has an empty one."""
+        rows = self._nodes.rows(node, np.float32)
+        if len(rows):
+            self._rows.append(rows)
 
     def take(self) -> np.ndarray | None:
         """Return the rows since the last call, float32 of shape (n, n_embd); None for none."""

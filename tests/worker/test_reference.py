@@ -44,6 +44,7 @@ def score(
     folder: Path | None = None,
     captures: bool = False,
     matrix: Matrix | None = None,
+    n_ubatch: int = 64,
 ) -> list[ScoredChunk]:
     """Score three chunks of 64 tokens."""
     replies: list[Message] = []
@@ -54,7 +55,7 @@ def score(
         chunks=(0, 1, 2),
         n_ctx=64,
         n_batch=64,
-        n_ubatch=64,
+        n_ubatch=n_ubatch,
         n_threads=1,
         flash_attention=True,
         type_k=1,
@@ -87,6 +88,19 @@ def test_hidden_states_give_the_distribution_back(
     again = score(engine, model, story, folder=folder, matrix=matrix)
     assert all(abs(c.kld_sum_nats) / 31 <= FLOOR_LIMIT_NATS for c in again)
     assert not list(folder.glob("*.partial"))
+
+
+def test_physical_batches_without_a_scored_token_are_no_trouble(
+    engine: LlamaCppPython, tiny_model: Path, tmp_path: Path, story: Path
+) -> None:
+    """The first half of a chunk is not scored: small physical batches of it give no rows."""
+    matrix, folder = output_matrix(tiny_model), tmp_path / "reference"
+    folder.mkdir()
+    score(engine, tiny_model, story, folder=folder, captures=True, matrix=matrix, n_ubatch=8)
+    assert json.loads((folder / "facts.json").read_text())["mode"] == "hidden"
+    assert np.load(folder / "chunk-0.npy").shape == (31, matrix[4])
+    compared = score(engine, tiny_model, story, folder=folder, matrix=matrix, n_ubatch=8)
+    assert all(abs(chunk.kld_sum_nats) / 31 <= FLOOR_LIMIT_NATS for chunk in compared)
 
 
 def test_the_divergence_through_the_cache_is_that_of_the_logits(
