@@ -101,6 +101,23 @@ def make_baseline(
     )
 
 
+def of_same_quality(old: Baseline, new: Baseline) -> bool:
+    """Tell whether both are of one source and one text, so that parts of both make a whole."""
+    texts = [
+        None if item.perplexity is None else item.perplexity.text_sha256 for item in (old, new)
+    ]
+    return old.source_sha256 == new.source_sha256 and texts[0] == texts[1]
+
+
+def merge_parts(old: Baseline, new: Baseline) -> Baseline:
+    """Return the old baseline with the parts of the new one that stand on their own.
+
+    Quality, file and what made them stay: whoever accepts a speed has not looked at them.
+    """
+    update = {name: getattr(new, name) for name in ("speed", "memory", "routing")}
+    return old.model_copy(update=update)
+
+
 def routing_part(measured: Mapping[str, Any]) -> Routing | None:
     """Return what a baseline keeps of the routes; None for a reference or where none are."""
     found = measured.get("routing")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from statistics import median
 
 import pytest
 
+from pytest_quantgate.acceptance import merge_parts, of_same_quality
 from pytest_quantgate.artifacts.cache import key_of, write_json
 from pytest_quantgate.baselines.extension import accept
 from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.errors import CellError
-from pytest_quantgate.gate import Answer, answer, failure
-from pytest_quantgate.judge import WRONG_ENGINE
+from pytest_quantgate.gate import Answer, Question, answer, failure
+from pytest_quantgate.judge import OF_THE_WHOLE, WRONG_ENGINE
 from pytest_quantgate.matrix import Cell
 from pytest_quantgate.metrics.table import CELL_METRICS
 from pytest_quantgate.plugin.markers import MARKERS, read_marker
@@ -68,7 +69,7 @@ def gate(item: pytest.Item) -> Generator[None, None, None]:
             return
         result = answer(run, point.cell, questions)
     if state.options.update_baselines and result.verdict.kind is not VerdictKind.PASS:
-        _accept(item, state, run, point.cell, result)
+        _accept(item, state, run, point.cell, questions, result)
         return
     _write_record(run, item, result.record)
     _report(run, point.cell, result.verdict)
@@ -85,27 +86,47 @@ def _report(run: Run, cell: Cell, verdict: Verdict) -> None:
         pytest.fail(f"{cell.id}: {message}", pytrace=False)
 
 
-def _accept(item: pytest.Function, state: State, run: Run, cell: Cell, result: Answer) -> None:
-    """Store a new baseline through syrupy, or refuse."""
+def _accept(
+    item: pytest.Function,
+    state: State,
+    run: Run,
+    cell: Cell,
+    questions: Sequence[Question],
+    result: Answer,
+) -> None:
+    """Store what was asked about in the cell's baseline through syrupy, or refuse."""
     kind = result.verdict.kind
     if not state.options.reason:
         _write_record(run, item, result.record)
         pytest.fail(f"{cell.id}: {NEEDS_REASON}", pytrace=False)
-    if kind in _NEVER_ACCEPTED or result.verdict.cause == WRONG_ENGINE:
-        _write_record(run, item, result.record)
-        pytest.fail(
-            f"{cell.id}: not accepted as a baseline: {kind.value}: {result.verdict.reason}",
-            pytrace=False,
-        )
+    _refuse(run, item, cell, result.record, result.verdict)
+    asks_whole = any(question.metric in OF_THE_WHOLE for question in questions)
+    # A quality that is stored with another metric is judged here: nobody else did.
+    unasked = () if asks_whole else (*sorted(OF_THE_WHOLE), "oracle")
     # Another test of this cell may store its part at the same time, in another process.
     with run.cache.lock(f"baseline-{key_of(path=str(run.store.path(run.key(cell))))[:32]}"):
-        full = answer(run, cell, [], full=True, measured=result.measured)
+        full = answer(
+            run,
+            cell,
+            [Question(metric=name, limits=None) for name in unasked],
+            full=True,
+            measured=result.measured,
+        )
         candidate = full.candidate
         if candidate is None:
             _write_record(run, item, full.record)
             pytest.fail(f"{cell.id}: not accepted as a baseline: INVALID", pytrace=False)
-        candidate = candidate.model_copy(update={"reason": state.options.reason})
         old = run.baseline(cell).baseline
+        if old is not None and not asks_whole and of_same_quality(old, candidate):
+            candidate = merge_parts(old, candidate)
+        elif not asks_whole:
+            _refuse(run, item, cell, full.record, full.verdict)
+        if candidate == old:
+            # Limits that no baseline has a part in: there is nothing to accept.
+            _write_record(run, item, result.record)
+            _report(run, cell, result.verdict)
+            return
+        candidate = candidate.model_copy(update={"reason": state.options.reason})
         looks = run.looks(cell)
         if looks:
             run.measurements.keep_tokens(run.perplexity(cell, looks[-1]))
@@ -121,6 +142,18 @@ def _accept(item: pytest.Function, state: State, run: Run, cell: Cell, result: A
         accepted=_moved(old, candidate),
     )
     _write_record(run, item, record)
+
+
+def _refuse(
+    run: Run, item: pytest.Function, cell: Cell, record: CellRecord, verdict: Verdict
+) -> None:
+    """Fail the test where a verdict is none to be accepted."""
+    if verdict.kind in _NEVER_ACCEPTED or verdict.cause == WRONG_ENGINE:
+        _write_record(run, item, record)
+        pytest.fail(
+            f"{cell.id}: not accepted as a baseline: {verdict.kind.value}: {verdict.reason}",
+            pytrace=False,
+        )
 
 
 def _moved(old: Baseline | None, new: Baseline) -> str:

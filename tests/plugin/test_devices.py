@@ -56,6 +56,24 @@ def test_a_difference_above_the_limit_is_a_regression(own_cache: Project) -> Non
     )
 
 
+def test_an_update_accepts_no_difference_between_devices(own_cache: Project) -> None:
+    """A baseline has no part in it: it stays red, and nothing is rewritten."""
+    own_cache.configure(formats=("Q8_0",), tables=PLAIN, profile='devices = ["cpu", "plain"]')
+    assert own_cache.accept().ret == pytest.ExitCode.OK
+    before = {path: path.stat().st_mtime_ns for path in own_cache.baselines}
+    own_cache.configure(
+        formats=("Q8_0",),
+        tables=PLAIN,
+        profile='devices = ["cpu", "plain"]\ncompare_devices = true\n'
+        "limits = { Q8_0 = { device_kld_max = 1e-15 } }",
+    )
+    result = own_cache.accept("-k", "test_devices")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*tiny-Q8_0-plain: REGRESSED: mean KLD at n_ubatch *"])
+    result.stdout.no_fnmatch_line("accepted *")
+    assert {path: path.stat().st_mtime_ns for path in own_cache.baselines} == before
+
+
 def test_a_devices_kv_types_are_a_dimension_with_baselines_of_its_own(own_cache: Project) -> None:
     own_cache.configure(formats=("F16",), tables=PLAIN, profile='devices = ["cpu", "narrow"]')
     own_cache.accept()

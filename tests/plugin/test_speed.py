@@ -274,6 +274,31 @@ def test_an_update_of_the_quality_keeps_the_speed(accepted: Project) -> None:
     assert after["speed"] == before["speed"]
 
 
+@pytest.mark.parametrize("fault", ["noisy", "worse"])
+def test_an_update_of_the_speed_keeps_the_quality(accepted: Project, fault: str) -> None:
+    """What a test of the quality would refuse does not come in with a speed."""
+    before = stored(accepted, "Q4_0")
+    accepted.set_faults(cpu="another processor", Q4_0=fault)
+    assert accepted.accept("-k", "test_speed").ret == pytest.ExitCode.OK
+    after = stored(accepted, "Q4_0")
+    assert len(after["speed"]) == 2
+    for part in ("perplexity", "size", "anchor", "made_by"):
+        assert after[part] == before[part]
+
+
+def test_a_first_speed_stores_no_quality_that_is_undecided(fake: Project) -> None:
+    """The first update stores a whole baseline, so the whole is judged."""
+    fake.configure(
+        formats=("F16", "Q4_0"),
+        profile=PROFILE + 'limits = { "*" = { ppl_vs_reference = "+5%" } }',
+    )
+    fake.set_faults(Q4_0="noisy")
+    result = fake.accept("-k", "test_speed and Q4_0")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*tiny-Q4_0-cpu: not accepted as a baseline: INCONCLUSIVE: PPL*"])
+    assert not fake.baselines
+
+
 def test_baselines_under_xdist_have_quality_and_speed(fake: Project) -> None:
     """Two tests of one cell may end in two processes at once."""
     assert fake.accept("-n2").ret == pytest.ExitCode.OK
