@@ -8,6 +8,7 @@ QuantgateError
     ├── CellTimeout        the worker made no progress within its deadline
     ├── CellUnavailable    a device, model, text or token that should be there is not
     ├── CellUnsupported    the engine cannot do it, and says why
+    │   └── RequestUnknown the engine has no way to answer this kind of request
     └── CellInvalid        a number that is not finite came out
 """
 
@@ -42,6 +43,10 @@ class CellUnavailable(CellError):
 
 class CellUnsupported(CellError):
     """The engine refused, with its reason: a type that it does not know, a missing matrix."""
+
+
+class RequestUnknown(CellUnsupported):
+    """The engine has no way to answer this kind of request, whatever the model."""
 
 
 class CellInvalid(CellError):

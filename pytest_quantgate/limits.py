@@ -56,6 +56,15 @@ def default_limits(wanted: Format) -> Limits:
     )
 
 
+def are_of_a_marker(limits: Limits) -> bool:
+    """Tell a marker's own limits from the profile's, which have the defaults of all metrics.
+
+    What the profile asks of every cell is left out where it cannot be measured; what a marker
+    asks by name is not.
+    """
+    return limits.ppl_vs_baseline is None or limits.size_vs_baseline is None
+
+
 def merge_limits(*layers: Limits) -> Limits:
     """Return the limits of the last layer that sets each."""
     merged: dict[str, object] = {}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_quantgate.errors import CellCrashed, CellTimeout, CellUnsupported
+from pytest_quantgate.errors import CellCrashed, CellTimeout, CellUnsupported, RequestUnknown
 from pytest_quantgate.formats import FILE_TYPES
 from pytest_quantgate.worker.messages import (
     Identity,
@@ -80,7 +80,7 @@ class FakeEngine:
             case MeasureMemory():
                 return self._memory(request)
             case _:
-                raise CellUnsupported(f"a fake engine answers no {type(request).__name__}")
+                raise RequestUnknown(f"a fake engine answers no {type(request).__name__}")
 
     def _tokenize(self, request: Tokenize) -> Tokenized:
         n_tokens = Path(request.text).stat().st_size

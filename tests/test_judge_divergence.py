@@ -140,7 +140,12 @@ def test_an_engine_without_distributions_is_unsupported_where_they_are_asked_for
     limits = default_limits(seen.format)
     assert kinds(seen, limits) == set()
     assert kinds(seen, limits, with_divergence(0.05)) == {VerdictKind.UNSUPPORTED}
-    assert kinds(seen, Limits(same_top_min=0.9)) == {VerdictKind.UNSUPPORTED}
+    for asked in (
+        Limits(same_top_min=0.9),
+        Limits(kld_vs_baseline=0.03),
+        Limits(kld_mean_max=limits.kld_mean_max),
+    ):
+        assert kinds(seen, asked, BASELINE) == {VerdictKind.UNSUPPORTED}
     assert kinds(observe(), Limits(same_top_min=0.9)) == set(), "the reference has none"
 
 

@@ -100,6 +100,11 @@ def test_a_model_without_experts_is_asked_nothing_by_default() -> None:
     assert kinds(dense, DEFAULT, stored(routing(200))) == [VerdictKind.UNSUPPORTED]
 
 
+def test_a_markers_limit_on_a_rise_is_never_left_out() -> None:
+    dense = RoutingMeasurement(n_experts=0, n_experts_used=0, obstacle="no experts: a dense model")
+    assert kinds(dense, Limits(routing_vs_baseline=0.1), BASELINE) == [VerdictKind.UNSUPPORTED]
+
+
 def test_changed_routes_may_rise_by_a_tenth_of_the_baselines() -> None:
     before = stored(routing(200))  # 20 % changed, so 2 points more are allowed
     assert kinds(routing(196), DEFAULT, before) == [VerdictKind.PASS]

@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
+
 from pytest_quantgate.artifacts.cache import read_json, write_json
 from pytest_quantgate.engines import OnReply
 from pytest_quantgate.engines.base_file import BaseFile
@@ -32,6 +34,13 @@ _TYPE_NAMES = {row.number: name.lower() for name, row in TENSOR_TYPES.items()}
 _MAX_TRIES = 8
 
 ReaderT = TypeVar("ReaderT", PlainReader, PairedReader)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what processes left that were killed: a base file has many gigabytes."""
+    for path in folder.glob(f"{BASE_FILE}.*.partial"):
+        if not psutil.pid_exists(int(path.name.split(".")[-2])):
+            path.unlink(missing_ok=True)
 
 
 class ProgramScorer:
@@ -85,6 +94,7 @@ class ProgramScorer:
         """Score the reference, its distribution written to a base file in its folder."""
         folder = Path(request.reference)
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
         partial = folder / f"{BASE_FILE}.{os.getpid()}.partial"
         hashes = cut.token_ids_sha256[:end]
         option: list[Argument] = ["--kl-divergence-base", partial]
@@ -109,6 +119,7 @@ class ProgramScorer:
         if base.n_chunks == end:
             self._score_paired(request, base.path, hashes, on_reply)
             return
+        _remove_leftovers(base.path.parent)
         # llama-perplexity takes all the chunks that a base file has.
         part = base.path.with_name(f"{BASE_FILE}.{end}.{os.getpid()}.partial")
         try:

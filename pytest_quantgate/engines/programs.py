@@ -24,7 +24,7 @@ from pytest_quantgate.engines.program_output import (
 from pytest_quantgate.engines.program_scores import ProgramScorer
 from pytest_quantgate.engines.program_speed import ProgramTimer
 from pytest_quantgate.engines.program_tokens import TextCutter
-from pytest_quantgate.errors import CellError, CellUnsupported, ModelFileError
+from pytest_quantgate.errors import CellError, CellUnsupported, ModelFileError, RequestUnknown
 from pytest_quantgate.formats import TENSOR_TYPES
 from pytest_quantgate.models.gguf_file import read_gguf
 from pytest_quantgate.models.source import EMBEDDED
@@ -108,7 +108,7 @@ class LlamaPrograms:
             case MeasureSpeed():
                 reply = self._timer.measure(request, tell)
             case _:
-                raise CellUnsupported(
+                raise RequestUnknown(
                     f"llama.cpp's programs cannot answer {type(request).__name__}, which needs the"
                     ' library; take an engine with python = "INTERPRETER"'
                 )

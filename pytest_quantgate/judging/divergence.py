@@ -14,7 +14,11 @@ from pytest_quantgate.judging.bounds import (
     not_comparable,
     only,
 )
-from pytest_quantgate.limits import MAX_MEAN_KLD_NATS, MIN_KLD_INCREASE_NATS
+from pytest_quantgate.limits import (
+    MAX_MEAN_KLD_NATS,
+    MIN_KLD_INCREASE_NATS,
+    are_of_a_marker,
+)
 from pytest_quantgate.metrics.divergence import same_top_tokens
 from pytest_quantgate.metrics.perplexity import ChunkScore, common_chunks
 from pytest_quantgate.observation import Observation, token_ids_changed
@@ -48,7 +52,7 @@ def judge_divergence(
     if found is None:
         # The default limits ask for it only where the baseline's engine could.
         asked = limits.kld_p99_max, limits.same_top_min
-        wanted = any(asked) or limits.kld_mean_max not in {None, MAX_MEAN_KLD_NATS}
+        wanted = are_of_a_marker(limits) or any(asked) or limits.kld_mean_max != MAX_MEAN_KLD_NATS
         if not wanted and (baseline is None or baseline.divergence is None):
             return []
         reason = "the engine gave no distributions to compare with the reference's"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.baselines.schema import Routing as Stored
 from pytest_quantgate.judging.bounds import Look, not_comparable, only
-from pytest_quantgate.limits import MIN_ROUTE_INCREASE
+from pytest_quantgate.limits import MIN_ROUTE_INCREASE, are_of_a_marker
 from pytest_quantgate.metrics.routing import RoutingMeasurement
 from pytest_quantgate.observation import Observation, percent, token_ids_changed
 from pytest_quantgate.tables import Limits
@@ -29,7 +29,7 @@ def judge_routing(
     if measured.obstacle is not None:
         asked = (*(getattr(limits, name) for name in _AT_LEAST), limits.expert_load_max)
         # The default limits ask for it only where the baseline's engine could.
-        if stored is None and not any(asked):
+        if stored is None and not any(asked) and not are_of_a_marker(limits):
             return []
         return [only("routing", "reference", VerdictKind.UNSUPPORTED, measured.obstacle)]
     judgements = []

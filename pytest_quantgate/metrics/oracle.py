@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_quantgate.errors import CellUnsupported
+from pytest_quantgate.errors import RequestUnknown
 from pytest_quantgate.formats import TENSOR_TYPES
 from pytest_quantgate.worker.messages import CompareOracle, OracleCompared
 
@@ -64,7 +64,8 @@ def measure_oracle(run: Run, cell: Cell) -> OracleMeasurement | None:
     """Compare a reference with its model's oracle; None where there is nothing to compare.
 
     That is a model without an oracle, another format than the reference, a KV cache that rounds
-    more than F16, and an engine that tells no logits.
+    more than F16, and an engine that has no way to tell logits. One that has and fails is no such
+    thing: its refusal is the cell's verdict.
 
     Raises:
         CellError: the engine failed.
@@ -89,7 +90,7 @@ def measure_oracle(run: Run, cell: Cell) -> OracleMeasurement | None:
     with run.hold_device(backend, cell):
         try:
             return summarize(path, run.engine(cell.engine).ask(request))
-        except CellUnsupported:
+        except RequestUnknown:
             return None
 
 

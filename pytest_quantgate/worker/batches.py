@@ -37,12 +37,16 @@ def compare_batches(
     finally:
         free()
     total = len(request.n_ubatches) + 1
+
+    def loading(fraction: float) -> None:
+        send(Progress(what="load", done=int(fraction * 100), total=100))
+
     one_batch = replace(request, device=request.against or request.device)
-    base = _logits(one_batch, chunk, request.n_tokens, log)
+    base = _logits(one_batch, chunk, request.n_tokens, log, loading)
     send(Progress(what="batches", done=1, total=total))
     rows = []
     for number, size in enumerate(request.n_ubatches):
-        logits = _logits(request, chunk, size, log)
+        logits = _logits(request, chunk, size, log, loading)
         kld = divergence(base, logits)
         other = int(np.count_nonzero(base.argmax(axis=1) != logits.argmax(axis=1)))
         rows.append((size, float(kld.mean()), float(kld.max()), other))
@@ -50,7 +54,13 @@ def compare_batches(
     return BatchesCompared(rows=tuple(rows))
 
 
-def _logits(request: CompareBatches, chunk: np.ndarray, size: int, log: LogTap) -> np.ndarray:
+def _logits(
+    request: CompareBatches,
+    chunk: np.ndarray,
+    size: int,
+    log: LogTap,
+    on_load: Callable[[float], None],
+) -> np.ndarray:
     """Return float32 logits of all tokens, shape (n_tokens, n_vocab)."""
     by_token = size == TOKEN_BY_TOKEN
     model = Model(
@@ -64,7 +74,7 @@ def _logits(request: CompareBatches, chunk: np.ndarray, size: int, log: LogTap) 
         type_k=request.type_k,
         type_v=request.type_v,
         log=log,
-        on_load=lambda _fraction: None,
+        on_load=on_load,
         repack=request.repack,
     )
     try:

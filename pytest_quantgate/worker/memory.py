@@ -9,13 +9,14 @@ import ctypes
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from llama_cpp import llama_cpp as low
 
 from pytest_quantgate.worker.llama import LogTap, Model, describe_device, device_memory, devices
-from pytest_quantgate.worker.messages import MeasureMemory, MemoryMeasured
+from pytest_quantgate.worker.messages import MeasureMemory, MemoryMeasured, Message, Progress
 from pytest_quantgate.worker.placement import read_placement
 
 _BUFFER = re.compile(
@@ -90,7 +91,9 @@ def _peak_working_set_bytes() -> int | None:
     return int(counters.PeakWorkingSetSize) if answered else None
 
 
-def measure_memory(request: MeasureMemory, log: LogTap) -> MemoryMeasured:
+def measure_memory(
+    request: MeasureMemory, log: LogTap, send: Callable[[Message], None]
+) -> MemoryMeasured:
     """Load a model, decode a full context of random tokens, and tell what it took."""
     low.llama_backend_init()
     listed = devices()
@@ -113,7 +116,7 @@ def measure_memory(request: MeasureMemory, log: LogTap) -> MemoryMeasured:
             type_k=request.type_k,
             type_v=request.type_v,
             log=log,
-            on_load=lambda _fraction: None,
+            on_load=lambda done: send(Progress(what="load", done=int(done * 100), total=100)),
         )
         load_s = time.perf_counter() - began
         tokens = np.random.default_rng(0).integers(0, model.vocabulary.n_tokens, request.n_ctx)

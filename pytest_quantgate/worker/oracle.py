@@ -32,7 +32,7 @@ def compare_oracle(
         type_k=request.type_k,
         type_v=request.type_v,
         log=log,
-        on_load=lambda _fraction: None,
+        on_load=lambda done: send(Progress(what="load", done=int(done * 100), total=100)),
     )
     nll = np.empty((n_chunks, n_ctx - 1), dtype=np.float32)
     kld = np.empty((n_chunks, len(rows)), dtype=np.float64)

@@ -112,7 +112,7 @@ def _answer(request: Message, scorer: Scorer, coder: Coder, log: LogTap, send: A
             return measure_speed(request, log, send)
         case MeasureMemory():
             scorer.close()
-            return measure_memory(request, log)
+            return measure_memory(request, log, send)
         case ListCodecs() | Encode() | Decode() | VecDot() | MatMul():
             return coder.answer(request)
         case _:

@@ -196,7 +196,7 @@ def measure_speed(
         type_k=request.type_k,
         type_v=request.type_v,
         log=log,
-        on_load=lambda _fraction: None,
+        on_load=lambda done: send(Progress(what="load", done=int(done * 100), total=100)),
     )
     load_s = time.perf_counter() - began
     shorter = min(request.n_decode, _WARM_UP_TOKENS)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -193,6 +194,25 @@ def test_a_base_file_with_more_chunks_is_cut(
     # Fewer than 100 tokens: llama-perplexity prints no statistics then.
     assert told[1].same_top == TOKENS - 2
     assert sorted(path.name for path in Path(reference).iterdir()) == [BASE_FILE, "facts.json"]
+
+
+def test_what_a_killed_process_left_of_a_base_file_is_removed(
+    start: Start, request_of: RequestOf, tmp_path: Path
+) -> None:
+    engine, reference = start(), tmp_path / "reference"
+    reference.mkdir()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    leftover, part = (reference / f"{BASE_FILE}.{n}.partial" for n in (ended.pid, f"2.{ended.pid}"))
+    others = reference / f"{BASE_FILE}.2.{os.getppid()}.partial"
+    for path in (leftover, others):
+        path.write_bytes(b"rows")
+    score(engine, request_of(range(6), reference=str(reference), captures=True))
+    assert not leftover.exists()
+    part.write_bytes(b"rows")
+    score(engine, request_of(range(2), reference=str(reference)))
+    assert not part.exists()
+    assert others.exists()
 
 
 def test_another_vocabulary_is_scored_on_its_own_tokens(

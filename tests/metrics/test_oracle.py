@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
+from pytest_quantgate.errors import CellUnsupported, RequestUnknown
 from pytest_quantgate.limits import MAX_ORACLE_KLD_NATS
-from pytest_quantgate.metrics.oracle import OracleMeasurement, summarize
+from pytest_quantgate.matrix import Cell
+from pytest_quantgate.metrics.oracle import OracleMeasurement, measure_oracle, summarize
 from pytest_quantgate.models.source import EMBEDDED
+from pytest_quantgate.run import Run
 from pytest_quantgate.worker.messages import CompareOracle, OracleCompared
 from tests.edited_model import edit_model
 
@@ -81,6 +87,33 @@ def test_an_engine_that_computes_otherwise_is_told(
     path = edit_model(EMBEDDED / f"{name}.gguf", tmp_path / "wrong.gguf", metadata={field: value})
     found = compare(engine, name, path)
     assert found.typical_nll_kld_nats > MAX_ORACLE_KLD_NATS
+
+
+@pytest.mark.parametrize("error", [CellUnsupported("llama_decode returned -3"), RequestUnknown()])
+def test_only_an_engine_that_cannot_tell_logits_is_not_compared(error: CellUnsupported) -> None:
+    """A refusal of one that can is no reason to leave the oracle out."""
+
+    def refuse(_request: object) -> None:
+        raise error
+
+    cell = SimpleNamespace(model="m", engine="e")
+    run = SimpleNamespace(
+        model=lambda _name: SimpleNamespace(oracle=EMBEDDED / "olmoe-mini.oracle.npz"),
+        profile_of=lambda _cell: SimpleNamespace(type_k="F16", type_v="F16", flash_attention=True),
+        reference_cell=lambda cell: cell,
+        device=lambda _cell: "cpu",
+        cell_file=lambda _cell: SimpleNamespace(path=Path("m.gguf")),
+        engine=lambda _name: SimpleNamespace(ask=refuse),
+        hold_device=lambda _device, _cell: nullcontext(),
+        n_batch=512,
+        n_ubatch=512,
+        n_threads=1,
+    )
+    if isinstance(error, RequestUnknown):
+        assert measure_oracle(cast("Run", run), cast("Cell", cell)) is None
+    else:
+        with pytest.raises(CellUnsupported, match="llama_decode"):
+            measure_oracle(cast("Run", run), cast("Cell", cell))
 
 
 def oracle_file(path: Path, nll: np.ndarray) -> Path:

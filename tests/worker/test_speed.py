@@ -63,7 +63,12 @@ def measure(
     return engine.ask(request, None if replies is None else replies.append)
 
 
-def memory(engine: LlamaCppPython, model: Path, n_ctx: int = 256) -> MemoryMeasured:
+def memory(
+    engine: LlamaCppPython,
+    model: Path,
+    n_ctx: int = 256,
+    replies: list[Message] | None = None,
+) -> MemoryMeasured:
     """Measure the memory of a full context."""
     return engine.ask(
         MeasureMemory(
@@ -76,7 +81,8 @@ def memory(engine: LlamaCppPython, model: Path, n_ctx: int = 256) -> MemoryMeasu
             flash_attention=True,
             type_k=F16,
             type_v=F16,
-        )
+        ),
+        None if replies is None else replies.append,
     )
 
 
@@ -92,7 +98,8 @@ def test_every_run_is_kept(engine: LlamaCppPython, tiny_model: Path) -> None:
     assert seen.cpu_s > 0
     assert (seen.device_description, seen.driver) == ("", "")
     runs = len(seen.prefill_warmup_ns) + len(seen.decode_warmup_ns) + 6
-    assert sum(isinstance(reply, Progress) for reply in replies) == runs
+    told = [reply for reply in replies if isinstance(reply, Progress) and reply.what != "load"]
+    assert len(told) == runs
 
 
 def test_what_python_does_between_tokens_is_not_in_the_figure(
@@ -179,6 +186,18 @@ def test_memory_has_the_engines_buffers_and_the_process_peak(
     assert seen.resident_before_bytes is not None
     assert 0 < seen.resident_before_bytes < seen.peak_resident_bytes
     assert seen.device_bytes == ()
+
+
+@pytest.mark.parametrize("what", ["speed", "memory"])
+def test_loading_is_a_sign_of_life(engine: LlamaCppPython, tiny_model: Path, what: str) -> None:
+    """A large file takes longer than the deadline for silence."""
+    replies: list[Message] = []
+    if what == "speed":
+        measure(engine, tiny_model, replies)
+    else:
+        memory(engine, tiny_model, replies=replies)
+    told = [item for item in replies if isinstance(item, Progress) and item.what == "load"]
+    assert told[-1].done == told[-1].total == 100
 
 
 def test_memory_grows_with_the_context(engine: LlamaCppPython, tiny_model: Path) -> None:
