@@ -160,6 +160,9 @@ def _memory_part(identity: Identity, measured: Mapping[str, Any]) -> dict[str, M
         fingerprint=found.fingerprint,
         engine=f"{identity.kind} {identity.version}",
         llama_cpp=identity.llama_cpp_version,
+        n_ctx=found.n_ctx,
+        n_batch=found.n_batch,
+        n_ubatch=found.n_ubatch,
         peak_resident_bytes=found.peak_resident_bytes,
     )
     return {found.fingerprint.digest: part}

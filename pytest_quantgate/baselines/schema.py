@@ -165,6 +165,9 @@ class MemoryBaseline(_Part):
     fingerprint: Fingerprint
     engine: str
     llama_cpp: str
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int
     peak_resident_bytes: PositiveInt
 
 

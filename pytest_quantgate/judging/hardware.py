@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from pytest_quantgate.hardware import Fingerprint
@@ -20,6 +20,21 @@ class OfHardware(Protocol):
 
 
 StoredT = TypeVar("StoredT", bound=OfHardware)
+
+
+def of_other_settings(
+    what: str, measured: object, stored: object, settings: Sequence[str]
+) -> tuple[VerdictKind, str] | None:
+    """Return the verdict and the reason where a stored figure is of other settings, or None."""
+    differing = [
+        f"{name} {getattr(measured, name)} (was {getattr(stored, name)})"
+        for name in settings
+        if getattr(measured, name) != getattr(stored, name)
+    ]
+    if not differing:
+        return None
+    reason = f"the stored {what} is of other settings: {'; '.join(differing)}; {STORE}"
+    return VerdictKind.NOT_COMPARABLE, reason
 
 
 def of_this_hardware(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.judging.bounds import Look, at_most, only, other_source
-from pytest_quantgate.judging.hardware import of_this_hardware
+from pytest_quantgate.judging.hardware import of_other_settings, of_this_hardware
 from pytest_quantgate.metrics.memory import MemoryMeasurement
 from pytest_quantgate.observation import Observation, percent
 from pytest_quantgate.tables import Limits
 from pytest_quantgate.verdicts import Judgement, VerdictKind
+
+_SETTINGS = ("n_ctx", "n_batch", "n_ubatch")
 
 
 def judge_memory(
@@ -47,6 +49,8 @@ def _against_baseline(
     if other is not None:
         return only("memory", "baseline", VerdictKind.NOT_COMPARABLE, other)
     stored = of_this_hardware("memory", baseline.memory, measured.fingerprint)
+    if not isinstance(stored, tuple):
+        stored = of_other_settings("memory", measured, stored, _SETTINGS) or stored
     if isinstance(stored, tuple):
         kind, reason = stored
         # The default limit is there only where it can be kept.

@@ -12,7 +12,7 @@ import math
 from pytest_quantgate import statistics
 from pytest_quantgate.baselines.schema import Baseline, SpeedBaseline
 from pytest_quantgate.judging.bounds import KIND_OF_OUTCOME, Look, only, other_source
-from pytest_quantgate.judging.hardware import STORE, of_this_hardware
+from pytest_quantgate.judging.hardware import of_other_settings, of_this_hardware
 from pytest_quantgate.metrics.speed import PHASES, SpeedMeasurement
 from pytest_quantgate.observation import Observation, percent
 from pytest_quantgate.tables import Limits
@@ -94,15 +94,7 @@ def _comparable(
     stored = of_this_hardware("speed", baseline.speed, measured.fingerprint)
     if isinstance(stored, tuple):
         return stored
-    differing = [
-        f"{name} {getattr(measured, name)} (was {getattr(stored, name)})"
-        for name in _SETTINGS
-        if getattr(measured, name) != getattr(stored, name)
-    ]
-    if not differing:
-        return stored
-    reason = f"the stored speed is of other settings: {'; '.join(differing)}; {STORE}"
-    return VerdictKind.NOT_COMPARABLE, reason
+    return of_other_settings("speed", measured, stored, _SETTINGS) or stored
 
 
 def _floor(measured: SpeedMeasurement, phase: str, floor: float) -> Judgement:

@@ -46,6 +46,9 @@ class MemoryMeasurement:
     load_s: float
     buffers: tuple[Buffer, ...]
     devices: tuple[DeviceMemory, ...]
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int
     fingerprint: Fingerprint
 
     def buffer_bytes(self, kind: str) -> int | None:
@@ -101,6 +104,9 @@ def measure_memory(run: Run, cell: Cell) -> MemoryMeasurement:
             DeviceMemory(device=device, used_bytes=used, total_bytes=total)
             for device, used, total in reply.device_bytes
         ),
+        n_ctx=profile.n_ctx,
+        n_batch=run.n_batch,
+        n_ubatch=run.n_ubatch,
         fingerprint=Fingerprint(
             cpu=identity.cpu_name,
             build=identity.system_info,

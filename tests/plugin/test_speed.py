@@ -369,6 +369,18 @@ def test_memory_is_held_to_its_baseline_on_the_same_hardware(fake: Project) -> N
     result.stdout.fnmatch_lines(["*NOT_COMPARABLE: no stored memory is of this hardware: CPU*"])
 
 
+def test_memory_in_other_batches_is_not_comparable(fake: Project) -> None:
+    """A larger batch takes larger buffers, and a smaller one would hide what grew."""
+    memory(fake, "--snapshot-update", "--quant-reason=first").assert_outcomes(passed=4)
+    fake.set_faults(Q4_0="large")
+    fake.configure(formats=("F16", "Q4_0"), profile="memory = true\nn_ubatch = 32")
+    fake.matrix("-k", "test_memory").assert_outcomes(passed=2)
+    marked(fake, 'quant_memory(max_vs_baseline="+20%")')
+    result = fake.run("-k", "Q4_0")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*NOT_COMPARABLE: *memory is of other settings: n_ubatch 32 *"])
+
+
 def test_memory_has_a_maximum(fake: Project) -> None:
     marked(fake, "quant_memory(max_resident_bytes=1_050_000)")
     fake.run().assert_outcomes(passed=2)
