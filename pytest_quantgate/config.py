@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 import tomllib
 import types
 import typing
@@ -93,13 +94,33 @@ class Overrides:
     report: str | None = None
     cache_dir: str | None = None
 
+    @property
+    def command(self) -> str:
+        """The command that runs the matrix over the same cells."""
+        given = {
+            "profile": self.profile,
+            "model": self.models,
+            "formats": self.formats,
+            "parts": self.parts,
+            "devices": self.devices,
+            "text": self.texts,
+            "imatrix": self.imatrices,
+            "engine": self.engine,
+        }
+        words = ["pytest", "--quant-matrix"]
+        for name, value in given.items():
+            if value is not None:
+                words += [f"--quant-{name}", value if isinstance(value, str) else ",".join(value)]
+        return shlex.join(words)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The configuration of one run, complete and checked.
 
     ``root`` is the folder that relative paths start from. ``models``, ``texts``, ``imatrices``,
-    ``devices`` and ``engines`` hold every one that a cell may name.
+    ``devices`` and ``engines`` hold every one that a cell may name. ``overrides`` is what the
+    command line said, already applied.
     """
 
     root: Path
@@ -120,6 +141,7 @@ class Settings:
     report: Path | None
     uses_built_in_profile: bool
     limits: Mapping[str, Limits] = field(default_factory=dict)
+    overrides: Overrides = field(default_factory=Overrides)
 
 
 def _tables_of(annotation: object) -> type[Table] | None:
@@ -343,4 +365,5 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
         report=None if report is None else root / report,
         uses_built_in_profile=name not in tables.profiles,
         limits=limits,
+        overrides=overrides,
     )

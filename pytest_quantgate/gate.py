@@ -232,7 +232,8 @@ def _missing_baseline(
     )
     if baseline is not None or not wanted:
         return []
-    command = f'pytest --quant-matrix -k "{cell.id}" --snapshot-update --quant-reason "WHY"'
+    repeated = run.settings.overrides.command
+    command = f'{repeated} -k "{cell.id}" --snapshot-update --quant-reason "WHY"'
     if problem is not None:
         return [_no_baseline(VerdictKind.NO_BASELINE, f"{problem}; store it anew: {command}")]
     if not run.gated:

@@ -236,6 +236,14 @@ def test_the_command_line_keeps_what_it_does_not_name(tmp_path: Path) -> None:
     assert settings.profile.texts == ("t",)
 
 
+def test_a_command_repeats_what_the_command_line_said() -> None:
+    said = Overrides(models=("my model.gguf", "b"), texts=("held-out.txt",), report="run.md")
+    assert said.command == (
+        "pytest --quant-matrix --quant-model 'my model.gguf,b' --quant-text held-out.txt"
+    )
+    assert Overrides().command == "pytest --quant-matrix"
+
+
 def test_limits_find_their_format_by_alias(tmp_path: Path) -> None:
     text = BASE + '[tool.quantgate.profiles.p.limits.mxfp4]\nppl_vs_reference = "+5%"'
     settings = load_settings(write(tmp_path, '[tool.quantgate]\nprofile="p"' + text))

@@ -232,10 +232,9 @@ def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
             reporter.write_line(f"accepted {cell.id}: {cell.accepted}")
     unjudged = [c for c in record.cells if c.kind is VerdictKind.MEASURED and not c.accepted]
     if unjudged and not run.gated:
-        reporter.write_line("No baseline is stored for this profile. Store them with:")
+        reporter.write_line("No baseline is stored for these cells and settings. Store them with:")
         reporter.write_line(
-            f"  pytest --quant-matrix --quant-profile {record.profile} --snapshot-update"
-            ' --quant-reason "first baselines"'
+            f'  {run.settings.overrides.command} --snapshot-update --quant-reason "first baselines"'
         )
     if run.settings.report is not None:
         write_report(run.settings.report, record)

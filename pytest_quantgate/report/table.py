@@ -13,6 +13,7 @@ from pytest_quantgate.report.columns import measured_columns
 from pytest_quantgate.report.noise import noise_markdown
 from pytest_quantgate.report.record import CellRecord, RunRecord
 from pytest_quantgate.report.sections import make_sections, section_markdown
+from pytest_quantgate.verdicts import VerdictKind
 
 FAULT_DETECTOR = "fault detector, not a ranking of formats"
 
@@ -172,7 +173,8 @@ def _table(key: tuple[str, str, str, str], cells: list[CellRecord]) -> Table:
     )
     rows, notes, extra = [], _twins(cells), measured_columns(cells)
     for cell in ordered:
-        why = _short(cell.reason)
+        is_first = cell.accepted is not None and cell.kind is VerdictKind.MEASURED
+        why = "what it is compared with from now on" if is_first else _short(cell.reason)
         better = dominated_by(cell, ordered, chunks)
         if better is not None:
             why = f"larger and worse than {better}; {why}"

@@ -34,12 +34,12 @@ def test_a_first_run_measures_alike_however_it_is_spread(project: Project) -> No
         result.assert_outcomes(passed=3)
         output = result.stdout.str()
         assert output.count("= quantization gate =") == 1
-        assert output.count("No baseline is stored for this profile") == 1
+        assert output.count("No baseline is stored for these cells and settings") == 1
         result.stdout.fnmatch_lines(
             [
                 "tiny on cpu, text story, 16 common chunks, reference F16",
                 "*F16*2.1*16.0*reference*MEASURED*",
-                "*pytest --quant-matrix --quant-profile default --snapshot-update --quant-reason*",
+                "*  pytest --quant-matrix --snapshot-update --quant-reason*",
             ]
         )
         done = Counter(
@@ -108,6 +108,8 @@ def test_the_command_line_stands_above_the_profile(project: Project) -> None:
     result = project.matrix("-v", "--quant-formats=Q6_K,mxfp4", "--quant-devices=cpu")
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["*test_cell[[]tiny-Q6_K-cpu[]]*", "*[[]tiny-MXFP4_MOE-cpu[]]*"])
+    again = "pytest --quant-matrix --quant-formats Q6_K,mxfp4 --quant-devices cpu"
+    result.stdout.fnmatch_lines([f"  {again} --snapshot-update *"])
 
 
 def test_a_model_and_a_text_may_be_paths(project: Project) -> None:
