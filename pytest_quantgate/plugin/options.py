@@ -124,7 +124,7 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="LIST",
         help="formats to measure part by part too: of each, the experts alone, and so on",
     )
-    add("--quant-devices", dest="quant_devices", metavar="LIST", help="devices, as cpu,CUDA0")
+    add("--quant-devices", dest="quant_devices", metavar="LIST", help="devices, as cpu,gpu")
     add("--quant-engine", dest="quant_engine", metavar="NAME", help="the engine to measure")
     add(
         "--quant-text",
