@@ -19,6 +19,7 @@ import numpy as np
 
 from pytest_quantgate.worker.graph import Nodes, watch_names
 from pytest_quantgate.worker.llama import LogTap, Model
+from pytest_quantgate.worker.messages import ModelRequest
 from pytest_quantgate.worker.routing import RouteReader
 
 N_CTX = 512
@@ -38,17 +39,18 @@ def measure(path: Path, rounds: int, log: LogTap) -> tuple[list[float], list[flo
 
     def load(callback: object) -> Model:
         return Model(
-            str(path),
-            device="cpu",
+            ModelRequest(
+                model=str(path),
+                device="cpu",
+                n_threads=1,
+                flash_attention=True,
+                type_k=1,
+                type_v=1,
+            ),
             n_ctx=N_CTX,
             n_batch=N_CTX,
             n_ubatch=N_CTX,
-            n_threads=1,
-            flash_attention=True,
-            type_k=1,
-            type_v=1,
             log=log,
-            on_load=lambda _fraction: None,
             graph_callback=callback,
         )
 

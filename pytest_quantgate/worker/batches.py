@@ -64,18 +64,12 @@ def _logits(
     """Return float32 logits of all tokens, shape (n_tokens, n_vocab)."""
     by_token = size == TOKEN_BY_TOKEN
     model = Model(
-        request.model,
-        device=request.device,
+        request,
         n_ctx=request.n_ctx,
         n_batch=1 if by_token else request.n_tokens,
         n_ubatch=1 if by_token else size,
-        n_threads=request.n_threads,
-        flash_attention=request.flash_attention,
-        type_k=request.type_k,
-        type_v=request.type_v,
         log=log,
         on_load=on_load,
-        repack=request.repack,
     )
     try:
         return model.decode(chunk, 0).copy()

@@ -27,8 +27,6 @@ from pytest_quantgate.worker.messages import (
 )
 from pytest_quantgate.worker.scoring import chunk_tokens, read_text
 
-_F16 = 1  # the number of ggml's type, as llama-imatrix has the KV cache
-
 _FEWEST_ROWS = 16
 """llama-imatrix looks away from multiplications of fewer rows."""
 
@@ -152,15 +150,10 @@ def collect_imatrix(
     """
     collector = Collector()
     model = Model(
-        request.model,
-        device=request.device,
+        request,
         n_ctx=request.n_ctx,
         n_batch=request.n_ctx,
         n_ubatch=min(512, request.n_ctx),
-        n_threads=request.n_threads,
-        flash_attention=request.flash_attention,
-        type_k=_F16,
-        type_v=_F16,
         log=log,
         on_load=lambda done: send(Progress(what="load", done=int(done * 100), total=100)),
         graph_callback=collector.callback,

@@ -20,7 +20,7 @@ import numpy as np
 from llama_cpp import llama_cpp as low
 
 from pytest_quantgate.worker.host import cpu_name
-from pytest_quantgate.worker.messages import DevicesListed, Identity
+from pytest_quantgate.worker.messages import DevicesListed, Identity, ModelRequest
 from pytest_quantgate.worker.placement import SPLIT_MODES, read_placement
 
 LIBRARY_NAMES = ("libllama", "llama", "libggml", "ggml")
@@ -213,27 +213,35 @@ def load_vocabulary(path: str, log: LogTap) -> tuple[Vocabulary, Callable[[], No
 
 
 class Model:
-    """A loaded model and one context over it, ``context``; free it with :meth:`close`."""
+    """A loaded model and one context over it, ``context``; free it with :meth:`close`.
+
+    Args:
+        request: which model, where and how it computes.
+        n_ctx: tokens of the context.
+        n_batch: tokens that are decoded in one call.
+        n_ubatch: tokens that are computed at once.
+        log: where the reason of a refusal is found.
+        on_load: called with the part that is loaded, 0 to 1.
+        graph_callback: called at each node of the graph.
+
+    Raises:
+        EngineRefusal: a device is not there, or llama.cpp cannot load the model or make a context.
+
+    """
 
     def __init__(
         self,
-        path: str,
+        request: ModelRequest[Any],
         *,
-        device: str,
         n_ctx: int,
         n_batch: int,
         n_ubatch: int,
-        n_threads: int,
-        flash_attention: bool,
-        type_k: int,
-        type_v: int,
         log: LogTap,
-        on_load: Callable[[float], None],
+        on_load: Callable[[float], None] = lambda _fraction: None,
         graph_callback: Any = None,
-        repack: bool = True,
     ) -> None:
         low.llama_backend_init()
-        placement = read_placement(device)
+        placement = read_placement(request.device)
 
         def loading(fraction: float, _user: object) -> bool:
             on_load(fraction)
@@ -258,8 +266,8 @@ class Model:
         if shares:
             parameters.tensor_split = self._shares
         parameters.progress_callback = self._loading
-        parameters.use_extra_bufts = repack and placement.repack
-        self._model = low.llama_model_load_from_file(path.encode(), parameters)
+        parameters.use_extra_bufts = request.repack and placement.repack
+        self._model = low.llama_model_load_from_file(request.model.encode(), parameters)
         if not self._model:
             raise EngineRefusal(f"llama.cpp cannot load the model: {log.last_error()}")
         options = low.llama_context_default_params()
@@ -267,11 +275,11 @@ class Model:
         options.n_batch = n_batch
         options.n_ubatch = n_ubatch
         options.n_seq_max = 1
-        options.n_threads = n_threads
-        options.n_threads_batch = n_threads
-        options.flash_attn_type = 1 if flash_attention else 0
-        options.type_k = type_k
-        options.type_v = type_v
+        options.n_threads = request.n_threads
+        options.n_threads_batch = request.n_threads
+        options.flash_attn_type = 1 if request.flash_attention else 0
+        options.type_k = request.type_k
+        options.type_v = request.type_v
         options.offload_kqv = bool(chosen)
         options.op_offload = bool(chosen)
         options.no_perf = True

@@ -22,15 +22,10 @@ def compare_oracle(
         tokens, rows, expected = stored["tokens"], stored["rows"], stored["logits"]
     n_chunks, n_ctx = tokens.shape
     model = Model(
-        request.model,
-        device=request.device,
+        request,
         n_ctx=n_ctx,
         n_batch=min(request.n_batch, n_ctx),
         n_ubatch=min(request.n_ubatch, n_ctx),
-        n_threads=request.n_threads,
-        flash_attention=request.flash_attention,
-        type_k=request.type_k,
-        type_v=request.type_v,
         log=log,
         on_load=lambda done: send(Progress(what="load", done=int(done * 100), total=100)),
     )

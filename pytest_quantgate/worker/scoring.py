@@ -185,18 +185,12 @@ class Scorer:
             readers = [item for item in (self._hidden, self._routes) if item is not None]
             self._watch = watch_names(nodes, readers) if readers else None
             self._model = Model(
-                request.model,
-                device=request.device,
+                request,
                 n_ctx=request.n_ctx,
                 n_batch=request.n_batch,
                 n_ubatch=request.n_ubatch,
-                n_threads=request.n_threads,
-                flash_attention=request.flash_attention,
-                type_k=request.type_k,
-                type_v=request.type_v,
                 log=self._log,
                 on_load=loading,
-                repack=request.repack,
                 graph_callback=self._watch.callback if self._watch is not None else None,
             )
             self._model_key = key

@@ -186,15 +186,10 @@ def measure_speed(
     """Load a model once and time prefill, then decoding, each in a context of its own."""
     began = time.perf_counter()
     model = Model(
-        request.model,
-        device=request.device,
+        request,
         n_ctx=request.n_depth + request.n_prompt,
         n_batch=request.n_batch,
         n_ubatch=request.n_ubatch,
-        n_threads=request.n_threads,
-        flash_attention=request.flash_attention,
-        type_k=request.type_k,
-        type_v=request.type_v,
         log=log,
         on_load=lambda done: send(Progress(what="load", done=int(done * 100), total=100)),
     )

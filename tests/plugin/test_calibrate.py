@@ -19,9 +19,9 @@ from pytest_quantgate.worker.serve import serve
 class WrongRepacked(Model):
     """Computes a quantized file wrongly with repacked weights."""
 
-    def __init__(self, path, *, repack=True, **more):
-        super().__init__(path, repack=repack, **more)
-        self._is_wrong = repack and not path.endswith("tiny.gguf")
+    def __init__(self, request, **more):
+        super().__init__(request, **more)
+        self._is_wrong = request.repack and not request.model.endswith("tiny.gguf")
 
     def decode(self, tokens, first_output):
         logits = super().decode(tokens, first_output)

@@ -11,6 +11,7 @@ import pytest
 from pytest_quantgate.worker import graph
 from pytest_quantgate.worker.graph import StructuredNodes, Watch
 from pytest_quantgate.worker.llama import EngineRefusal, LogTap, Model
+from pytest_quantgate.worker.messages import ModelRequest
 from tests.tiny_model import Shape, write_tiny_model
 
 N_TOKENS = 20
@@ -26,17 +27,18 @@ def experts_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def decode(model: Path, watch: Watch) -> None:
     """Decode twenty tokens and look at the graph."""
     opened = Model(
-        str(model),
-        device="cpu",
+        ModelRequest(
+            model=str(model),
+            device="cpu",
+            n_threads=1,
+            flash_attention=True,
+            type_k=1,
+            type_v=1,
+        ),
         n_ctx=64,
         n_batch=64,
         n_ubatch=64,
-        n_threads=1,
-        flash_attention=True,
-        type_k=1,
-        type_v=1,
         log=LogTap(),
-        on_load=lambda _fraction: None,
         graph_callback=watch.callback,
     )
     try:
