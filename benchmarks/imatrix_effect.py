@@ -27,6 +27,7 @@ from pytest_quantgate import statistics
 from pytest_quantgate.config import Overrides, load_settings
 from pytest_quantgate.matrix import Cell
 from pytest_quantgate.metrics.perplexity import PerplexityMeasurement
+from pytest_quantgate.metrics.scoring import measure_perplexity
 from pytest_quantgate.run import Run
 from pytest_quantgate.texts import Text, built_in_text, make_text
 
@@ -147,7 +148,7 @@ def rows(wikitext: Path, question: Question, options: Options) -> Iterator[str]:
         try:
             for model in options.models:
                 scored = {
-                    cell.imatrix: (cell, run.perplexity(cell, run.looks(cell)[-1]))
+                    cell.imatrix: (cell, measure_perplexity(run, cell, run.looks(cell)[-1]))
                     for cell in run.cells
                     if cell.model == model and cell.format.name == options.format
                 }

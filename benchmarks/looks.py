@@ -20,6 +20,7 @@ from pathlib import Path
 from pytest_quantgate.baselines.schema import dump
 from pytest_quantgate.config import Overrides, Settings, load_settings
 from pytest_quantgate.gate import Question, answer
+from pytest_quantgate.metrics.scoring import measure_perplexity
 from pytest_quantgate.run import Run
 
 QUESTIONS = [Question(metric=name, limits=None) for name in ("perplexity", "divergence", "size")]
@@ -41,7 +42,7 @@ def prepare(settings: Settings, *, accept: bool) -> None:
     try:
         for cell in run.cells:
             run.cell_file(cell)
-            run.perplexity(run.reference_cell(cell), run.looks(cell)[-1])
+            measure_perplexity(run, run.reference_cell(cell), run.looks(cell)[-1])
             if not accept:
                 continue
             candidate = answer(run, cell, [], full=True).candidate

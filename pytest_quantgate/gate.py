@@ -40,6 +40,7 @@ from pytest_quantgate.metrics.perplexity import (
     common_chunks,
     token_changes,
 )
+from pytest_quantgate.metrics.scoring import measure_perplexity
 from pytest_quantgate.metrics.size import SizeMeasurement
 from pytest_quantgate.metrics.table import CELL_METRICS, measure_once, notes_of
 from pytest_quantgate.observation import Observation
@@ -164,8 +165,10 @@ def _ask(
     perplexity = reference = None
     for chunks, look in zip(looks, declared_looks(looks), strict=True):
         if needs_text:
-            perplexity = run.perplexity(cell, chunks)
-            reference = None if reference_cell == cell else run.perplexity(reference_cell, chunks)
+            perplexity = measure_perplexity(run, cell, chunks)
+            reference = (
+                None if reference_cell == cell else measure_perplexity(run, reference_cell, chunks)
+            )
         seen = _observe(run, cell, file, size, perplexity, reference, found.baseline)
         seen = replace(seen, measured=measured, reference_file_bytes=reference_bytes)
         judgements: list[Judgement] = []

@@ -11,6 +11,7 @@ from pytest_quantgate.matrix import Cell
 from pytest_quantgate.metrics.memory import MemoryMeasurement
 from pytest_quantgate.metrics.perplexity import PerplexityMeasurement
 from pytest_quantgate.metrics.routing import RoutingMeasurement
+from pytest_quantgate.metrics.scoring import measure_perplexity
 from pytest_quantgate.metrics.size import SizeMeasurement
 from pytest_quantgate.metrics.speed import SpeedMeasurement
 from pytest_quantgate.metrics.table import measure_once
@@ -96,7 +97,7 @@ class MeasuredCell:
     def scores(self) -> PerplexityMeasurement:
         """Every chunk and token of the profile's whole budget."""
         self._run.check_has_quality(self.model)
-        return self._run.perplexity(self._cell, self._run.looks(self._cell)[-1])
+        return measure_perplexity(self._run, self._cell, self._run.looks(self._cell)[-1])
 
     @property
     def speed(self) -> SpeedMeasurement:

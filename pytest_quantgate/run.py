@@ -1,7 +1,9 @@
-"""One run: from cells to files, measurements, verdicts and records.
+"""One run's state: its cells, its engines, its texts in chunks and its files.
 
-The way of the data is the order of the methods of :class:`Run`. Everything that several
-processes of one run need goes through the cache under a lock.
+The way of the data is the order of the methods of :class:`Run`. What is done with them takes the
+run: ``metrics/`` measures, :mod:`pytest_quantgate.gate` judges, and both say through
+:meth:`Run.emit` how far they are. Everything that several processes of one run need goes
+through the cache under a lock.
 """
 
 from __future__ import annotations
@@ -11,39 +13,34 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pytest_quantgate.artifacts.cache import Cache, key_of, read_json, write_json
+from pytest_quantgate.artifacts.cache import Cache
 from pytest_quantgate.artifacts.files import CellFile, Files
 from pytest_quantgate.artifacts.imatrix import Imatrices, Imatrix, read_header
 from pytest_quantgate.artifacts.measurements import Measurements
 from pytest_quantgate.baselines.schema import Key
 from pytest_quantgate.baselines.store import Found, Store
+from pytest_quantgate.computing import Setting, placement_of
 from pytest_quantgate.config import NO_IMATRIX, Settings
 from pytest_quantgate.devices import default_threads, device_kind, hold_device
 from pytest_quantgate.engines import Engine
 from pytest_quantgate.engines.making import make_engine
-from pytest_quantgate.errors import CellError, CellUnavailable, CellUnsupported, ConfigError
-from pytest_quantgate.formats import FULL_PRECISION, TENSOR_TYPES, find_format
+from pytest_quantgate.errors import CellUnavailable, CellUnsupported
+from pytest_quantgate.formats import FULL_PRECISION, find_format
 from pytest_quantgate.matrix import NO_TEXT, Cell, expand, make_cell, reference_format
-from pytest_quantgate.metrics.noise import Setting
-from pytest_quantgate.metrics.perplexity import Gathering, PerplexityMeasurement
-from pytest_quantgate.metrics.routes import MAX_ROUTE_CHUNKS
 from pytest_quantgate.metrics.size import SizeMeasurement, measure_size
 from pytest_quantgate.models.source import Model, find_model
 from pytest_quantgate.parts import quantized_parts
 from pytest_quantgate.tables import ProfileSettings
 from pytest_quantgate.texts import Text, check_held_out, domain_of, load_text
-from pytest_quantgate.texts.chunks import ChunkPlan, make_plan
+from pytest_quantgate.texts.chunks import ChunkPlan
+from pytest_quantgate.texts.cutting import cut_text
 from pytest_quantgate.worker.messages import (
     Message,
     Progress,
-    Score,
-    ScoredChunk,
-    Tokenize,
 )
 from pytest_quantgate.worker.placement import Placement
 
@@ -193,14 +190,7 @@ class Run:
 
     def placement(self, cell: Cell) -> Placement:
         """Return where a cell's model is loaded."""
-        device = self.settings.devices[cell.device]
-        return Placement(
-            names=device.names,
-            n_gpu_layers=device.n_gpu_layers,
-            split_mode=device.split_mode,
-            tensor_split=device.tensor_split,
-            repack=device.repack,
-        )
+        return placement_of(self.settings.devices[cell.device])
 
     def device(self, cell: Cell) -> str:
         """Return a cell's placement as a message carries it.
@@ -228,6 +218,21 @@ class Run:
         }
         return self.settings.profile.model_copy(update=own)
 
+    @property
+    def n_batch(self) -> int:
+        """The logical batch, n_ctx unless the profile says otherwise."""
+        return self.settings.profile.n_batch or self.settings.profile.n_ctx
+
+    @property
+    def n_ubatch(self) -> int:
+        """The physical batch, 512 or n_batch unless the profile says otherwise."""
+        return self.settings.profile.n_ubatch or min(512, self.n_batch)
+
+    @property
+    def setting(self) -> Setting:
+        """How the profile has texts computed."""
+        return Setting(n_threads=self.n_threads, n_batch=self.n_batch, n_ubatch=self.n_ubatch)
+
     def hold_device(self, device: str, cell: Cell | None = None) -> AbstractContextManager[None]:
         """Keep every other measurement on this host off a device.
 
@@ -245,7 +250,7 @@ class Run:
         for engine in self._engines.values():
             engine.close()
 
-    # Measuring
+    # Texts in chunks
 
     def chunk_plan(self, model_name: str, text_name: str) -> ChunkPlan:
         """Cut a text into chunks for a model and put them into visiting order.
@@ -259,40 +264,15 @@ class Run:
         known = self._plans.get((model_name, text_name))
         if known is not None:
             return known
-        profile, text, model = self.settings.profile, self.text(text_name), self.model(model_name)
-        path = model.any_file.files[0]
-        too_short = (
-            f"text {text_name!r} is too short: {{}} of {2 * profile.n_ctx:,} tokens that two"
-            f" chunks of n_ctx = {profile.n_ctx} need; take a longer text or a smaller n_ctx"
+        profile = self.settings.profile
+        plan = cut_text(
+            self.text(text_name),
+            text_name,
+            self.model(model_name).any_file.files[0],
+            self.engine(profile.engine),
+            profile,
+            self.cache,
         )
-        if len(text.data) < profile.n_ctx // 2:
-            raise ConfigError(too_short.format(f"{len(text.data):,} bytes instead"))
-        engine = self.engine(profile.engine)
-        key = key_of(
-            kind="chunks",
-            model=self.cache.sha256_of(path),
-            text=text.sha256,
-            n_ctx=profile.n_ctx,
-            engine=engine.identity().library_sha256,
-        )
-        with self.cache.lock(f"chunks-{key[:32]}"):
-            stored = self.cache.sub("chunks") / f"{key}.json"
-            facts = read_json(stored)
-            if not isinstance(facts, dict):
-                reply = engine.ask(
-                    Tokenize(
-                        model=str(path),
-                        text=str(self.cache.text(text.data, text.sha256)),
-                        n_ctx=profile.n_ctx,
-                    )
-                )
-                facts = {"n_tokens": reply.n_tokens, "scored_bytes": reply.scored_bytes}
-                write_json(stored, facts)
-        if facts["n_tokens"] < 2 * profile.n_ctx:
-            raise ConfigError(too_short.format(f"{facts['n_tokens']:,}"))
-        spans = [(int(start), int(end)) for start, end in facts["scored_bytes"]]
-        seed = profile.seed if profile.chunk_order == "seeded" else None
-        plan = make_plan(text, spans, seed)
         self._plans[model_name, text_name] = plan
         return plan
 
@@ -316,6 +296,8 @@ class Run:
         available = self.chunk_plan(cell.model, cell.text).n_chunks
         declared = self.settings.profile.look_chunks
         return tuple(sorted({min(look, available) for look in declared}))
+
+    # Files
 
     def cell_file(self, cell: Cell) -> CellFile:
         """Return a cell's file, found or made."""
@@ -404,173 +386,6 @@ class Run:
         """Measure a cell's size."""
         return measure_size(self.described_file(cell).header, cell.format)
 
-    def perplexity(self, cell: Cell, n_chunks: int) -> PerplexityMeasurement:
-        """Measure at least so many chunks of a cell and return the first ``n_chunks``.
-
-        What another process of this run measured is used; the reference is also kept for later
-        runs with the same file, text, settings, libraries and processor.
-
-        Raises:
-            CellError: the cell could not be measured.
-
-        """
-        self.check_has_quality(cell.model)
-        reference = self.reference_cell(cell)
-        if reference != cell:
-            self.perplexity(reference, n_chunks)
-        file = self.cell_file(cell)
-        plan = self.chunk_plan(cell.model, cell.text)
-        key = self._measurement_key(cell, file)
-        with self.cache.lock(f"measurement-{key[:32]}"):
-            is_reference = reference == cell
-            known = self.measurements.load(key, is_reference=is_reference)
-            have = len(known.chunks) if known is not None else 0
-            if known is None or have < n_chunks:
-                wanted = plan.order[have:n_chunks]
-                known = self._score(cell, self.setting, known, wanted, captures=is_reference)
-                self.measurements.store(key, known, is_reference=is_reference)
-        return known.first(n_chunks)
-
-    def route_chunks(self, cell: Cell) -> tuple[int, ...]:
-        """Return the chunks whose routes are recorded; none in a model without experts."""
-        if not self.settings.profile.routing or self.model(cell.model).any_file.n_experts == 0:
-            return ()
-        count = min(self.looks(cell)[0], MAX_ROUTE_CHUNKS)
-        return self.chunk_plan(cell.model, cell.text).order[:count]
-
-    def score_under(self, cell: Cell, setting: Setting, n_chunks: int) -> PerplexityMeasurement:
-        """Score the first chunks of a cell in another setting; nothing of it is kept.
-
-        The divergence is from the reference as the profile's own setting gives it, also for the
-        reference itself; :meth:`perplexity` must have measured these chunks.
-
-        Raises:
-            CellError: the cell could not be measured.
-
-        """
-        order = self.chunk_plan(cell.model, cell.text).order[:n_chunks]
-        return self._score(cell, setting, None, order, captures=False)
-
-    def reference_folder(self, reference: Cell) -> Path:
-        """Return the folder of a reference cell's distribution."""
-        key = self._measurement_key(reference, self.cell_file(reference))
-        return self.measurements.reference_folder(key)
-
-    def _measurement_key(self, cell: Cell, file: CellFile) -> str:
-        profile = self.profile_of(cell)
-        identity = self.engine(cell.engine).identity()
-        is_reference = self.reference_cell(cell) == cell
-        return key_of(
-            kind="perplexity",
-            file=file.sha256,
-            text=self.text(cell.text).sha256,
-            order=self.chunk_plan(cell.model, cell.text).order,
-            settings=[
-                profile.n_ctx,
-                self.n_batch,
-                self.n_ubatch,
-                profile.flash_attention,
-                profile.type_k,
-                profile.type_v,
-            ],
-            device=self.placement(cell).to_text(),
-            library=identity.library_sha256,
-            cpu=[identity.cpu_name, identity.system_info],
-            routes=len(self.route_chunks(cell)),
-            # Only a reference outlives its run: a gate measures what it judges.
-            run=None if is_reference else self.run_id,
-        )
-
-    @property
-    def n_batch(self) -> int:
-        """The logical batch, n_ctx unless the profile says otherwise."""
-        return self.settings.profile.n_batch or self.settings.profile.n_ctx
-
-    @property
-    def n_ubatch(self) -> int:
-        """The physical batch, 512 or n_batch unless the profile says otherwise."""
-        return self.settings.profile.n_ubatch or min(512, self.n_batch)
-
-    @property
-    def setting(self) -> Setting:
-        """How the profile has texts computed."""
-        return Setting(n_threads=self.n_threads, n_batch=self.n_batch, n_ubatch=self.n_ubatch)
-
-    def _score(
-        self,
-        cell: Cell,
-        setting: Setting,
-        known: PerplexityMeasurement | None,
-        wanted: tuple[int, ...],
-        *,
-        captures: bool,
-    ) -> PerplexityMeasurement:
-        profile, text = self.profile_of(cell), self.text(cell.text)
-        file, plan = self.cell_file(cell), self.chunk_plan(cell.model, cell.text)
-        gathering = Gathering(known, plan.documents, plan.domains)
-        before = len(gathering.chunks)
-        self.emit("score", cell, done=before, total=before + len(wanted))
-
-        def on_reply(reply: Message) -> None:
-            if gathering.take(reply):
-                self.emit("score", cell, done=len(gathering.chunks), total=before + len(wanted))
-
-        def on_routes(reply: Message) -> None:
-            if isinstance(reply, ScoredChunk):
-                gathering.take_routes(reply)
-
-        device, is_cpu = self.device(cell), self.placement(cell).is_cpu
-        engine = self.engine(cell.engine)
-        reference = self.reference_cell(cell)
-        folder = self.reference_folder(reference)
-        # An engine may score without telling distributions; then nothing is compared.
-        can_compare = captures or (folder / "facts.json").exists()
-        # Routes are the profile's own setting's.
-        route_chunks = self.route_chunks(cell) if setting == self.setting else ()
-        request = Score(
-            model=str(file.path),
-            device=device,
-            text=str(self.cache.text(text.data, text.sha256)),
-            chunks=wanted,
-            n_ctx=profile.n_ctx,
-            n_batch=setting.n_batch,
-            n_ubatch=setting.n_ubatch,
-            n_threads=setting.n_threads,
-            flash_attention=profile.flash_attention,
-            type_k=TENSOR_TYPES[profile.type_k].number,
-            type_v=TENSOR_TYPES[profile.type_v].number,
-            repack=setting.repack,
-            reference=str(folder) if can_compare else "",
-            captures=captures,
-            output_matrix=self._output_matrix(self.cell_file(reference)),
-            route_chunks=route_chunks if is_cpu else (),
-        )
-        with self.hold_device(device, cell):
-            engine.ask(request, on_reply)
-            routed = tuple(index for index in route_chunks if index in wanted)
-            if not is_cpu and routed and gathering.tells_tokens:
-                # A GPU's fused router kernels leave no such nodes: the perplexity is measured
-                # with them, the routes in a pass of their own without.
-                engine.ask(
-                    replace(
-                        request, chunks=routed, route_chunks=routed, reference="", captures=False
-                    ),
-                    on_routes,
-                )
-        scored = tuple(chunk.index for chunk in gathering.chunks[before:])
-        if scored != wanted:
-            raise CellError(f"the engine scored {len(scored)} of {len(wanted)} chunks")
-        return gathering.finish(plan.n_chunks)
-
-    def _output_matrix(self, file: CellFile) -> tuple[str, int, int, int, int] | None:
-        """Return where a file's output matrix is: its own, or the tied embedding."""
-        tensors = {tensor.name: tensor for tensor in file.header.tensors}
-        found = tensors.get("output.weight") or tensors.get("token_embd.weight")
-        if found is None:
-            return None
-        n_embd, n_vocab = found.shape
-        return str(found.file), found.offset_bytes, found.type.number, n_vocab, n_embd
-
     # Telling
 
     def emit(self, event: str, cell: Cell, **facts: Any) -> None:
@@ -582,33 +397,3 @@ class Run:
     def _on_progress(self, cell: Cell, reply: Message) -> None:
         if isinstance(reply, Progress) and reply.what in {"quantize", "imatrix"}:
             self.emit(reply.what, cell, done=reply.done, total=reply.total)
-
-    def settings_used(self) -> dict[str, Any]:
-        """Return the settings that shape the figures, for the record."""
-        profile = self.settings.profile
-        return {
-            "n_ctx": profile.n_ctx,
-            "n_batch": self.n_batch,
-            "n_ubatch": self.n_ubatch,
-            "n_threads": self.n_threads,
-            "flash_attention": profile.flash_attention,
-            "type_k": profile.type_k,
-            "type_v": profile.type_v,
-            "chunks": profile.chunks,
-            "looks": list(profile.look_chunks),
-            "chunk_order": profile.chunk_order,
-            "seed": profile.seed,
-            "texts": {name: self.text(name).sha256 for name in profile.texts},
-            **{
-                name: value
-                for name, value in profile.model_dump().items()
-                if profile.speed and name.startswith("speed_")
-            },
-        }
-
-    def engine_facts(self, name: str) -> dict[str, Any]:
-        """Return an engine's identity, for the record."""
-        try:
-            return asdict(self.engine(name).identity())
-        except CellError as error:
-            return {"error": str(error).splitlines()[0]}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pytest_quantgate.formats import TENSOR_TYPES
+from pytest_quantgate.computing import model_request_fields
 from pytest_quantgate.worker.messages import CompareBatches
 
 if TYPE_CHECKING:
@@ -62,31 +62,26 @@ def measure_batches(run: Run, cell: Cell) -> BatchMeasurement:
         CellError: the cell could not be measured.
 
     """
-    file, text = run.cell_file(cell), run.text(cell.text)
-    profile, found = run.profile_of(cell), []
-    backend = run.device(cell)
-    with run.hold_device(backend, cell):
-        for repack in (True, False) if run.placement(cell).is_cpu else (True,):
-            reply = run.engine(cell.engine).ask(
-                CompareBatches(
-                    model=str(file.path),
-                    device=backend,
-                    text=str(run.cache.text(text.data, text.sha256)),
-                    chunk=run.chunk_plan(cell.model, cell.text).order[0],
-                    n_ctx=profile.n_ctx,
-                    n_tokens=min(N_TOKENS, profile.n_ctx),
-                    n_ubatches=tuple(n for n in GEOMETRIES if n < profile.n_ctx),
-                    n_threads=run.n_threads,
-                    flash_attention=profile.flash_attention,
-                    type_k=TENSOR_TYPES[profile.type_k].number,
-                    type_v=TENSOR_TYPES[profile.type_v].number,
-                    repack=repack,
-                ),
-            )
+    profile, text = run.settings.profile, run.text(cell.text)
+    requests = [
+        CompareBatches(
+            **model_request_fields(run, cell, replace(run.setting, repack=repack)),
+            text=str(run.cache.text(text.data, text.sha256)),
+            chunk=run.chunk_plan(cell.model, cell.text).order[0],
+            n_ctx=profile.n_ctx,
+            n_tokens=min(N_TOKENS, profile.n_ctx),
+            n_ubatches=tuple(n for n in GEOMETRIES if n < profile.n_ctx),
+        )
+        for repack in ((True, False) if run.placement(cell).is_cpu else (True,))
+    ]
+    found = []
+    with run.hold_device(requests[0].device, cell):
+        for request in requests:
+            reply = run.engine(cell.engine).ask(request)
             found += [
                 Geometry(
                     n_ubatch=n_ubatch,
-                    repack=repack,
+                    repack=request.repack,
                     mean_kld_nats=mean,
                     max_kld_nats=largest,
                     top_tokens_changed=changed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pytest_quantgate.formats import TENSOR_TYPES
+from pytest_quantgate.computing import model_request_fields
 from pytest_quantgate.worker.messages import CompareBatches
 
 if TYPE_CHECKING:
@@ -59,25 +59,18 @@ def measure_devices(run: Run, cell: Cell) -> DeviceMeasurement | None:
     first = run.settings.profile.devices[0]
     if cell.device == first:
         return None
-    file, text, profile = run.cell_file(cell), run.text(cell.text), run.profile_of(cell)
+    text, profile = run.text(cell.text), run.settings.profile
     other = replace(cell, device=first)
-    device, against = run.device(cell), run.device(other)
     both = dict.fromkeys((*run.placement(cell).names, *run.placement(other).names))
     n_tokens = min(N_TOKENS, profile.n_ctx)
     request = CompareBatches(
-        model=str(file.path),
-        device=device,
-        against=against,
+        **model_request_fields(run, cell),
+        against=run.device(other),
         text=str(run.cache.text(text.data, text.sha256)),
         chunk=run.chunk_plan(cell.model, cell.text).order[0],
         n_ctx=profile.n_ctx,
         n_tokens=n_tokens,
         n_ubatches=(*(n for n in SMALL_BATCHES if n < n_tokens), n_tokens),
-        n_threads=run.n_threads,
-        flash_attention=profile.flash_attention,
-        type_k=TENSOR_TYPES[profile.type_k].number,
-        type_v=TENSOR_TYPES[profile.type_v].number,
-        repack=True,
     )
     with run.hold_device(",".join(both), cell):
         reply = run.engine(cell.engine).ask(request)

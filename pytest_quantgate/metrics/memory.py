@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_quantgate.formats import TENSOR_TYPES
+from pytest_quantgate.computing import model_request_fields
 from pytest_quantgate.hardware import Fingerprint
 from pytest_quantgate.worker.messages import MeasureMemory
 
@@ -74,24 +74,16 @@ def measure_memory(run: Run, cell: Cell) -> MemoryMeasurement:
         CellError: the cell could not be measured.
 
     """
-    file, profile = run.cell_file(cell), run.profile_of(cell)
-    backend = run.device(cell)
+    request = MeasureMemory(
+        **model_request_fields(run, cell),
+        n_ctx=run.settings.profile.n_ctx,
+        n_batch=run.n_batch,
+        n_ubatch=run.n_ubatch,
+    )
     engine = run.engine(cell.engine)
     identity = engine.identity()
-    with run.hold_device(backend, cell):
-        reply = engine.ask(
-            MeasureMemory(
-                model=str(file.path),
-                device=backend,
-                n_ctx=profile.n_ctx,
-                n_batch=run.n_batch,
-                n_ubatch=run.n_ubatch,
-                n_threads=run.n_threads,
-                flash_attention=profile.flash_attention,
-                type_k=TENSOR_TYPES[profile.type_k].number,
-                type_v=TENSOR_TYPES[profile.type_v].number,
-            )
-        )
+    with run.hold_device(request.device, cell):
+        reply = engine.ask(request)
     return MemoryMeasurement(
         peak_resident_bytes=reply.peak_resident_bytes,
         resident_before_bytes=reply.resident_before_bytes,
@@ -104,14 +96,14 @@ def measure_memory(run: Run, cell: Cell) -> MemoryMeasurement:
             DeviceMemory(device=device, used_bytes=used, total_bytes=total)
             for device, used, total in reply.device_bytes
         ),
-        n_ctx=profile.n_ctx,
-        n_batch=run.n_batch,
-        n_ubatch=run.n_ubatch,
+        n_ctx=request.n_ctx,
+        n_batch=request.n_batch,
+        n_ubatch=request.n_ubatch,
         fingerprint=Fingerprint(
             cpu=identity.cpu_name,
             build=identity.system_info,
             n_threads=run.n_threads,
-            device=reply.device_description or backend,
+            device=reply.device_description or request.device,
             driver=reply.driver,
         ),
     )

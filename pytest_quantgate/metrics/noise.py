@@ -14,24 +14,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from pytest_quantgate.computing import Setting
 from pytest_quantgate.errors import CellError, CellUnsupported
 from pytest_quantgate.metrics.perplexity import PerplexityMeasurement, token_changes
+from pytest_quantgate.metrics.scoring import measure_perplexity, score_under
 
 if TYPE_CHECKING:
     from pytest_quantgate.matrix import Cell
     from pytest_quantgate.run import Run
 
 OWN = "the profile's own"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """How a text is computed; ``repack`` allows weights that are repacked for the CPU."""
-
-    n_threads: int
-    n_batch: int
-    n_ubatch: int
-    repack: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +103,7 @@ def measure_noise(run: Run, cell: Cell) -> NoiseMeasurement:
     own = run.setting
     is_cpu = run.placement(cell).is_cpu
     others = variations(own, is_cpu=is_cpu)
-    scores = {OWN: run.perplexity(cell, n_chunks)}
+    scores = {OWN: measure_perplexity(run, cell, n_chunks)}
     if scores[OWN].nll_nats is None:
         raise CellUnsupported(
             "settings are compared token by token, and this engine tells sums alone; take an"
@@ -121,7 +113,7 @@ def measure_noise(run: Run, cell: Cell) -> NoiseMeasurement:
     for number, (name, setting) in enumerate(others.items()):
         run.emit("setting", cell, name=name, done=number + 1, total=len(others) + 1)
         try:
-            scores[name] = run.score_under(cell, setting, n_chunks)
+            scores[name] = score_under(run, cell, setting, n_chunks)
         except CellError as error:
             problems[name] = error
     centre, distances = _centre(scores)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_quantgate.computing import model_request_fields
 from pytest_quantgate.errors import RequestUnknown
-from pytest_quantgate.formats import TENSOR_TYPES
 from pytest_quantgate.worker.messages import CompareOracle, OracleCompared
 
 if TYPE_CHECKING:
@@ -75,19 +75,13 @@ def measure_oracle(run: Run, cell: Cell) -> OracleMeasurement | None:
     exact = {profile.type_k, profile.type_v} <= {"F32", "F16"}
     if path is None or not exact or run.reference_cell(cell) != cell:
         return None
-    backend = run.device(cell)
     request = CompareOracle(
-        model=str(run.cell_file(cell).path),
+        **model_request_fields(run, cell),
         oracle=str(path),
-        device=backend,
         n_batch=run.n_batch,
         n_ubatch=run.n_ubatch,
-        n_threads=run.n_threads,
-        flash_attention=profile.flash_attention,
-        type_k=TENSOR_TYPES[profile.type_k].number,
-        type_v=TENSOR_TYPES[profile.type_v].number,
     )
-    with run.hold_device(backend, cell):
+    with run.hold_device(request.device, cell):
         try:
             return summarize(path, run.engine(cell.engine).ask(request))
         except RequestUnknown:

@@ -20,6 +20,7 @@ from pytest_quantgate.errors import CellError
 from pytest_quantgate.formats import TENSOR_GROUPS
 from pytest_quantgate.metrics.perplexity import PerplexityMeasurement, common_chunks
 from pytest_quantgate.metrics.routes import Routes
+from pytest_quantgate.metrics.scoring import measure_perplexity, route_chunks
 from pytest_quantgate.worker.messages import CompareExperts
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def measure_routing(run: Run, cell: Cell) -> RoutingMeasurement:
     """
     shape = run.model(cell.model).any_file
     n_experts, n_used = shape.n_experts, shape.n_experts_used
-    chunks = run.route_chunks(cell)
+    chunks = route_chunks(run, cell)
     obstacle = None
     if not n_experts:
         obstacle = f"no experts: {shape.architecture} is a dense model"
@@ -166,8 +167,8 @@ def measure_routing(run: Run, cell: Cell) -> RoutingMeasurement:
         obstacle = "routing = false in the profile"
     if obstacle is None:
         reference_cell = run.reference_cell(cell)
-        seen = run.perplexity(cell, len(chunks))
-        reference = run.perplexity(reference_cell, len(chunks))
+        seen = measure_perplexity(run, cell, len(chunks))
+        reference = measure_perplexity(run, reference_cell, len(chunks))
         if seen.routes is not None and reference.routes is not None:
             files = run.cell_file(reference_cell), run.cell_file(cell)
             rows: Sequence[ExpertRow] = ()

@@ -11,8 +11,8 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from pytest_quantgate import statistics
+from pytest_quantgate.computing import ModelRequestFields, model_request_fields
 from pytest_quantgate.errors import CellInvalid
-from pytest_quantgate.formats import TENSOR_TYPES
 from pytest_quantgate.hardware import Fingerprint, HostState, OutsideLoad, host_state
 from pytest_quantgate.worker.messages import MeasureSpeed, SpeedMeasured
 from pytest_quantgate.worker.placement import CPU
@@ -198,7 +198,7 @@ def measure_speed(run: Run, cell: Cell) -> SpeedMeasurement:
     """
     profile, reference = run.profile_of(cell), run.reference_cell(cell)
     cells = [cell] if reference == cell else [reference, cell]
-    paths = [run.cell_file(item).path for item in cells]
+    fields = [model_request_fields(run, item) for item in cells]
     backend = run.device(cell)
     engine = run.engine(cell.engine)
     identity = engine.identity()
@@ -207,23 +207,18 @@ def measure_speed(run: Run, cell: Cell) -> SpeedMeasurement:
     looks = statistics.process_looks(profile.speed_processes)
     replies: list[SpeedMeasured] = []
 
-    def process(path: str) -> ProcessSpeed:
+    def process(loaded: ModelRequestFields) -> ProcessSpeed:
         # A fresh process each time: what differs from one to the next (where the pages lie,
         # which cores) would else be taken for a property of the format.
         reply = engine.ask(
             MeasureSpeed(
-                model=path,
-                device=backend,
+                **loaded,
                 n_prompt=profile.speed_prefill_tokens,
                 n_decode=profile.speed_decode_tokens,
                 n_depth=profile.speed_depth,
                 repetitions=profile.speed_repetitions,
                 n_batch=n_batch,
                 n_ubatch=n_ubatch,
-                n_threads=run.n_threads,
-                flash_attention=profile.flash_attention,
-                type_k=TENSOR_TYPES[profile.type_k].number,
-                type_v=TENSOR_TYPES[profile.type_v].number,
             )
         )
         replies.append(reply)
@@ -234,7 +229,7 @@ def measure_speed(run: Run, cell: Cell) -> SpeedMeasurement:
     with run.hold_device(held, cell):
         before, load, began_s = host_state(), OutsideLoad(), time.monotonic()
         sides = run_interleaved(
-            [partial(process, str(path)) for path in paths],
+            [partial(process, loaded) for loaded in fields],
             looks,
             profile.speed_margin,
             profile.speed_seconds,

@@ -18,6 +18,7 @@ from pytest_quantgate.errors import CellError
 from pytest_quantgate.gate import Answer, Question, answer, failure
 from pytest_quantgate.judge import OF_THE_WHOLE, WRONG_ENGINE
 from pytest_quantgate.matrix import Cell
+from pytest_quantgate.metrics.scoring import measure_perplexity
 from pytest_quantgate.metrics.table import CELL_METRICS
 from pytest_quantgate.plugin.markers import MARKERS, read_marker
 from pytest_quantgate.plugin.parametrize import Point
@@ -129,7 +130,7 @@ def _accept(
         candidate = candidate.model_copy(update={"reason": state.options.reason})
         looks = run.looks(cell)
         if looks:
-            run.measurements.keep_tokens(run.perplexity(cell, looks[-1]))
+            run.measurements.keep_tokens(measure_perplexity(run, cell, looks[-1]))
         # The fixture is asked for here, not by the test, so that users' tests need not name it.
         snapshot = item._request.getfixturevalue("snapshot")
         accept(snapshot, run.store, candidate)

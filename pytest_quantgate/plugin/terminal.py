@@ -17,6 +17,7 @@ import pytest
 from pytest_quantgate.artifacts.cache import read_json
 from pytest_quantgate.plugin.state import State
 from pytest_quantgate.plugin.suites import CALIBRATION_NODE, MATRIX_NODE
+from pytest_quantgate.provenance import engine_facts, settings_used
 from pytest_quantgate.report.noise import noise_tables, noise_text_lines
 from pytest_quantgate.report.record import CellRecord, RunRecord, cell_from_plain, merge_records
 from pytest_quantgate.report.table import make_tables, text_lines
@@ -185,8 +186,8 @@ def make_record(state: State, run: Run) -> RunRecord:
     return RunRecord(
         profile=run.settings.profile_name,
         gated=run.gated,
-        settings=run.settings_used(),
-        engine=run.engine_facts(run.settings.profile.engine),
+        settings=settings_used(run),
+        engine=engine_facts(run, run.settings.profile.engine),
         cells=read_records(run),
         started=datetime.fromtimestamp(begun, tz=UTC).isoformat(timespec="seconds"),
         seconds_s=time.time() - begun,

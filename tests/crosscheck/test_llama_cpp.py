@@ -19,6 +19,8 @@ from pytest_quantgate.artifacts.files import CellFile
 from pytest_quantgate.config import Overrides, load_settings
 from pytest_quantgate.metrics.divergence import DivergenceMeasurement, measure_divergence
 from pytest_quantgate.metrics.perplexity import PerplexityMeasurement
+from pytest_quantgate.metrics.scoring import measure_perplexity, reference_folder
+from pytest_quantgate.provenance import engine_facts
 from pytest_quantgate.run import Run
 from pytest_quantgate.worker.messages import Message, Score, SummedChunk
 
@@ -81,7 +83,7 @@ def measure(root: Path, engine: str) -> Iterator[Measured]:
         yield Measured(
             run=run,
             files={cell.format.name: run.cell_file(cell) for cell in run.cells},
-            scores={cell.format.name: run.perplexity(cell, CHUNKS) for cell in run.cells},
+            scores={cell.format.name: measure_perplexity(run, cell, CHUNKS) for cell in run.cells},
         )
     finally:
         run.close()
@@ -119,7 +121,7 @@ def floor_nats(theirs: Measured) -> float:
             flash_attention=True,
             type_k=1,
             type_v=1,
-            reference=str(run.reference_folder(cell)),
+            reference=str(reference_folder(run, cell)),
         ),
         told.append,
     )
@@ -197,7 +199,7 @@ def test_figures_equal_the_stored_ones_on_their_kind_of_cpu(
 ) -> None:
     measured: Measured = request.getfixturevalue(engine)
     cell = measured.run.cells[0]
-    system_info = measured.run.engine_facts(cell.engine)["system_info"]
+    system_info = engine_facts(measured.run, cell.engine)["system_info"]
     if "AVX512 = 1" in system_info or "AVX2 = 1" not in system_info:
         pytest.skip(f"the figures are of a CPU with AVX2 and no AVX-512, not of {system_info}")
     stored = reference["formats"][name]

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from pytest_quantgate.computing import Setting
 from pytest_quantgate.judging.noise import (
     LEAST_SCALE_NATS,
     MAX_SCORE,
@@ -16,7 +17,6 @@ from pytest_quantgate.judging.noise import (
 from pytest_quantgate.metrics.noise import (
     OWN,
     NoiseMeasurement,
-    Setting,
     SettingScores,
     variations,
 )

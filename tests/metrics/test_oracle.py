@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 import pytest
 
+from pytest_quantgate.computing import Setting
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.errors import CellUnsupported, RequestUnknown
 from pytest_quantgate.limits import MAX_ORACLE_KLD_NATS
@@ -107,7 +108,7 @@ def test_only_an_engine_that_cannot_tell_logits_is_not_compared(error: CellUnsup
         hold_device=lambda _device, _cell: nullcontext(),
         n_batch=512,
         n_ubatch=512,
-        n_threads=1,
+        setting=Setting(n_threads=1, n_batch=512, n_ubatch=512),
     )
     if isinstance(error, RequestUnknown):
         assert measure_oracle(cast("Run", run), cast("Cell", cell)) is None

@@ -20,6 +20,7 @@ from pytest_quantgate.metrics.routing import (
     compare_routing,
     measure_routing,
 )
+from pytest_quantgate.metrics.scoring import measure_perplexity
 from pytest_quantgate.models.gguf_file import read_gguf
 from pytest_quantgate.run import Run
 from pytest_quantgate.worker.messages import Identity, Score
@@ -190,7 +191,7 @@ def test_on_a_gpu_routes_have_a_pass_of_their_own(tmp_path: Path) -> None:
     run = Run(load_settings(tmp_path), "gpu", lambda *_: engine)
     (cell,) = run.cells
     order = run.chunk_plan("m", "story").order
-    found = run.perplexity(cell, 4)
+    found = measure_perplexity(run, cell, 4)
     scoring, routing = engine.scored
     assert (scoring.chunks, scoring.route_chunks, scoring.captures) == (order[:4], (), True)
     assert (routing.chunks, routing.route_chunks, routing.captures) == (order[:2], order[:2], False)

@@ -6,10 +6,10 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+from pytest_quantgate.computing import Setting
 from pytest_quantgate.metrics.noise import (
     OWN,
     NoiseMeasurement,
-    Setting,
     SettingScores,
 )
 from pytest_quantgate.report.noise import noise_tables, noise_text_lines
