@@ -2,103 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pytest_quantgate.formats import DEFAULT_FORMATS, TENSOR_TYPES
+from pytest_quantgate.quantities import (
+    AllowedDecrease,
+    AllowedIncrease,
+    FallbackShare,
+    Fraction,
+    Margin,
+    Positive,
+)
 
 
 class Table(BaseModel):
     """Base of all tables: a key that is not declared is an error, and nothing changes later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def parse_relative(value: object) -> float:
-    """Read a relative change: ``"+5%"`` is 0.05, ``"-10%"`` is −0.10, a number is itself.
-
-    Raises:
-        ValueError: neither a number nor a percentage, or not finite.
-
-    """
-    number: float | None = None
-    if isinstance(value, str):
-        text = value.strip().replace("−", "-")
-        try:
-            number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-        except ValueError:
-            number = None
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        number = float(value)
-    if number is None or not math.isfinite(number):
-        raise ValueError(f'{value!r} is no relative change; write for example "+5%" or 0.05')
-    return number
-
-
-def _not_negative(value: float) -> float:
-    if value < 0:
-        raise ValueError(f"{value!r} is negative; an allowed increase is zero or more")
-    return value
-
-
-AllowedIncrease = Annotated[float, BeforeValidator(parse_relative), AfterValidator(_not_negative)]
-
-
-def _decrease(value: float) -> float:
-    if not -1 < value <= 0:
-        raise ValueError(f'{value!r} is no allowed decrease; write for example "-10%" or -0.1')
-    return value
-
-
-AllowedDecrease = Annotated[float, BeforeValidator(parse_relative), AfterValidator(_decrease)]
-
-
-def _positive(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no finite number")
-    if value <= 0:
-        raise ValueError(f"{value!r} is not above zero")
-    return float(value)
-
-
-Positive = Annotated[float, BeforeValidator(_positive)]
-
-
-def _fraction(value: float) -> float:
-    if not 0 < value <= 1:
-        raise ValueError(f"{value!r} is no share above 0 and up to 1")
-    return value
-
-
-Fraction = Annotated[float, BeforeValidator(_positive), AfterValidator(_fraction)]
-
-
-def _share(value: float) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{value!r} is no share from 0 to 1")
-    return value
-
-
-FallbackShare = Annotated[float, BeforeValidator(parse_relative), AfterValidator(_share)]
-
-
-def _positive_margin(value: float) -> float:
-    if not 0 < value <= 1:
-        raise ValueError(f'{value!r} is no margin; write for example "10%" or 0.1')
-    return value
-
-
-Margin = Annotated[float, BeforeValidator(parse_relative), AfterValidator(_positive_margin)]
 
 
 class Limits(Table):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pytest_quantgate.config import Overrides, load_settings
 from pytest_quantgate.errors import ConfigError
-from pytest_quantgate.tables import Limits, ProfileSettings, parse_relative
+from pytest_quantgate.quantities import parse_relative
+from pytest_quantgate.tables import Limits, ProfileSettings
 
 BASE = """
 [tool.quantgate.models.m]
