@@ -12,7 +12,14 @@ import pytest
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.formats import FILE_TYPES
 from pytest_quantgate.models.gguf_file import read_gguf
-from pytest_quantgate.worker.messages import CompareBatches, Message, Quantize, Score, ScoredChunk
+from pytest_quantgate.worker.messages import (
+    CompareBatches,
+    Message,
+    Progress,
+    Quantize,
+    Score,
+    ScoredChunk,
+)
 from pytest_quantgate.worker.reference import FLOOR_LIMIT_NATS, ReferenceStore
 from tests.tiny_model import Shape, write_tiny_model
 
@@ -170,4 +177,5 @@ def test_batches_of_every_size_are_compared(
     assert [row[0] for row in rows] == [0, 1, 5, 32, 48]
     assert all(-1e-7 < mean <= largest < 1e-3 for _, mean, largest, _ in rows), rows
     assert rows[-1][1:] == (0.0, 0.0, 0), "the same geometry is the same"
-    assert len(replies) == 6
+    compared = [item for item in replies if isinstance(item, Progress) and item.what == "batches"]
+    assert [item.done for item in compared] == [1, 2, 3, 4, 5, 6]
