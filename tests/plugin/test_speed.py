@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Project
+from tests.conftest import TESTS, Project
 
 PROFILE = "speed = true\nspeed_processes = 5\nspeed_repetitions = 1\n"
 
@@ -90,11 +90,9 @@ def test_noise_brings_more_processes_until_the_budget_ends(fake: Project) -> Non
 
 
 ALONE = """
-import json, time
-from pathlib import Path
+import time
 
 import pytest_quantgate.worker.messages as messages
-from tests.fake_engine import FakeEngine
 
 COMPUTING = (messages.MeasureSpeed, messages.Score, messages.Quantize)
 
@@ -116,7 +114,8 @@ def pytest_quantgate_make_engine(name, settings, log):
 
 def test_nothing_computes_while_a_speed_is_measured(fake: Project) -> None:
     """Neither scoring nor quantizing nor another speed, in two processes of pytest-xdist."""
-    fake.pytester.makeconftest(ALONE)
+    # As a text: the processes of pytest-xdist cannot import this repository's tests.
+    fake.pytester.makeconftest((TESTS / "fake_engine.py").read_text(encoding="utf-8") + ALONE)
     result = fake.matrix("-n2")
     assert result.parseoutcomes()["passed"] == 4
     lines = [json.loads(line) for line in (fake.root / "times.txt").read_text().splitlines()]
