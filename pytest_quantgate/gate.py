@@ -212,9 +212,12 @@ def _questions_of_shape(
 
 
 def _limits(run: Run, cell: Cell, question: Question) -> Limits:
-    """Return the limits of a question: its own, or the configured ones over the defaults."""
-    if question.limits is not None:
-        return question.limits
+    """Return the limits of a question: its own, or the profile's."""
+    return _profile_limits(run, cell) if question.limits is None else question.limits
+
+
+def _profile_limits(run: Run, cell: Cell) -> Limits:
+    """Return the configured limits of a cell over the defaults."""
     named = run.settings.limits
     configured = [named[name] for name in (ALL_FORMATS, cell.format.name) if name in named]
     return merge_limits(default_limits(cell.format), *configured)
@@ -318,6 +321,10 @@ def _empty_record(run: Run, cell: Cell) -> CellRecord:
         is_miniature=model is not None and model.is_miniature,
         verdict=VerdictKind.MEASURED.value,
         reason="",
+        key=run.key(cell),
+        quantizer=cell.engine,
+        text_sha256="" if cell.text == NO_TEXT else run.text(cell.text).sha256,
+        limits=_profile_limits(run, cell).model_dump(exclude_none=True),
     )
 
 
@@ -357,6 +364,12 @@ def _record(
         fallback_fraction=size.fallback_fraction,
         file_sha256=file.sha256,
         tensor_data_sha256=file.tensor_data_sha256,
+        source_sha256=file.source_sha256,
+        made_by=made_by(run, cell, file),
+        quantizer="" if file.quantizer_sha256 is None else cell.engine,  # the source, or a user's
+        quantizer_cpu=file.quantizer_cpu,
+        tensors=pack_tensors(file.tensors),
+        metadata=file.header.settings(),
     )
     if perplexity is None:
         return of_file
@@ -375,10 +388,21 @@ def _record(
         chunk_nll_sum_nats=tuple(chunk.nll_sum_nats for chunk in perplexity.chunks),
         chunk_tokens=tuple(chunk.tokens for chunk in perplexity.chunks),
         chunk_documents=tuple(chunk.document for chunk in perplexity.chunks),
+        chunk_token_ids=tuple(chunk.token_ids_sha256[:16] for chunk in perplexity.chunks),
+        chunk_kld_sum_nats=_divergence_sums(perplexity),
+        is_exact=all(chunk.is_exact for chunk in perplexity.chunks),
+        n_chunks_in_text=perplexity.n_chunks_in_text,
         ppl_by_domain=by_domain,
         ppl_vs_reference=None if reference is None else difference(perplexity, reference),
         divergence=None if reference is None else measure_divergence(perplexity, reference),
     )
+
+
+def _divergence_sums(perplexity: PerplexityMeasurement) -> tuple[float, ...]:
+    """Return each chunk's divergence from the reference; nothing where one has none."""
+    sums = [chunk.kld_sum_nats for chunk in perplexity.chunks]
+    known = tuple(value for value in sums if value is not None)
+    return known if len(known) == len(sums) else ()
 
 
 def difference(seen: PerplexityMeasurement, other: PerplexityMeasurement) -> Difference:

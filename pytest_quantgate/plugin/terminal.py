@@ -191,6 +191,7 @@ def make_record(state: State, run: Run) -> RunRecord:
         cells=read_records(run),
         started=datetime.fromtimestamp(begun, tz=UTC).isoformat(timespec="seconds"),
         seconds_s=time.time() - begun,
+        command=run.settings.overrides.command,
     )
 
 

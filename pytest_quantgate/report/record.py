@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from pytest_quantgate.baselines.schema import Key, MadeBy
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.metrics.divergence import DivergenceMeasurement
 from pytest_quantgate.metrics.table import CELL_METRICS
@@ -44,6 +45,18 @@ class CellRecord:
     ``notes`` are what must be said aloud of it; ``ppl_vs_reference`` is None for the reference
     itself. Figures are None where the cell could not be measured or nothing asked for them;
     ``measured`` has the metrics of :mod:`pytest_quantgate.metrics.table`, by name.
+
+    What two records of a cell are compared by: ``key`` and the hashes of text and source;
+    ``made_by`` what computed, ``quantizer`` the engine that made the file and ``quantizer_cpu``
+    its instruction sets ("" and None where the file is the user's or the source itself; a cell
+    that could not be measured names the engine that was to make it);
+    ``tensors`` as :func:`~pytest_quantgate.baselines.tensors.pack_tensors` gives them,
+    ``metadata`` the file's settings. All ``chunk_*`` have a column a chunk, in the order of
+    visits: ``chunk_token_ids`` the first 16 digits of the hash of its token ids,
+    ``chunk_kld_sum_nats`` the sums of the divergence from the reference, empty where none was
+    measured. ``is_exact`` is False where the engine printed rounded sums. ``limits`` are those
+    that the profile sets the cell, by name. Records of before these fields were kept have them
+    empty.
     """
 
     id: str
@@ -84,6 +97,19 @@ class CellRecord:
     judgements: tuple[Judgement, ...] = ()
     accepted: str | None = None
     seconds_s: float = 0.0
+    key: Key | None = None
+    text_sha256: str = ""
+    source_sha256: str | None = None
+    made_by: MadeBy | None = None
+    quantizer: str = ""
+    quantizer_cpu: str | None = None
+    tensors: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    chunk_token_ids: tuple[str, ...] = ()
+    chunk_kld_sum_nats: tuple[float, ...] = ()
+    is_exact: bool = True
+    n_chunks_in_text: int | None = None
+    limits: dict[str, float] = field(default_factory=dict)
 
     @property
     def kind(self) -> VerdictKind:
@@ -116,7 +142,13 @@ def merge_records(one: CellRecord, other: CellRecord) -> CellRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """A whole run."""
+    """A whole run.
+
+    ``command`` is what to type to run the same cells again. ``against`` is the old engine where
+    the run compared two, described as ``engine`` is; then ``cells`` are the new engine's, and
+    ``others`` those of the old engine and the crossed ones (the file of one quantizer, the
+    runtime of the other) that were measured.
+    """
 
     profile: str
     gated: bool
@@ -127,6 +159,9 @@ class RunRecord:
     seconds_s: float
     warnings: tuple[str, ...] = ()
     version: int = VERSION
+    against: dict[str, Any] | None = None
+    others: tuple[CellRecord, ...] = ()
+    command: str = ""
 
 
 def to_plain(record: RunRecord | CellRecord) -> dict[str, Any]:
@@ -143,6 +178,8 @@ def _plain(value: Any) -> Any:
             return [_plain(item) for item in value]
         case VerdictKind():
             return value.value
+        case BaseModel():
+            return _plain(value.model_dump(mode="json"))
         case float() if value != value or value in {float("inf"), float("-inf")}:
             return str(value)
         case _:
@@ -167,8 +204,10 @@ def read_record(path: Path) -> RunRecord:
             " pytest --quant-matrix --quant-report PATH.json"
         )
     try:
-        cells = tuple(cell_from_plain(cell) for cell in plain.pop("cells"))
-        return RunRecord(**{**plain, "cells": cells, "warnings": tuple(plain["warnings"])})
+        cells = tuple(cell_from_plain(cell) for cell in plain["cells"])
+        others = tuple(cell_from_plain(cell) for cell in plain.get("others", ()))
+        lists = {"cells": cells, "others": others, "warnings": tuple(plain["warnings"])}
+        return RunRecord(**{**plain, **lists})
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"the run record {path} is damaged: {error!r}") from error
 

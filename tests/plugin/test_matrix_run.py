@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_quantgate.baselines.schema import parse
+from pytest_quantgate.report.record import read_record
 from tests.conftest import Project
 
 WAYS = pytest.mark.parametrize("way", [(), ("-n2",)], ids=["plain", "n2"])
@@ -53,6 +55,33 @@ def test_a_first_run_measures_alike_however_it_is_spread(project: Project) -> No
         assert {cell["verdict"] for cell in cells} == {"MEASURED"}
         seen.append([(cell["chunk_nll_sum_nats"], cell["file_sha256"]) for cell in cells])
     assert seen[0] == seen[1] == seen[2]
+
+
+def test_a_record_keeps_what_two_are_compared_by(project: Project) -> None:
+    """Whatever a baseline would know, except the values of single tokens."""
+    project.accept("--quant-report=record.json")
+    record = read_record(project.root / "record.json")
+    assert record.command == "pytest --quant-matrix"
+    assert len(project.baselines) == len(record.cells) == 3
+    for stored in project.baselines:
+        baseline = parse(stored.read_text(encoding="utf-8"), stored.name)
+        seen = next(item for item in record.cells if item.format == baseline.key.format)
+        scored = baseline.scored
+        assert (seen.key, seen.made_by) == (baseline.key, baseline.made_by)
+        assert (seen.text_sha256, seen.source_sha256) == (
+            scored.text_sha256,
+            baseline.source_sha256,
+        )
+        assert (seen.tensors, seen.metadata) == (baseline.size.tensors, baseline.metadata)
+        assert seen.chunk_token_ids == scored.chunks.token_ids
+        assert seen.chunk_nll_sum_nats == scored.chunks.nll_sum_nats
+        divergence = baseline.divergence
+        assert seen.chunk_kld_sum_nats == (() if divergence is None else divergence.kld_sum_nats)
+        assert seen.limits["size_vs_baseline"] == 0.005
+        assert seen.n_chunks_in_text is not None
+        assert seen.is_exact
+        assert seen.quantizer == ("" if seen.format == "F16" else "default")
+    assert (record.against, record.others) == (None, ())
 
 
 def test_the_matrix_alone_runs_only_its_cells(project: Project) -> None:

@@ -14,6 +14,7 @@ from pytest_quantgate.report.record import (
     Difference,
     RunRecord,
     cell_from_plain,
+    read_record,
     to_plain,
 )
 from pytest_quantgate.report.table import FAULT_DETECTOR, make_tables, markdown, text_lines
@@ -206,3 +207,17 @@ def test_accepted_baselines_stand_in_the_report_and_are_not_red() -> None:
     text = markdown(made)
     assert "all green" in text
     assert "- **m-Q4_0-cpu** PPL 1 → 2" in text
+
+
+def test_a_record_of_before_two_engines_were_compared_is_read(tmp_path: Path) -> None:
+    made = record(cell("F16", 20, 9))
+    plain = to_plain(made)
+    new_of_run, new_of_cell = ("against", "others", "command"), ("key", "made_by", "tensors")
+    plain = {name: value for name, value in plain.items() if name not in new_of_run}
+    plain["cells"] = [
+        {name: value for name, value in item.items() if name not in new_of_cell}
+        for item in plain["cells"]
+    ]
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(plain), encoding="utf-8")
+    assert read_record(path) == made
