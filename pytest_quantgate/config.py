@@ -119,8 +119,9 @@ class Settings:
     """The configuration of one run, complete and checked.
 
     ``root`` is the folder that relative paths start from. ``models``, ``texts``, ``imatrices``,
-    ``devices`` and ``engines`` hold every one that a cell may name. ``overrides`` is what the
-    command line said, already applied.
+    ``devices`` and ``engines`` hold every one that a cell may name. ``other_profiles`` are those
+    of the configuration that are not run. ``overrides`` is what the command line said, already
+    applied.
     """
 
     root: Path
@@ -141,6 +142,7 @@ class Settings:
     report: Path | None
     uses_built_in_profile: bool
     limits: Mapping[str, Limits] = field(default_factory=dict)
+    other_profiles: Mapping[str, ProfileSettings] = field(default_factory=dict)
     overrides: Overrides = field(default_factory=Overrides)
 
 
@@ -365,5 +367,6 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
         report=None if report is None else root / report,
         uses_built_in_profile=name not in tables.profiles,
         limits=limits,
+        other_profiles={key: item for key, item in tables.profiles.items() if key != name},
         overrides=overrides,
     )

@@ -244,6 +244,14 @@ def _missing_baseline(
         return [_no_baseline(VerdictKind.NO_BASELINE, f"{problem}; store it anew: {command}")]
     if not run.gated:
         return [_no_baseline(VerdictKind.MEASURED, NOT_STORED_YET)]
+    unlike = [run.key(cell).settings_unlike(stored) for stored in run.keys_before(cell)]
+    if unlike:
+        nearest = min(unlike, key=len)
+        reason = (
+            f"the stored baseline is of other settings: {'; '.join(nearest)}; set them back, or"
+            f" store one of these: {command}"
+        )
+        return [_no_baseline(VerdictKind.NOT_COMPARABLE, reason)]
     return [_no_baseline(VerdictKind.NO_BASELINE, f"no baseline is stored; store one: {command}")]
 
 

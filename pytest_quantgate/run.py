@@ -21,6 +21,7 @@ from pytest_quantgate.artifacts.cache import Cache
 from pytest_quantgate.artifacts.files import CellFile, Files
 from pytest_quantgate.artifacts.imatrix import Imatrices, Imatrix, read_header
 from pytest_quantgate.artifacts.measurements import Measurements
+from pytest_quantgate.baselines.orphans import orphaned, with_device
 from pytest_quantgate.baselines.schema import Key
 from pytest_quantgate.baselines.store import Found, Store
 from pytest_quantgate.computing import Setting, placement_of
@@ -163,10 +164,30 @@ class Run:
 
     @cached_property
     def gated(self) -> bool:
-        """Whether a missing baseline is red: the profile says so, or one is stored."""
-        return self.settings.profile.gate or self.store.has_any(
-            [self.key(cell) for cell in self.cells]
+        """Whether a missing baseline is red: the profile says so, or one is stored.
+
+        One that is stored under settings that the profile had counts too: an edit of them must
+        not end the gate.
+        """
+        return (
+            self.settings.profile.gate
+            or self.store.has_any(self._keys)
+            or any(self.keys_before(cell) for cell in self.cells)
         )
+
+    def keys_before(self, cell: Cell) -> tuple[Key, ...]:
+        """Return the keys of a cell's baselines under settings that no profile has any more."""
+        settings = self.settings
+        return orphaned(
+            self.store.keys_of_cell(self.key(cell)),
+            self._keys,
+            settings.other_profiles.values(),
+            settings.devices,
+        )
+
+    @cached_property
+    def _keys(self) -> frozenset[Key]:
+        return frozenset(self.key(cell) for cell in self.cells)
 
     def baseline(self, cell: Cell) -> Found:
         """Look a cell's baseline up."""
@@ -210,13 +231,7 @@ class Run:
 
     def profile_of(self, cell: Cell) -> ProfileSettings:
         """Return the profile with what a cell's device sets of its own."""
-        device = self.settings.devices[cell.device]
-        own = {
-            name: value
-            for name in ("flash_attention", "type_k", "type_v")
-            if (value := getattr(device, name)) is not None
-        }
-        return self.settings.profile.model_copy(update=own)
+        return with_device(self.settings.profile, self.settings.devices[cell.device])
 
     @property
     def n_batch(self) -> int:

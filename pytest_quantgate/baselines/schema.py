@@ -42,6 +42,30 @@ class Key(_Part):
     type_v: str
     device_kind: str
 
+    def is_of_cell_of(self, other: Key) -> bool:
+        """Tell whether both are of one cell, under whatever settings."""
+        fields = ("model", "format", "imatrix", "device_kind")
+        return all(getattr(self, name) == getattr(other, name) for name in fields)
+
+    def settings_unlike(self, stored: Key) -> tuple[str, ...]:
+        """Name the settings that are not a stored key's, each with both values."""
+        return tuple(
+            f"{name} {_shown(getattr(self, name))} (was {_shown(getattr(stored, name))})"
+            for name in KEY_SETTINGS
+            if getattr(self, name) != getattr(stored, name)
+        )
+
+
+KEY_SETTINGS = ("text", "n_ctx", "flash_attention", "type_k", "type_v")
+"""What in a key is a setting, and not the cell."""
+
+
+def _shown(value: str | int | bool) -> str:
+    """Write a setting as TOML does, an empty one as none."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) or "none"
+
 
 class MadeBy(_Part):
     """What made the measurement: recorded, not part of the key.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -83,6 +84,21 @@ class Store:
             return Found(path=path, baseline=baseline)
         return Found(path=self.path(key), baseline=None)
 
-    def has_any(self, keys: list[Key]) -> bool:
+    def keys_of_cell(self, key: Key) -> tuple[Key, ...]:
+        """Return the keys of a cell's baselines under other settings, of the project's own folder.
+
+        What ships was stored by nobody here. A file that cannot be read has no settings to tell.
+        """
+        found = []
+        for path in sorted((self.folder / key.model).glob(f"{key.format}-*.json")):
+            try:
+                stored = parse(path.read_text(encoding="utf-8"), str(path)).key
+            except (OSError, UnicodeDecodeError, ConfigError):
+                continue
+            if stored.is_of_cell_of(key) and stored != key:
+                found.append(stored)
+        return tuple(found)
+
+    def has_any(self, keys: Iterable[Key]) -> bool:
         """Tell whether any of the keys has a file, readable or not."""
-        return any((folder / file_name(key)).exists() for folder in self._folders for key in keys)
+        return any((folder / file_name(key)).exists() for key in keys for folder in self._folders)
