@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.formats import Format, find_format, make_recipe, only_part
+from pytest_quantgate.sharding import Shard, parse_shard
 from pytest_quantgate.tables import (
     DeviceSettings,
     EngineSettings,
@@ -91,12 +92,13 @@ class Overrides:
     texts: tuple[str, ...] | None = None
     imatrices: tuple[str, ...] | None = None
     engine: str | None = None
-    report: str | None = None
+    shard: str | None = None
+    reports: tuple[str, ...] | None = None
     cache_dir: str | None = None
 
     @property
     def command(self) -> str:
-        """The command that runs the matrix over the same cells."""
+        """The command that runs the matrix over the same cells, those of all shards."""
         given = {
             "profile": self.profile,
             "model": self.models,
@@ -139,7 +141,8 @@ class Settings:
     cache_dir: Path | None
     cache_max_bytes: int
     stall_s: float
-    report: Path | None
+    reports: tuple[Path, ...]
+    shard: Shard | None
     uses_built_in_profile: bool
     limits: Mapping[str, Limits] = field(default_factory=dict)
     other_profiles: Mapping[str, ProfileSettings] = field(default_factory=dict)
@@ -343,11 +346,12 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
     optional = tuple(find_format(item, recipes).name for item in profile.optional)
     profile = profile.model_copy(update={"optional": optional})
     cache_dir = overrides.cache_dir or tables.cache_dir
-    report = overrides.report or tables.report
-    if report is not None and Path(report).suffix not in {".json", ".md"}:
-        raise ConfigError(
-            f"--quant-report {report!r}: the ending tells the kind; valid: .json, .md"
-        )
+    reports = overrides.reports or tables.reports
+    for report in reports:
+        if Path(report).suffix not in {".json", ".md"}:
+            raise ConfigError(
+                f"--quant-report {report!r}: the ending tells the kind; valid: .json, .md"
+            )
     return Settings(
         root=root,
         profile_name=name,
@@ -364,7 +368,8 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
         cache_dir=None if cache_dir is None else root / Path(cache_dir).expanduser(),
         cache_max_bytes=int(tables.cache_max_gib * (1 << 30)),
         stall_s=tables.stall_s,
-        report=None if report is None else root / report,
+        reports=tuple(root / report for report in reports),
+        shard=None if overrides.shard is None else parse_shard(overrides.shard),
         uses_built_in_profile=name not in tables.profiles,
         limits=limits,
         other_profiles={key: item for key, item in tables.profiles.items() if key != name},

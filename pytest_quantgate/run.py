@@ -35,6 +35,7 @@ from pytest_quantgate.matrix import NO_TEXT, Cell, expand, make_cell, reference_
 from pytest_quantgate.metrics.size import SizeMeasurement, measure_size
 from pytest_quantgate.models.source import Model, find_model
 from pytest_quantgate.parts import quantized_parts
+from pytest_quantgate.sharding import cells_of, models_of
 from pytest_quantgate.tables import ProfileSettings
 from pytest_quantgate.texts import Text, check_held_out, domain_of, load_text
 from pytest_quantgate.texts.chunks import ChunkPlan
@@ -118,10 +119,25 @@ class Run:
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
-        """The profile's cells; a model's own full precision takes the place of F16."""
+        """The profile's cells: all, or those of the run's shard."""
+        shard = self.settings.shard
+        return self.matrix if shard is None else cells_of(self._nominal, self.matrix, shard)
+
+    @cached_property
+    def _nominal(self) -> tuple[Cell, ...]:
+        """The profile's cells as the settings alone tell them."""
+        return expand(self.settings)
+
+    @cached_property
+    def matrix(self) -> tuple[Cell, ...]:
+        """The cells of all shards; a model's own full precision takes the place of F16.
+
+        Models of other shards alone are not looked for: their cells are what the settings tell.
+        """
         self._check_imatrices()
         own, parts = {}, {}
-        for name in self.settings.profile.models:
+        shard, names = self.settings.shard, frozenset(self.settings.profile.models)
+        for name in names if shard is None else models_of(self._nominal, shard):
             model = self.find_model(name)
             source = None if model is None else model.source
             if source is not None and source.main_type() in FULL_PRECISION:
@@ -142,7 +158,7 @@ class Run:
         else:
             own = None if model is None or model.source is None else model.source.main_type()
             full = find_format(own if own in FULL_PRECISION else "F16")
-            listed = (item.format for item in self.cells if item.model == cell.model)
+            listed = (item.format for item in self.matrix if item.model == cell.model)
             formats = tuple(dict.fromkeys((full, *listed)))
         wanted = reference_format(formats)
         return cell if cell.format == wanted else make_cell(self.settings, cell, wanted, None)
@@ -172,7 +188,7 @@ class Run:
         return (
             self.settings.profile.gate
             or self.store.has_any(self._keys)
-            or any(self.keys_before(cell) for cell in self.cells)
+            or any(self.keys_before(cell) for cell in self.matrix)
         )
 
     def keys_before(self, cell: Cell) -> tuple[Key, ...]:
@@ -187,7 +203,7 @@ class Run:
 
     @cached_property
     def _keys(self) -> frozenset[Key]:
-        return frozenset(self.key(cell) for cell in self.cells)
+        return frozenset(self.key(cell) for cell in self.matrix)
 
     def baseline(self, cell: Cell) -> Found:
         """Look a cell's baseline up."""

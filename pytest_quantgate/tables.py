@@ -373,7 +373,7 @@ class Tables(Table):
     cache_max_gib: Positive = 20.0
     baselines_dir: str = "baselines"
     stall_s: Positive = 300.0
-    report: str | None = None
+    report: str | tuple[str, ...] = ()
     models: Mapping[str, ModelSettings] = Field(default_factory=dict)
     texts: Mapping[str, TextSettings] = Field(default_factory=dict)
     imatrices: Mapping[str, ImatrixSettings] = Field(default_factory=dict)
@@ -381,3 +381,8 @@ class Tables(Table):
     engines: Mapping[str, EngineSettings] = Field(default_factory=dict)
     formats: Mapping[str, RecipeSettings] = Field(default_factory=dict)
     profiles: Mapping[str, ProfileSettings] = Field(default_factory=dict)
+
+    @property
+    def reports(self) -> tuple[str, ...]:
+        """The paths of ``report``, which may be one or a list."""
+        return (self.report,) if isinstance(self.report, str) else self.report

@@ -202,7 +202,7 @@ def test_every_mistake_is_one_line(tmp_path: Path, mistake: tuple[str, list[str]
         (Overrides(texts=("x",)), "unknown text 'x'; valid: calibration, evaluation"),
         (Overrides(imatrices=("x",)), "unknown imatrix 'x'; valid: calibration, none"),
         (Overrides(engine="x"), "unknown engine 'x'; valid: default"),
-        (Overrides(report="x.html"), "--quant-report 'x.html'"),
+        (Overrides(reports=("x.html",)), "--quant-report 'x.html'"),
     ],
 )
 def test_a_mistake_on_the_command_line(tmp_path: Path, overrides: Overrides, part: str) -> None:
@@ -238,7 +238,7 @@ def test_the_command_line_keeps_what_it_does_not_name(tmp_path: Path) -> None:
 
 
 def test_a_command_repeats_what_the_command_line_said() -> None:
-    said = Overrides(models=("my model.gguf", "b"), texts=("held-out.txt",), report="run.md")
+    said = Overrides(models=("my model.gguf", "b"), texts=("held-out.txt",), reports=("run.md",))
     assert said.command == (
         "pytest --quant-matrix --quant-model 'my model.gguf,b' --quant-text held-out.txt"
     )

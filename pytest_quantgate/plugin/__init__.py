@@ -58,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{marker.name}{marker.signature}: {marker.help}")
     state = make_state(config)
     config.stash[STATE] = state
-    if state.options.any_suite:
+    if state.options.any_suite or state.options.shard is not None:
         from pytest_quantgate.plugin.suites import prepare
 
         prepare(state)
@@ -90,12 +90,16 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 def pytest_collection_modifyitems(
     session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Add the built-in suite before other plugins deselect by ``-k`` and ``-m``."""
+    """Add the built-in suite and leave other shards out, before ``-k`` and ``-m`` deselect."""
     state = config.stash[STATE]
     if state.options.any_suite:
         from pytest_quantgate.plugin.suites import collect
 
         items.extend(collect(session, state))
+    if state.options.shard is not None:
+        from pytest_quantgate.plugin.suites import deselect_other_shards
+
+        deselect_other_shards(config, state, items)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -148,9 +152,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         state.progress = Progress.start(state)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Make a gated run that judged no cell red."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]:
+    """Make a gated run that judged no cell red, and a shard that has none green."""
     state = session.config.stash[STATE]
     if state.progress is not None:
         state.progress.stop()
@@ -158,6 +162,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         from pytest_quantgate.plugin.terminal import check_something_judged
 
         check_something_judged(session, state)
+    yield
+    if state.options.shard is not None and not state.is_xdist_worker:
+        # After the others: syrupy joins its exit status to the one that the run had.
+        from pytest_quantgate.plugin.terminal import excuse_empty_shard
+
+        excuse_empty_shard(session, state)
 
 
 def pytest_terminal_summary(

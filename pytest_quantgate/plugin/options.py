@@ -31,7 +31,8 @@ class Options:
     texts: str | None
     imatrices: str | None
     engine: str | None
-    report: str | None
+    shard: str | None
+    reports: tuple[str, ...]
     cache: str | None
     reason: str | None
     update_baselines: bool
@@ -59,7 +60,8 @@ class Options:
             texts=_split(self.texts),
             imatrices=_split(self.imatrices),
             engine=self.engine,
-            report=self.report,
+            shard=self.shard,
+            reports=self.reports or None,
             cache_dir=self.cache,
         )
 
@@ -142,7 +144,15 @@ def add_options(parser: pytest.Parser) -> None:
         "--quant-report",
         dest="quant_report",
         metavar="PATH",
-        help="write the run record: .json, or a report of it: .md",
+        action="append",
+        default=[],
+        help="write the run record: .json, or a report of it: .md; may be repeated",
+    )
+    add(
+        "--quant-shard",
+        dest="quant_shard",
+        metavar="K/N",
+        help="measure this job's part of the matrix, as 2/4; quantgate merge joins the records",
     )
     add("--quant-cache", dest="quant_cache", metavar="DIR", help="the cache's folder")
     add(
@@ -170,7 +180,8 @@ def read_options(config: pytest.Config) -> Options:
         texts=get("quant_texts"),
         imatrices=get("quant_imatrices"),
         engine=get("quant_engine"),
-        report=get("quant_report"),
+        shard=get("quant_shard"),
+        reports=tuple(get("quant_report")),
         cache=get("quant_cache"),
         reason=get("quant_reason"),
         update_baselines=bool(get("update_snapshots", False)),

@@ -62,7 +62,8 @@ def generate(metafunc: pytest.Metafunc, used: AbstractSet[str], marked: list[pyt
                     f"@{mark.name} is on a test without a cell; add the argument quant_cell"
                 )
         run = metafunc.config.stash[STATE].open_run()
-        found = points(run.cells, used)
+        # Of all shards, so that what is not of this one is told as deselected.
+        found = points(run.matrix, used)
     except ConfigError as error:
         raise pytest.Collector.CollectError(f"{where}: {error}") from error
     metafunc.parametrize(

@@ -41,7 +41,7 @@ def prepare(state: State) -> None:
 
     """
     config = state.config
-    if config.args_source is not pytest.Config.ArgsSource.ARGS:
+    if state.options.any_suite and config.args_source is not pytest.Config.ArgsSource.ARGS:
         config.args = []
     if state.is_xdist_worker:
         return
@@ -102,6 +102,29 @@ def collect(session: pytest.Session, state: State) -> Iterator[pytest.Item]:
         yield from _collect(session, CALIBRATION_NODE)
     if state.options.codecs or (state.options.matrix and profile.codecs):
         yield from _collect(session, CODECS_NODE)
+
+
+def deselect_other_shards(config: pytest.Config, state: State, items: list[pytest.Item]) -> None:
+    """Leave out the tests of cells that other shards have, and the codecs but in the first shard.
+
+    A test that asks for some fields of a cell runs where the first cell with these is. Tests
+    without a cell are not the matrix's, and stay.
+    """
+    run = state.open_run()
+    assert run.settings.shard is not None
+    ids = {cell.id for cell in run.cells}
+    kept: list[pytest.Item] = []
+    left: list[pytest.Item] = []
+    for item in items:
+        point = item.callspec.params.get("_quant_point") if hasattr(item, "callspec") else None
+        is_codec = item.nodeid.startswith(CODECS_NODE)
+        is_here = (
+            run.settings.shard.number == 1 if is_codec else (point is None or point.cell.id in ids)
+        )
+        (kept if is_here else left).append(item)
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = kept
 
 
 def _collect(session: pytest.Session, node: str) -> Iterator[pytest.Item]:

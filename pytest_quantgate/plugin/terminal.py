@@ -19,7 +19,13 @@ from pytest_quantgate.plugin.state import State
 from pytest_quantgate.plugin.suites import CALIBRATION_NODE, MATRIX_NODE
 from pytest_quantgate.provenance import engine_facts, settings_used
 from pytest_quantgate.report.noise import noise_tables, noise_text_lines
-from pytest_quantgate.report.record import CellRecord, RunRecord, cell_from_plain, merge_records
+from pytest_quantgate.report.record import (
+    CellRecord,
+    RunRecord,
+    ShardRecord,
+    cell_from_plain,
+    merge_records,
+)
 from pytest_quantgate.report.table import make_tables, text_lines
 from pytest_quantgate.report.write import write_report
 from pytest_quantgate.run import Run
@@ -192,14 +198,28 @@ def make_record(state: State, run: Run) -> RunRecord:
         started=datetime.fromtimestamp(begun, tz=UTC).isoformat(timespec="seconds"),
         seconds_s=time.time() - begun,
         command=run.settings.overrides.command,
+        shard=None
+        if run.settings.shard is None
+        else ShardRecord(
+            number=run.settings.shard.number,
+            count=run.settings.shard.count,
+            cells=tuple(cell.id for cell in run.cells),
+        ),
     )
 
 
 def check_something_judged(session: pytest.Session, state: State) -> None:
-    """Make a gated run in which no cell was judged fail."""
+    """Make a gated run in which no cell was judged fail, but not a shard that has none."""
     run = state.open_run()
-    if state.options.matrix and run.gated and not read_records(run):
+    if state.options.matrix and run.gated and run.cells and not read_records(run):
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+
+def excuse_empty_shard(session: pytest.Session, state: State) -> None:
+    """Let a run that had no test succeed where its shard has no cell."""
+    nothing_run = session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
+    if nothing_run and not state.open_run().cells:
+        session.exitstatus = pytest.ExitCode.OK
 
 
 def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
@@ -207,8 +227,15 @@ def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
     run = state.open_run()
     if not any((run.folder / "records").glob("*.json")):
         # The models are not looked at here: the codecs alone need none of them.
+        if state.options.shows_cells and run.settings.shard is not None:
+            _write_reports(reporter, run, make_record(state, run))
         state.close()
-        if state.options.matrix and run.gated:
+        if run.settings.shard is not None and not run.cells:
+            reporter.write_line(
+                f"quantgate: shard {run.settings.shard} has no cell of the {len(run.matrix)} that"
+                " there are, which is green"
+            )
+        elif state.options.matrix and run.gated:
             reporter.write_line("quantgate: no cell was judged, so the gated run is red", red=True)
         return
     record = make_record(state, run)
@@ -238,6 +265,15 @@ def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
         reporter.write_line(
             f'  {run.settings.overrides.command} --snapshot-update --quant-reason "first baselines"'
         )
-    if run.settings.report is not None:
-        write_report(run.settings.report, record)
-        reporter.write_line(f"wrote {run.settings.report}")
+    if run.settings.shard is not None:
+        reporter.write_line(
+            f"quantgate: shard {run.settings.shard}, {len(run.cells)} of {len(run.matrix)} cells;"
+            " join the records of all with quantgate merge"
+        )
+    _write_reports(reporter, run, record)
+
+
+def _write_reports(reporter: pytest.TerminalReporter, run: Run, record: RunRecord) -> None:
+    for path in run.settings.reports:
+        write_report(path, record)
+        reporter.write_line(f"wrote {path}")

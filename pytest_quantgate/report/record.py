@@ -141,8 +141,17 @@ def merge_records(one: CellRecord, other: CellRecord) -> CellRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """Which part of the matrix a run was, and the ids of all cells of that part."""
+
+    number: int
+    count: int
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """A whole run.
+    """A whole run, or one shard of it; ``shard`` is None for the whole.
 
     ``command`` is what to type to run the same cells again. ``against`` is the old engine where
     the run compared two, described as ``engine`` is; then ``cells`` are the new engine's, and
@@ -162,6 +171,7 @@ class RunRecord:
     against: dict[str, Any] | None = None
     others: tuple[CellRecord, ...] = ()
     command: str = ""
+    shard: ShardRecord | None = None
 
 
 def to_plain(record: RunRecord | CellRecord) -> dict[str, Any]:
@@ -207,7 +217,8 @@ def read_record(path: Path) -> RunRecord:
         cells = tuple(cell_from_plain(cell) for cell in plain["cells"])
         others = tuple(cell_from_plain(cell) for cell in plain.get("others", ()))
         lists = {"cells": cells, "others": others, "warnings": tuple(plain["warnings"])}
-        return RunRecord(**{**plain, **lists})
+        shard = TypeAdapter(ShardRecord | None).validate_python(plain.get("shard"))
+        return RunRecord(**{**plain, **lists, "shard": shard})
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"the run record {path} is damaged: {error!r}") from error
 

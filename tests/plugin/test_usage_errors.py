@@ -91,6 +91,13 @@ ERRORS: dict[str, tuple[Change, str]] = {
     "unknown device": (_options("--quant-devices=x"), "*unknown device 'x'; valid: cpu*"),
     "unknown engine": (_options("--quant-engine=x"), "*unknown engine 'x'; valid: default*"),
     "unknown report": (_options("--quant-report=x.pdf"), "*'x.pdf'*valid: .json, .md*"),
+    "one report of two": (
+        _options("--quant-report=x.md", "--quant-report=y.txt"),
+        "*'y.txt'*valid: .json, .md*",
+    ),
+    "shard 0": (_options("--quant-shard=0/4"), "--quant-shard '0/4' is no part*as 2/4"),
+    "shard beyond": (_options("--quant-shard=5/4"), "--quant-shard '5/4' is no part*as 2/4"),
+    "no shard": (_options("--quant-shard=x"), "--quant-shard 'x' is no part*as 2/4"),
     "missing model": (_missing_model, "*model 'tiny': the file */nothing.gguf does not exist;*"),
     "missing text": (_options("--quant-text=no.txt"), "*text 'no': the file */no.txt cannot be*"),
     "text too short": (_short_text, "*text 'short' is too short: 100 of 128 tokens that two*"),
