@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from pytest_quantgate.artifacts.files import CellFile
@@ -30,6 +31,9 @@ from pytest_quantgate.metrics.size import SizeMeasurement
 from pytest_quantgate.metrics.speed import SpeedMeasurement
 from pytest_quantgate.run import Run
 from pytest_quantgate.worker.messages import Identity
+
+QUALITY = frozenset({"perplexity", "divergence"})
+"""The metrics that a baseline keeps together: both are of the same chunks."""
 
 
 def made_by(run: Run, cell: Cell, file: CellFile) -> MadeBy:
@@ -101,21 +105,32 @@ def make_baseline(
     )
 
 
-def of_same_quality(old: Baseline, new: Baseline) -> bool:
-    """Tell whether both are of one source and one text, so that parts of both make a whole."""
-    texts = [
-        None if item.perplexity is None else item.perplexity.text_sha256 for item in (old, new)
-    ]
-    return old.source_sha256 == new.source_sha256 and texts[0] == texts[1]
+def merge_parts(old: Baseline, new: Baseline, asked: AbstractSet[str]) -> Baseline:
+    """Return the old baseline with the parts of the new one that were asked about.
 
+    Both are of one source. What nobody asked about stays: whoever accepts a speed or a size has
+    not looked at the quality. What made a measurement goes with the quality, or with the size
+    where there is none; routes of another text than the quality's are left out.
 
-def merge_parts(old: Baseline, new: Baseline) -> Baseline:
-    """Return the old baseline with the parts of the new one that stand on their own.
+    Args:
+        old: what is stored.
+        new: what was measured now.
+        asked: the metrics that were asked about.
 
-    Quality, file and what made them stay: whoever accepts a speed has not looked at them.
     """
-    update = {name: getattr(new, name) for name in ("speed", "memory", "routing")}
-    return old.model_copy(update=update)
+    texts = [item.perplexity and item.perplexity.text_sha256 for item in (old, new)]
+    names = {"speed", "memory"}
+    takes_quality = not QUALITY.isdisjoint(asked)
+    if "size" in asked:
+        names.add("size")
+    if takes_quality or (old.perplexity is None and "size" in asked):
+        names |= {"perplexity", "divergence", "metadata", "made_by", "anchor", "routing"}
+    elif texts[0] == texts[1]:
+        names.add("routing")
+    merged = old.model_copy(update={name: getattr(new, name) for name in names})
+    scored = (new if takes_quality else old).tensors_scored
+    is_apart = merged.perplexity is not None and scored != merged.size.tensors
+    return merged.model_copy(update={"scored_tensors": scored if is_apart else None})
 
 
 def routing_part(measured: Mapping[str, Any]) -> Routing | None:

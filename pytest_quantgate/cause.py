@@ -23,7 +23,8 @@ def find_cause(seen: Observation, baseline: Baseline, *, moved: AbstractSet[str]
     ``moved`` has the metrics that did: a file that grew around equal tensors did so in its
     metadata.
     """
-    changes = compare_tensors(baseline.size.tensors, pack_tensors(seen.tensors))
+    before = baseline.size.tensors if moved == {"size"} else baseline.tensors_scored
+    changes = compare_tensors(before, pack_tensors(seen.tensors))
     fields = _fields_changed(baseline.metadata, seen.metadata)
     runtime = _runtime_changes(seen, baseline)
     retokenized = token_ids_changed(seen, baseline)

@@ -307,7 +307,7 @@ def _same_computation(run: Run, cell: Cell, file: CellFile, baseline: Baseline) 
             getattr(then, name) == getattr(now, name)
             for name in ("library_sha256", "system_info", "cpu", "n_batch", "n_ubatch")
         )
-        and dict(baseline.size.tensors) == pack_tensors(file.tensors)
+        and dict(baseline.tensors_scored) == pack_tensors(file.tensors)
         # Another pre-tokenizer changes some chunks alone, perhaps none of the first ones.
         and baseline.metadata in (None, file.header.settings())
     )

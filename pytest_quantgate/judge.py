@@ -43,7 +43,7 @@ BY_CHUNK = frozenset({"perplexity", "divergence"})
 """The metrics that need the text's chunks; the others are measured once, or read off the file."""
 
 OF_THE_WHOLE = frozenset({"perplexity", "divergence", "size"})
-"""The metrics whose acceptance stores a baseline as a whole; others store their own part."""
+"""The metrics that make up a whole baseline of a cell; others add parts of their own."""
 
 OF_SHAPES = frozenset({"size", "speed", "memory"})
 """The metrics that do not depend on the weights' values: all that a shape is asked about."""

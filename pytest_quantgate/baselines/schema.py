@@ -207,6 +207,8 @@ class Baseline(_Part):
     """One cell's accepted measurement; a cell without a text has no ``perplexity``.
 
     ``metadata`` has the file's settings, None in a file that was written before they were kept.
+    ``scored_tensors`` are those of the file that the perplexity is of, packed as the size's, None
+    where the size is of the same file: either may be accepted without the other.
     ``speed`` and ``memory`` are keyed by the digest of the hardware's fingerprint: each machine
     keeps its own figures.
     """
@@ -219,6 +221,7 @@ class Baseline(_Part):
     divergence: Divergence | None = None
     routing: Routing | None = None
     size: Size
+    scored_tensors: Mapping[str, str] | None = None
     metadata: Mapping[str, str] | None = None
     speed: Mapping[str, SpeedBaseline] = Field(default_factory=dict)
     memory: Mapping[str, MemoryBaseline] = Field(default_factory=dict)
@@ -236,6 +239,11 @@ class Baseline(_Part):
         """The perplexity, for judges that are only asked where the cell has a text."""
         assert self.perplexity is not None
         return self.perplexity
+
+    @property
+    def tensors_scored(self) -> Mapping[str, str]:
+        """The tensors of the file that the perplexity is of."""
+        return self.size.tensors if self.scored_tensors is None else self.scored_tensors
 
 
 def _render(value: object, depth: int = 0) -> str:

@@ -10,7 +10,7 @@ from statistics import median
 
 import pytest
 
-from pytest_quantgate.acceptance import merge_parts, of_same_quality
+from pytest_quantgate.acceptance import merge_parts
 from pytest_quantgate.artifacts.cache import key_of, write_json
 from pytest_quantgate.baselines.extension import accept
 from pytest_quantgate.baselines.schema import Baseline
@@ -101,11 +101,14 @@ def _accept(
         _write_record(run, item, result.record)
         pytest.fail(f"{cell.id}: {NEEDS_REASON}", pytrace=False)
     _refuse(run, item, cell, result.record, result.verdict)
-    asks_whole = any(question.metric in OF_THE_WHOLE for question in questions)
-    # A quality that is stored with another metric is judged here: nobody else did.
-    unasked = () if asks_whole else (*sorted(OF_THE_WHOLE), "oracle")
+    asked = {question.metric for question in questions}
     # Another test of this cell may store its part at the same time, in another process.
     with run.cache.lock(f"baseline-{key_of(path=str(run.store.path(run.key(cell))))[:32]}"):
+        old = run.baseline(cell).baseline
+        of_source = run.described_file(cell).source_sha256
+        kept = old if old is not None and old.source_sha256 == of_source else None
+        # What a first baseline stores with what was asked about is judged here: nobody else did.
+        unasked = () if kept is not None else sorted({*OF_THE_WHOLE, "oracle"} - asked)
         full = answer(
             run,
             cell,
@@ -117,11 +120,10 @@ def _accept(
         if candidate is None:
             _write_record(run, item, full.record)
             pytest.fail(f"{cell.id}: not accepted as a baseline: INVALID", pytrace=False)
-        old = run.baseline(cell).baseline
-        if old is not None and not asks_whole and of_same_quality(old, candidate):
-            candidate = merge_parts(old, candidate)
-        elif not asks_whole:
+        if kept is None:
             _refuse(run, item, cell, full.record, full.verdict)
+        elif not asked >= OF_THE_WHOLE:
+            candidate = merge_parts(kept, candidate, asked)
         if candidate == old:
             # Limits that no baseline has a part in: there is nothing to accept.
             _write_record(run, item, result.record)

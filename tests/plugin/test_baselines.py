@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -212,3 +214,84 @@ def test_a_real_change_of_files_is_the_quantizers(own_cache: Project, tmp_path: 
             "cause: quantizer (tokenization same; 1 of 21 tensors changed type (attn_v Q4_0 → *",
         ]
     )
+
+
+PARTS = {
+    "size": '@pytest.mark.quant_size(max_vs_baseline="+0.5%")',
+    "perplexity": '@pytest.mark.quant_ppl(max_vs_baseline="+0.25%")',
+}
+
+
+def two_parts_moved(fake: Project) -> Project:
+    """Return a project whose Q4_0 has a worse perplexity and a larger file than its baseline."""
+    fake.accept()
+    for name, marker in PARTS.items():
+        body = f"import pytest\n\n{marker}\ndef test_mine(quant_cell): pass\n"
+        fake.pytester.makepyfile(**{f"test_{name}": body})
+    path = next(path for path in fake.baselines if "Q4_0" in path.name)
+    stored = json.loads(path.read_text())
+    stored["size"]["file_bytes"] -= 100_000
+    tensors = stored["size"]["tensors"].items()
+    stored["size"]["tensors"] = {name: re.sub(r":\w+", ":0", words) for name, words in tensors}
+    path.write_text(json.dumps(stored))
+    fake.set_faults(Q4_0="worse", library="another build")
+    return fake
+
+
+def one_stored(project: Project) -> dict[str, Any]:
+    """Return Q4_0's baseline."""
+    path = next(path for path in project.baselines if "Q4_0" in path.name)
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("asked", "taken"),
+    [("size", {"size"}), ("perplexity", {"perplexity", "divergence", "made_by"})],
+)
+def test_an_update_stores_what_its_test_asked_about(
+    fake: Project, asked: str, taken: set[str]
+) -> None:
+    """Nobody looked at the other part, which stays red."""
+    two_parts_moved(fake)
+    before = one_stored(fake)
+    accepted = fake.run(
+        "--snapshot-update", "--quant-reason=seen", "-k", "Q4_0", f"test_{asked}.py"
+    )
+    assert accepted.ret == pytest.ExitCode.OK
+    after = one_stored(fake)
+    moved = {name for name in before if before[name] != after[name]}
+    assert moved - {"scored_tensors", "reason"} <= taken
+    assert asked in moved
+    assert after["scored_tensors"] != after["size"]["tensors"]
+    result = fake.run("-k", "Q4_0")
+    result.assert_outcomes(passed=1, failed=1)
+    other = next(name for name in PARTS if name != asked)
+    result.stdout.fnmatch_lines([f"FAILED test_{other}.py*"])
+
+
+def test_a_size_accepted_alone_does_not_hide_whose_fault_the_quality_is(fake: Project) -> None:
+    """The perplexity is still of the tensors before, which have changed since."""
+    two_parts_moved(fake)
+    fake.run("--snapshot-update", "--quant-reason=seen", "-k", "Q4_0", "test_size.py")
+    result = fake.run("-k", "Q4_0", "test_perplexity.py")
+    result.stdout.fnmatch_lines(["cause: quantizer (*tensors changed*"])
+    fake.run("--snapshot-update", "--quant-reason=seen", "-k", "Q4_0", "test_perplexity.py")
+    assert one_stored(fake)["scored_tensors"] is None
+    assert fake.run("-k", "Q4_0").ret == pytest.ExitCode.OK
+
+
+def test_a_size_of_another_text_keeps_the_quality_too(fake: Project) -> None:
+    """Whoever accepts a size has not looked at what the other text says."""
+    two_parts_moved(fake)
+    before = one_stored(fake)
+    other = fake.root / "other.txt"
+    other.write_bytes(b"Once more: " + fake.text.read_bytes())
+    config = fake.root / "pyproject.toml"
+    config.write_text(config.read_text().replace(str(fake.text), str(other)))
+    fake.run("--snapshot-update", "--quant-reason=seen", "-k", "Q4_0", "test_size.py")
+    after = one_stored(fake)
+    assert after["size"] != before["size"]
+    assert after["perplexity"] == before["perplexity"]
+    result = fake.run("-k", "Q4_0", "test_perplexity.py")
+    result.stdout.fnmatch_lines(["*NOT_COMPARABLE: the text's bytes are not the baseline's*"])
