@@ -230,6 +230,20 @@ def _known(kind: str, name: str, valid: Iterable[str], table: str = "") -> str:
     return name
 
 
+def engine_settings(root: Path, name: str | None) -> EngineSettings:
+    """Return an engine of the configuration; None is the one of the profile that runs.
+
+    Raises:
+        ConfigError: the configuration cannot be used, or has no such engine.
+
+    """
+    if name is None:
+        settings = load_settings(root)
+        return settings.engines[settings.profile.engine]
+    engines = {"default": EngineSettings(), **read_tables(root).engines}
+    return engines[_known("engine", name, engines)]
+
+
 def _check_names(table: str, names: Iterable[str]) -> None:
     for name in names:
         if not _NAME.match(name):
@@ -345,7 +359,8 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
     }
     optional = tuple(find_format(item, recipes).name for item in profile.optional)
     profile = profile.model_copy(update={"optional": optional})
-    cache_dir = overrides.cache_dir or tables.cache_dir
+    if overrides.cache_dir is not None:
+        tables = tables.model_copy(update={"cache_dir": overrides.cache_dir})
     reports = overrides.reports or tables.reports
     for report in reports:
         if Path(report).suffix not in {".json", ".md"}:
@@ -365,8 +380,8 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
         devices=devices,
         engines=engines,
         baselines_dir=root / tables.baselines_dir,
-        cache_dir=None if cache_dir is None else root / Path(cache_dir).expanduser(),
-        cache_max_bytes=int(tables.cache_max_gib * (1 << 30)),
+        cache_dir=tables.cache_folder(root),
+        cache_max_bytes=tables.cache_max_bytes,
         stall_s=tables.stall_s,
         reports=tuple(root / report for report in reports),
         shard=None if overrides.shard is None else parse_shard(overrides.shard),

@@ -1,4 +1,4 @@
-"""Estimates of what a run takes, from the files' headers alone."""
+"""Estimates of what a run takes, from the files' headers and the texts' lengths alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pytest_quantgate.engines.base_file import base_file_bytes
 from pytest_quantgate.errors import CellUnavailable
 from pytest_quantgate.formats import TENSOR_TYPES
 from pytest_quantgate.matrix import Cell
+from pytest_quantgate.metrics.noise import variations
+from pytest_quantgate.quantities import duration
 from pytest_quantgate.run import Run
 from pytest_quantgate.statistics import MIN_PROCESSES
 
@@ -17,6 +19,9 @@ _BYTES_PER_S = 1e10  # what decoding reads of the weights: a desktop's memory ha
 _PROCESS_S = 1.0  # to start, import and map a file
 
 _SECONDS_A_SIZE = 0.2
+
+_BYTES_A_TOKEN = 3  # of prose and code: 2.7 to 4.5, less where the vocabulary is small
+_IMATRIX_FACTOR = 1.5  # what summing the inputs of each product adds
 
 _WRITTEN_BYTES_PER_S = 2e8  # written, and hashed
 
@@ -31,10 +36,11 @@ class CellPlan:
     seconds_s: float
 
 
-def plan_cell(run: Run, cell: Cell) -> CellPlan:
+def plan_cell(run: Run, cell: Cell, *, calibrates: bool = False) -> CellPlan:
     """Estimate one cell: nominal bits for a file to be made, two operations a weight and token.
 
-    The size of a shape is told without its file, which its speed and memory need.
+    The size of a shape is told without its file, which its speed and memory need. A run that
+    ``calibrates`` scores the chunks once for each of the settings that it varies.
     """
     model, profile = run.model(cell.model), run.settings.profile
     if model.shape is not None and not (profile.speed or profile.memory):
@@ -57,13 +63,14 @@ def plan_cell(run: Run, cell: Cell) -> CellPlan:
     logits_bytes = 4 * vocabulary * profile.n_ctx
     # Of a shape a few rows are quantized, and the rest is written.
     quantize_s = made / (4e7 if model.shape is None else _WRITTEN_BYTES_PER_S)
+    passes = 1 + (len(variations(run.setting, is_cpu=run.placement(cell).is_cpu)) * calibrates)
     return CellPlan(
         cell=cell,
         disk_bytes=made + _base_file_bytes(run, cell, vocabulary, chunks),
         memory_bytes=int(file_bytes + kv_bytes + 2 * logits_bytes),
-        seconds_s=operations / (_FLOPS_PER_THREAD * run.n_threads)
+        seconds_s=passes * operations / (_FLOPS_PER_THREAD * run.n_threads)
         + quantize_s
-        + (_speed_s(run, cell) if profile.speed else 0.0),
+        + (_speed_s(run, cell) if profile.speed and not calibrates else 0.0),
     )
 
 
@@ -102,12 +109,44 @@ def _active_parameters(run: Run, cell: Cell) -> float:
     )
 
 
-def plan_lines(run: Run) -> list[str]:
-    """Return the plan as lines: a cell each, then the sum."""
-    plans, missing = [], {}
+def imatrix_seconds(run: Run, cell: Cell) -> float:
+    """Estimate how long collecting a cell's importance matrix takes; 0 for a file of its own.
+
+    A token passes the weights of the experts that it uses, and its inputs are summed.
+    """
+    if cell.imatrix is None or run.settings.imatrices[cell.imatrix].text is None:
+        return 0.0
+    wanted = run.settings.imatrices[cell.imatrix]
+    tokens = len(run.imatrix_text(cell.imatrix).data) / _BYTES_A_TOKEN
+    if wanted.chunks is not None:
+        tokens = min(tokens, wanted.chunks * wanted.n_ctx)
+    operations = 2 * _active_parameters(run, cell) * tokens
+    return _IMATRIX_FACTOR * operations / (_FLOPS_PER_THREAD * run.n_threads)
+
+
+def not_counted(run: Run, *, calibrates: bool) -> list[str]:
+    """Name what the profile measures besides, and the plan does not count."""
+    profile = run.settings.profile
+    if calibrates:
+        return []
+    found = {
+        "batch_geometry": profile.batch_geometry,
+        "compare_devices": profile.compare_devices,
+        "memory": profile.memory,
+        f"speed beyond {MIN_PROCESSES} processes a side": profile.speed
+        and profile.speed_processes > MIN_PROCESSES,
+        "codecs": profile.codecs,
+    }
+    return [name for name, is_measured in found.items() if is_measured]
+
+
+def plan_lines(run: Run, *, calibrates: bool = False) -> list[str]:
+    """Return the plan as lines: a cell each, the importance matrices, then the sum."""
+    plans, missing, imatrices = [], {}, {}
     for cell in run.cells:
         try:
-            plans.append(plan_cell(run, cell))
+            plans.append(plan_cell(run, cell, calibrates=calibrates))
+            imatrices[cell.model, cell.imatrix] = imatrix_seconds(run, cell)
         except CellUnavailable as error:
             missing[cell.model] = f"not planned: {error}"
     lines = [f"profile {run.settings.profile_name}: {len(plans)} cells, nothing was run", ""]
@@ -116,15 +155,23 @@ def plan_lines(run: Run) -> list[str]:
         looks = ", ".join(str(look) for look in run.looks(plan.cell))
         lines.append(
             f"{plan.cell.id.ljust(width)}  disk {plan.disk_bytes / 1e6:8,.0f} MB"
-            f"  memory {plan.memory_bytes / 1e6:8,.0f} MB  up to {plan.seconds_s / 60:6.1f} min"
+            f"  memory {plan.memory_bytes / 1e6:8,.0f} MB  up to {duration(plan.seconds_s):>8}"
             f"  {f'looks at {looks} chunks' if looks else 'no text'}"
         )
-    minutes = sum(plan.seconds_s for plan in plans) / 60
+    lines += [
+        f"importance matrix {name} of {model}, unless it is in the cache: {duration(seconds_s)}"
+        for (model, name), seconds_s in imatrices.items()
+        if seconds_s
+    ]
+    seconds_s = sum(plan.seconds_s for plan in plans) + sum(imatrices.values())
     memory_bytes = max((plan.memory_bytes for plan in plans), default=0)
     lines += [
         "",
         f"in all: disk {sum(plan.disk_bytes for plan in plans) / 1e9:.2f} GB in"
         f" {run.cache.folder}, memory {memory_bytes / 1e9:.2f} GB"
-        f" at once, up to about {minutes:.0f} min on {run.n_threads} threads",
+        f" at once, up to about {duration(seconds_s)} on {run.n_threads} threads",
     ]
+    others = not_counted(run, calibrates=calibrates)
+    if others:
+        lines.append(f"not counted: {', '.join(others)}")
     return [*lines, *missing.values()]

@@ -1,4 +1,4 @@
-"""Numbers as the configuration and the markers write them: changes, shares, what is positive."""
+"""Numbers as the configuration and the markers write them, and times as they are told."""
 
 from __future__ import annotations
 
@@ -83,3 +83,13 @@ def _positive_margin(value: float) -> float:
 
 
 Margin = Annotated[float, BeforeValidator(parse_relative), AfterValidator(_positive_margin)]
+
+
+def duration(seconds: float) -> str:
+    """Return a time as it is told: ``0.4 s``, ``12 s``, ``4.5 min``, ``2.3 h``."""
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes = seconds / 60
+    if minutes < 59.5:
+        return f"{minutes:.1f} min" if minutes < 9.95 else f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h"

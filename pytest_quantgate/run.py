@@ -377,7 +377,7 @@ class Run:
                 found = self._imatrices.from_text(
                     cell.imatrix,
                     wanted,
-                    self._calibration(cell.imatrix),
+                    self.imatrix_text(cell.imatrix),
                     origin,
                     sha256,
                     engine,
@@ -387,7 +387,7 @@ class Run:
             self._found_imatrices[key] = found
         return self._found_imatrices[key]
 
-    def _calibration(self, name: str) -> Text:
+    def imatrix_text(self, name: str) -> Text:
         """Return the text, or the domain of one, that an importance matrix is collected from."""
         wanted = self.settings.imatrices[name]
         text = self.text(str(wanted.text))
@@ -411,7 +411,7 @@ class Run:
                 read_header(name, self._imatrices.path_of(wanted.file))
                 continue
             for scored in profile.texts:
-                check_held_out(name, self._calibration(name), self.text(scored))
+                check_held_out(name, self.imatrix_text(name), self.text(scored))
 
     def size(self, cell: Cell) -> SizeMeasurement:
         """Measure a cell's size."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -386,3 +387,12 @@ class Tables(Table):
     def reports(self) -> tuple[str, ...]:
         """The paths of ``report``, which may be one or a list."""
         return (self.report,) if isinstance(self.report, str) else self.report
+
+    @property
+    def cache_max_bytes(self) -> int:
+        """Above how many bytes the files used longest ago are removed."""
+        return int(self.cache_max_gib * (1 << 30))
+
+    def cache_folder(self, root: Path) -> Path | None:
+        """Return the configured cache's folder, None for the user's usual one."""
+        return None if self.cache_dir is None else root / Path(self.cache_dir).expanduser()

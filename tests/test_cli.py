@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from pytest_quantgate.artifacts.cache import PARTS
 from pytest_quantgate.cli import main
 from pytest_quantgate.report.write import write_report
 from tests.report.test_report import cell, record
@@ -41,26 +45,97 @@ def test_what_is_no_record_is_one_line(
     assert str(saved) in said
 
 
-def test_the_cache_is_shown_and_cleared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    artifact = tmp_path / "artifacts" / "x.gguf"
-    artifact.parent.mkdir()
-    artifact.write_bytes(b"1" * 1000)
-    token = tmp_path / "tokens" / "t.npz"
-    token.parent.mkdir()
-    token.write_bytes(b"1")
-    assert main(["cache", "--dir", str(tmp_path)]) == 0
-    assert "artifacts" in capsys.readouterr().out
-    assert main(["cache", "--dir", str(tmp_path), "--clear"]) == 0
-    assert not artifact.exists()
-    assert token.exists(), "what a baseline refers to is kept"
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The configured cache of the project in the present folder, with one file a part."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[tool.quantgate]\ncache_dir = "kept"\n')
+    folder = tmp_path / "kept"
+    for name in PARTS:
+        path = folder / name / "entry" / "file" if name == "runs" else folder / name / "file"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"1" * 1000)
+    return folder
 
 
-def test_the_devices_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def parts_left(folder: Path) -> set[str]:
+    """Return the parts of a cache that have a file."""
+    return {path.relative_to(folder).parts[0] for path in folder.rglob("file")}
+
+
+def test_the_configured_cache_is_shown(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cache"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{cache}:"
+    assert [line.split()[:2] for line in lines[1:-1]] == [[name, "1"] for name in PARTS]
+    assert lines[-1].split() == ["in", "all", str(len(PARTS)), "files", "0.0", "MB"]
+    assert parts_left(cache) == set(PARTS)
+
+
+def test_clearing_keeps_what_is_not_made_again(cache: Path) -> None:
+    """The values that baselines refer to, and runs that may go on."""
+    assert main(["cache", "--clear"]) == 0
+    assert parts_left(cache) == {"tokens", "runs"}
+    old = time.time() - 2 * 24 * 3600
+    for path in (cache / "runs").rglob("*"):
+        os.utime(path, (old, old))
+    assert main(["cache", "--clear"]) == 0
+    assert parts_left(cache) == {"tokens"}
+
+
+def test_pruning_removes_what_is_too_old(cache: Path) -> None:
+    old = time.time() - 90 * 24 * 3600
+    for path in cache.rglob("*"):
+        os.utime(path, (old, old))
+    assert main(["cache", "--prune"]) == 0
+    assert parts_left(cache) == {"artifacts", "tokens", "digests", "hashes"}
+
+
+def test_another_cache_is_shown_without_a_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").write_text("[tool.quantgate]\nwrong = 1\n")
+    assert main(["cache"]) == 2
+    assert main(["cache", "--dir", str(tmp_path / "none")]) == 0
+    assert "0 files" in capsys.readouterr().out
+    assert not (tmp_path / "none").exists(), "looking makes nothing"
+
+
+def test_the_devices_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert main(["devices"]) == 0
-    out = capsys.readouterr().out
-    assert out.startswith("llama-cpp-python ")
-    assert "cpu       the processor alone" in out
-    assert " GB free" in out
+    first, cpu, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("llama-cpp-python ")
+    assert cpu.startswith("  cpu")
+    assert " GB free, every other device is hidden" in cpu
+
+
+def test_the_processor_is_one_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["devices"]) == 0
+    names = [line.split()[0].lower() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert names.count("cpu") == 1
+
+
+def test_an_engine_of_the_configuration_lists_its_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").write_text(
+        f'[tool.quantgate.engines.here]\npython = "{sys.executable}"\n'
+        '[tool.quantgate.engines.gone]\ntools = "nowhere"\n'
+    )
+    assert main(["devices", "--engine", "here"]) == 0
+    assert capsys.readouterr().out.startswith("llama-cpp-python ")
+    assert main(["devices", "--engine", "gone"]) == 2
+    assert "there is no program llama-perplexity" in capsys.readouterr().err
+    assert main(["devices", "--engine", "her"]) == 2
+    assert "did you mean 'here'?" in capsys.readouterr().err
 
 
 def test_an_interpreter_that_is_none_is_told(capsys: pytest.CaptureFixture[str]) -> None:

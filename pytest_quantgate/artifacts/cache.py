@@ -15,20 +15,54 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 STAMP_VERSION = 1
 _DAY_S = 24 * 3600.0
-_PARTIAL_AGE_S = _DAY_S
-_KEPT_S = {"runs": 7 * _DAY_S, "measurements": 7 * _DAY_S, "references": 60 * _DAY_S}
-"""How long parts of the cache are kept after they were last written."""
+_GOING_ON_S = _DAY_S  # what has written nothing for so long has ended
+_PID_DIGITS = 11  # a random name of 32 digits is no number of a process
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A folder of the cache.
+
+    ``kept_s`` is how long an entry is kept after it was last written, None for without end;
+    ``is_made_again`` tells that a run makes what it misses there.
+    """
+
+    what: str
+    kept_s: float | None
+    is_made_again: bool = True
+
+
+PARTS: Mapping[str, Part] = MappingProxyType(
+    {
+        "artifacts": Part(what="quantized files and importance matrices", kept_s=None),
+        "references": Part(what="distributions of the references", kept_s=60 * _DAY_S),
+        "measurements": Part(what="chunks and per-token values", kept_s=7 * _DAY_S),
+        "tokens": Part(
+            what="per-token values of accepted baselines", kept_s=None, is_made_again=False
+        ),
+        "chunks": Part(what="how texts fall into chunks", kept_s=60 * _DAY_S),
+        "plans": Part(what="tensor types of shapes", kept_s=60 * _DAY_S),
+        "texts": Part(what="the texts' bytes", kept_s=60 * _DAY_S),
+        "equal": Part(what="which engines quantize alike", kept_s=60 * _DAY_S),
+        "digests": Part(what="hashes of tensors", kept_s=365 * _DAY_S),
+        "hashes": Part(what="hashes of your files", kept_s=365 * _DAY_S),
+        "runs": Part(what="records, events and logs", kept_s=7 * _DAY_S, is_made_again=False),
+    }
+)
+"""All folders of the cache but that of the locks; artifacts go by size instead of age."""
 
 
 def key_of(**parts: object) -> str:
@@ -147,51 +181,79 @@ class Cache:
         write_json(known, {"of": identity, "path": str(path), "sha256": digest})
         return digest
 
+    def is_locked(self, name: str) -> bool:
+        """Tell whether a process holds a lock; one that a killed process left goes with this."""
+        path = self.folder / "locks" / f"{name}.lock"
+        if not path.exists():
+            return False
+        try:
+            with FileLock(path, timeout=0):
+                return False
+        except (Timeout, PermissionError):
+            return True
+
     def contents(self) -> dict[str, tuple[int, int]]:
-        """Return the number of files and bytes of each part of the cache."""
-        parts = {}
-        for name in ("artifacts", "references", "measurements", "tokens", "texts", "runs"):
-            files = [path for path in self.sub(name).rglob("*") if path.is_file()]
-            parts[name] = (len(files), sum(path.stat().st_size for path in files))
-        return parts
+        """Return the number of files and bytes of each folder; unknown ones come last."""
+        there = {path.name for path in _entries(self.folder) if path.is_dir()} - {"locks"}
+        names = [*PARTS, *sorted(there - set(PARTS))]
+        return {name: _sum_of(self.folder / name) for name in names}
 
     def clear(self) -> None:
-        """Remove what can be made again; per-token values of baselines are kept."""
-        self.evict(keep=set())
-        for name in ("references", "measurements"):
-            for path in self.sub(name).iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        """Remove what can be made again; per-token values of baselines are kept.
+
+        So are runs that may go on, with their logs.
+        """
+        self.evict(keep=set(), max_bytes=0)
+        for name, part in PARTS.items():
+            if part.is_made_again and name != "artifacts":
+                _remove(_entries(self.folder / name))
+        _remove(_older(self.folder / "runs", _GOING_ON_S))
 
     def prune(self) -> None:
-        """Remove runs and measurements that nothing will ask for again."""
-        now = time.time()
-        for name, age_s in _KEPT_S.items():
-            for path in self.sub(name).iterdir():
-                with contextlib.suppress(OSError):
-                    if now - path.stat().st_mtime > age_s:
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        """Remove what nothing will ask for again, and what killed processes left."""
+        for name, part in PARTS.items():
+            if part.kept_s is not None:
+                _remove(_older(self.folder / name, part.kept_s))
+        _remove(self.leftovers())
 
-    def evict(self, keep: set[Path]) -> None:
-        """Remove artifacts used longest ago until the cache is within its bound.
+    def leftovers(self) -> list[Path]:
+        """Return what killed processes left half-written.
+
+        That is an artifact's ``.partial`` under no lock, another's whose process has ended, and
+        what bears no process's number and was not written to for a day.
+        """
+        found = []
+        for path in sorted(self.folder.rglob("*.partial")):
+            number = path.name.split(".")[-2]
+            if path.parent.name == "artifacts":
+                is_left = not self.is_locked(f"artifact-{path.name[:32]}")
+            elif number.isdecimal() and len(number) < _PID_DIGITS:
+                is_left = not psutil.pid_exists(int(number))
+            else:
+                is_left = _is_older(path, _GOING_ON_S)
+            if is_left:
+                found.append(path)
+        temporary = (path for path in _entries(self.folder / "plans") if path.is_dir())
+        return [*found, *(path for path in temporary if _is_older(path, _GOING_ON_S))]
+
+    def evict(self, keep: set[Path], max_bytes: int | None = None) -> None:
+        """Remove artifacts used longest ago until they are within the cache's bound, or another.
 
         What this run uses is kept, and so is what another process holds the lock of.
         """
+        bound = self._max_bytes if max_bytes is None else max_bytes
         folder = self.sub("artifacts")
-        now = time.time()
         files = []
         for path in folder.iterdir():
             with contextlib.suppress(FileNotFoundError):
                 state = path.stat()
-                if path.name.endswith(".partial"):
-                    if now - state.st_mtime > _PARTIAL_AGE_S:
-                        path.unlink()
-                elif path.suffix != ".json":
+                if path.suffix not in {".json", ".partial"}:
                     stamp = _stamp_path(path)
                     used = stamp.stat().st_mtime if stamp.exists() else state.st_mtime
                     files.append((used, state.st_size, path))
         total = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
-            if total <= self._max_bytes:
+            if total <= bound:
                 break
             if path in keep:
                 continue
@@ -237,3 +299,43 @@ class Cache:
 
 def _stamp_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what is in a folder; nothing where there is none."""
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _sum_of(folder: Path) -> tuple[int, int]:
+    """Return the number of files below a folder and their bytes."""
+    count, n_bytes = 0, 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # another process removed it
+            if path.is_file():
+                n_bytes += path.stat().st_size
+                count += 1
+    return count, n_bytes
+
+
+def _older(folder: Path, age_s: float) -> list[Path]:
+    """Return what in a folder was last written longer ago."""
+    return [path for path in _entries(folder) if _is_older(path, age_s)]
+
+
+def _is_older(path: Path, age_s: float) -> bool:
+    """Tell whether a file, or all that is in a folder, was last written longer ago."""
+    times = []
+    for item in (path, *path.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):
+            times.append(item.stat().st_mtime)
+    return max(times, default=time.time()) < time.time() - age_s
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    """Remove files and folders as far as they can be."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -7,28 +7,47 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
+from pytest_quantgate.artifacts.cache import file_sha256
+from pytest_quantgate.config import engine_settings
+from pytest_quantgate.engines.inventory import device_lines, list_devices
+from pytest_quantgate.engines.making import make_engine
 from pytest_quantgate.errors import CellError, ConfigError
-from pytest_quantgate.worker.messages import ListDevices
+from pytest_quantgate.project import project_folder
+from pytest_quantgate.tables import EngineSettings
 
 if TYPE_CHECKING:
     from pytest_quantgate.commands import Subparsers
+
+_STALL_S = 60.0
 
 
 def add_parser(subparsers: Subparsers) -> None:
     """Declare the command."""
     parser = subparsers.add_parser("devices", help="list the devices that an engine finds here")
-    parser.add_argument("--python", help="the engine's interpreter, if not this one")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--engine", metavar="NAME", help="an engine of the configuration, if not its profile's"
+    )
+    which.add_argument("--python", help="the interpreter of an engine without configuration")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask the engine and print its devices."""
+    root = project_folder(Path.cwd())
+    if arguments.python is not None:
+        wanted = EngineSettings(python=arguments.python)
+    else:
+        wanted = engine_settings(root, arguments.engine)
     with tempfile.TemporaryDirectory() as folder:
-        engine = LlamaCppPython(
-            python=arguments.python, log=Path(folder) / "worker.log", stall_s=60
+        engine = make_engine(
+            wanted,
+            root=root,
+            log=Path(folder) / "engine.log",
+            stall_s=_STALL_S,
+            sha256_of=file_sha256,
         )
         try:
-            identity, found = engine.identity(), engine.ask(ListDevices())
+            identity, devices = engine.identity(), list_devices(engine)
         except CellError as error:
             raise ConfigError(f"the engine lists no devices: {error}") from error
         finally:
@@ -36,8 +55,6 @@ def run(arguments: argparse.Namespace) -> int:
     print(
         f"{identity.kind} {identity.version}, llama.cpp {identity.llama_cpp_version}".rstrip(", ")
     )
-    print(f"  {'cpu':<10}the processor alone; every other device is hidden")
-    for name, description, free, total in found.rows:
-        memory = f", {free / 1e9:,.1f} of {total / 1e9:,.1f} GB free" if total else ""
-        print(f"  {name:<10}{description}{memory}")
+    for line in device_lines(devices):
+        print(f"  {line}")
     return 0

@@ -14,7 +14,8 @@ def print_plan(config: pytest.Config) -> int:
     """Print the plan in place of a test session, as ``--help`` does."""
     config._do_configure()
     try:
-        for line in plan_lines(config.stash[STATE].open_run()):
+        state = config.stash[STATE]
+        for line in plan_lines(state.open_run(), calibrates=state.options.calibrate):
             sys.stdout.write(line + "\n")
     finally:
         config._ensure_unconfigure()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 
+import pytest_quantgate
 from pytest_quantgate.artifacts.cache import (
+    PARTS,
     Cache,
     file_sha256,
     key_of,
@@ -237,3 +240,71 @@ def test_what_another_process_is_making_is_not_evicted(tmp_path: Path) -> None:
         other.communicate("go\n", timeout=60)
     Cache(tmp_path, 1).evict(keep=set())
     assert not entry.path.exists()
+
+
+def test_every_folder_that_is_used_is_one_of_the_parts() -> None:
+    package = Path(pytest_quantgate.__file__).parent
+    used = {
+        match[1].partition("/")[0]
+        for path in package.rglob("*.py")
+        for match in re.finditer(r"(?:cache|self)\.sub\(f?\"([^\"]+)", path.read_text("utf-8"))
+    }
+    assert used <= {*PARTS, "locks"}
+    assert len(used) > 5
+
+
+def test_an_artifact_of_a_killed_process_is_a_leftover(tmp_path: Path) -> None:
+    """One that another process is writing is not: it holds the lock."""
+    cache = Cache(tmp_path, 1 << 30)
+    partial = cache.sub("artifacts") / f"{KEY}.0123456789abcdef.partial"
+    partial.write_bytes(b"half")
+    assert cache.leftovers() == [partial]
+    with cache.lock(f"artifact-{KEY[:32]}"):
+        assert cache.leftovers() == []
+        cache.prune()
+        assert partial.exists()
+    cache.prune()
+    assert not partial.exists()
+
+
+def test_a_partial_file_with_a_number_is_left_when_its_process_has_ended(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 1 << 30)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    mine = cache.sub("references/one") / f"base.{os.getpid()}.partial"
+    left = cache.sub("references/one") / f"base.{ended.pid}.partial"
+    for path in (mine, left):
+        path.write_bytes(b"half")
+    assert cache.leftovers() == [left]
+
+
+def test_what_bears_no_number_is_left_after_a_day(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 1 << 30)
+    file = cache.sub("tokens") / f"t.npz.{'7' * 32}.partial"
+    file.write_bytes(b"half")
+    folder = cache.sub("plans/tmpabc")
+    assert cache.leftovers() == []
+    for path in (file, folder):
+        os.utime(path, (1e9, 1e9))
+    assert cache.leftovers() == [file, folder]
+
+
+def test_a_run_that_still_writes_is_not_pruned(tmp_path: Path) -> None:
+    """Its folder's own time is that of its first file."""
+    cache = Cache(tmp_path, 1 << 30)
+    log = cache.sub("runs/long/logs") / "x.log"
+    log.touch()
+    os.utime(log.parent.parent, (1e9, 1e9))
+    cache.prune()
+    assert log.exists()
+    for path in (log, log.parent, log.parent.parent):
+        os.utime(path, (1e9, 1e9))
+    cache.prune()
+    assert not log.parent.parent.exists()
+
+
+def test_what_is_in_no_part_is_shown(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 1 << 30)
+    (cache.sub("other") / "x").write_bytes(b"12")
+    assert list(cache.contents())[-1] == "other"
+    assert cache.contents()["other"] == (1, 2)

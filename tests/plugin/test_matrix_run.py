@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -161,6 +162,35 @@ def test_a_plan_runs_nothing(own_cache: Project) -> None:
     assert not list(own_cache.cache.glob("artifacts/*"))
     assert not list(own_cache.cache.glob("measurements/*"))
     assert not [event for event in events(own_cache.cache) if event["event"] == "score"]
+
+
+def test_a_plan_tells_what_it_does_not_count(own_cache: Project) -> None:
+    own_cache.configure(profile="memory = true\nbatch_geometry = true")
+    result = own_cache.run("--quant-plan")
+    result.stdout.fnmatch_lines(["not counted: batch_geometry, memory"])
+
+
+def test_a_plan_counts_an_importance_matrix_once_a_model(own_cache: Project) -> None:
+    result = own_cache.run(
+        "--quant-plan", "--quant-imatrix=calibration", "--quant-formats=Q4_0,Q8_0"
+    )
+    lines = [line for line in result.stdout.lines if "importance matrix" in line]
+    assert len(lines) == 1
+    assert re.fullmatch(
+        r"importance matrix calibration of tiny, unless it is in the cache: [0-9.]+ s", lines[0]
+    )
+
+
+def test_a_plan_of_a_calibration_counts_its_settings(own_cache: Project) -> None:
+    def seconds(*options: str) -> float:
+        found = re.search(
+            r"up to about ([0-9.]+) s", own_cache.run("--quant-plan", *options).stdout.str()
+        )
+        assert found is not None
+        return float(found[1])
+
+    own_cache.configure(profile="chunks = 20\nn_ctx = 256")
+    assert seconds("--quant-calibrate") > 3 * seconds() > 0
 
 
 def test_a_plan_under_xdist_runs_nothing(own_cache: Project) -> None:

@@ -1,0 +1,58 @@
+"""Which devices an engine has, as a user names them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pytest_quantgate.engines import Engine
+from pytest_quantgate.errors import RequestUnknown
+from pytest_quantgate.worker.messages import ListDevices
+from pytest_quantgate.worker.placement import CPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceFound:
+    """A device; the description is empty and the memory 0 where the engine does not tell."""
+
+    name: str
+    description: str
+    free_bytes: int
+    total_bytes: int
+
+
+def list_devices(engine: Engine) -> tuple[DeviceFound, ...]:
+    """Return an engine's devices, ``cpu`` first: what its backends call CPU is that one.
+
+    Raises:
+        CellError: the engine does not answer.
+
+    """
+    try:
+        rows = engine.ask(ListDevices()).rows
+    except RequestUnknown:
+        rows = tuple((name, "", 0, 0) for name in engine.identity().devices)
+    found = {CPU: DeviceFound(name=CPU, description="", free_bytes=0, total_bytes=0)}
+    for name, description, free_bytes, total_bytes in rows:
+        known_as = CPU if name.lower() == CPU else name
+        found[known_as] = DeviceFound(
+            name=known_as,
+            description=description,
+            free_bytes=free_bytes,
+            total_bytes=total_bytes,
+        )
+    return tuple(found.values())
+
+
+def device_lines(devices: tuple[DeviceFound, ...]) -> list[str]:
+    """Return a line a device."""
+    width = max(len(device.name) for device in devices)
+    lines = []
+    for device in devices:
+        words = [device.description] if device.description else []
+        if device.total_bytes:
+            free, total = device.free_bytes / 1e9, device.total_bytes / 1e9
+            words.append(f"{free:,.1f} of {total:,.1f} GB free")
+        if device.name == CPU:
+            words.append("every other device is hidden")
+        lines.append(f"{device.name.ljust(width)}  {', '.join(words)}".rstrip())
+    return lines
