@@ -52,7 +52,7 @@ from pytest_quantgate.verdicts import Judgement, Verdict, VerdictKind
 FALLBACK_WARNING = 0.25
 """Share of a file's bytes in fallback types above which the cell says so."""
 
-_NEEDS_BASELINE = ("_vs_baseline", "_vs_same_hardware", "_tokens_per_s_min")
+_NEEDS_BASELINE = ("_vs_baseline", "_vs_anchor", "_vs_same_hardware", "_tokens_per_s_min")
 """How the names of limits end that need a baseline; a floor needs to know its hardware."""
 
 NOT_STORED_YET = "measured; no baseline is stored yet"
@@ -181,7 +181,7 @@ def _ask(
             # Within the limits, but the baseline that was asked for is not stored yet.
             reason = "; ".join(dict.fromkeys(unstored))
             verdict = replace(verdict, kind=VerdictKind.MEASURED, reason=reason)
-        compared = any(item.against in {"baseline", "reference"} for item in judgements)
+        compared = any(item.against in {"baseline", "anchor", "reference"} for item in judgements)
         undecided = verdict.kind is VerdictKind.INCONCLUSIVE or not compared
         if not full and not undecided:
             break

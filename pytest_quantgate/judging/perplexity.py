@@ -54,7 +54,7 @@ def judge_perplexity(
                 measured.n_chunks_in_text,
             )
         )
-    if limits.ppl_vs_baseline is None or baseline is None:
+    if baseline is None or (limits.ppl_vs_baseline is None and limits.ppl_vs_anchor is None):
         return judgements
     obstacle = not_comparable(seen, baseline)
     if obstacle is not None:
@@ -65,37 +65,50 @@ def judge_perplexity(
         reason = f"the same text has other token ids in {changed} of {len(measured.chunks)} chunks"
         judgements.append(only("perplexity", "baseline", VerdictKind.REGRESSED, reason))
         return judgements
+    if limits.ppl_vs_baseline is not None:
+        judgements.append(_judge_change(seen, limits.ppl_vs_baseline, baseline, look))
+    if limits.ppl_vs_anchor is not None:
+        judgements += _judge_drift(seen, limits, limits.ppl_vs_anchor, baseline, look)
+    return judgements
+
+
+def _judge_change(seen: Observation, limit: float, baseline: Baseline, look: Look) -> Judgement:
+    """Judge the change since the last acceptance."""
     change = against_column(
         _PPL,
         seen,
         baseline,
         baseline.scored.chunks.nll_sum_nats,
         lambda chunk: chunk.nll_sum_nats,
-        statistics.ppl_limit_nats(limits.ppl_vs_baseline),
+        statistics.ppl_limit_nats(limit),
         look,
     )
     tokens = seen.tokens_changed
     if change.verdict.is_green and tokens is not None and tokens.changed:
         # A red verdict says so in its cause.
         change = replace(change, reason=f"{change.reason}; {describe_token_changes(tokens)}")
-    return [*judgements, change, *_judge_drift(seen, limits, baseline, look)]
+    return change
 
 
 def _judge_drift(
-    seen: Observation, limits: Limits, baseline: Baseline, look: Look
+    seen: Observation, limits: Limits, limit: float, baseline: Baseline, look: Look
 ) -> list[Judgement]:
-    """Judge the sum of the accepted changes: steps that are small each can add up."""
+    """Judge the sum of the accepted changes: steps that are small each can add up.
+
+    Nothing where the limit against the baseline says it already: no change was accepted yet, and
+    that limit is no wider.
+    """
     accepted = dict(
         zip(baseline.scored.chunks.index, baseline.scored.chunks.nll_sum_nats, strict=True)
     )
     first = dict(zip(baseline.anchor.index, baseline.anchor.nll_sum_nats, strict=True))
-    if limits.ppl_vs_anchor is None or all(
-        first.get(index, value) == value for index, value in accepted.items()
-    ):
+    moved = any(first.get(index, value) != value for index, value in accepted.items())
+    if not moved and limits.ppl_vs_baseline is not None and limits.ppl_vs_baseline <= limit:
         return []
     chunks = [chunk for chunk in seen.scored.chunks if chunk.index in first]
     if not chunks:
-        return []
+        reason = "the first accepted baseline has none of the chunks that were measured"
+        return [only("perplexity", "anchor", VerdictKind.NOT_COMPARABLE, reason)]
     return [
         by_bounds(
             _PPL,
@@ -103,7 +116,7 @@ def _judge_drift(
             [first[chunk.index] for chunk in chunks],
             [chunk.nll_sum_nats for chunk in chunks],
             chunks,
-            statistics.ppl_limit_nats(limits.ppl_vs_anchor),
+            statistics.ppl_limit_nats(limit),
             look,
             seen.scored.n_chunks_in_text,
             final=seen.same_computation,

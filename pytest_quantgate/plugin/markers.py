@@ -73,6 +73,7 @@ MARKERS: Mapping[str, Marker] = MappingProxyType(
                     "max": "ppl_max",
                     "max_vs_reference": "ppl_vs_reference",
                     "max_vs_baseline": "ppl_vs_baseline",
+                    "max_vs_anchor": "ppl_vs_anchor",
                 },
                 help="limits on the cell's perplexity; without keywords the profile's limits",
             ),

@@ -295,3 +295,19 @@ def test_a_size_of_another_text_keeps_the_quality_too(fake: Project) -> None:
     assert after["perplexity"] == before["perplexity"]
     result = fake.run("-k", "Q4_0", "test_perplexity.py")
     result.stdout.fnmatch_lines(["*NOT_COMPARABLE: the text's bytes are not the baseline's*"])
+
+
+def test_a_marker_of_the_drift_alone_needs_a_baseline_and_stops_early(fake: Project) -> None:
+    """It is judged without a limit against the baseline, as one against it would be."""
+    marker = '@pytest.mark.quant_ppl(max_vs_anchor="+1%")'
+    fake.pytester.makepyfile(f"import pytest\n\n{marker}\ndef test_mine(quant_cell): pass\n")
+    fake.configure(profile="looks = [8, 16]\ngate = true")
+    fake.run("-k", "Q4_0").stdout.fnmatch_lines(["*NO_BASELINE: no baseline is stored*"])
+    fake.accept()
+    assert fake.run("--quant-report=report.json").ret == pytest.ExitCode.OK
+    cells = json.loads((fake.root / "report.json").read_text())["cells"]
+    assert {cell["chunks"] for cell in cells} == {8}
+    fake.set_faults(Q4_0="worse")
+    result = fake.run("-k", "Q4_0")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*REGRESSED: PPL +* against the anchor over *"])
