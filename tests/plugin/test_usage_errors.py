@@ -251,7 +251,7 @@ def test_markers_are_documented(project: Project) -> None:
     result = project.run("--markers")
     result.stdout.fnmatch_lines(
         [
-            "@pytest.mark.quant_ppl(max=None, max_vs_reference=None, max_vs_baseline=None, max_vs_anchor=None): *",
+            "@pytest.mark.quant_ppl(max=None, max_vs_reference=None, *, max_vs_anchor=None): *",
             "@pytest.mark.quant_size(max_bits_per_weight=None, *): limits on the cell's file*",
             "@pytest.mark.quant_speed(phase=None, min_vs_reference=None, *): limits on the speed*",
         ]
