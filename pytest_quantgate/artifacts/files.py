@@ -9,6 +9,7 @@ from typing import Any
 
 from pytest_quantgate.artifacts.cache import Cache, key_of, read_json, write_json
 from pytest_quantgate.artifacts.imatrix import Imatrix
+from pytest_quantgate.artifacts.quantizers import find_difference
 from pytest_quantgate.artifacts.shape_files import ShapeFiles
 from pytest_quantgate.engines import Engine, OnReply
 from pytest_quantgate.errors import CellUnavailable, CellUnsupported
@@ -61,10 +62,13 @@ class Files:
         self._hold_device = hold_device
         self._shapes = ShapeFiles(cache)
 
-    def origin(self, model: Model, engine: Engine, on_reply: OnReply) -> tuple[GgufFile, str, str]:
+    def origin(
+        self, model: Model, engine: Engine, on_reply: OnReply, like: Engine | None = None
+    ) -> tuple[GgufFile, str, str]:
         """Return the file from which a model's formats are made, its hash, and the source's.
 
         It is the source itself, or the F16 that is made of a source that was quantized before.
+        ``like`` is as in :meth:`cell_file`.
 
         Raises:
             CellUnavailable: a pinned SHA-256 does not match.
@@ -77,7 +81,9 @@ class Files:
         if not model.is_requantized:
             return model.source, source_sha256, source_sha256
         full = Format(name="F16", file_type=FILE_TYPES["F16"])
-        header, sha256 = self._quantized(model.source, source_sha256, full, None, engine, on_reply)
+        header, sha256, _ = self._quantized(
+            model.source, source_sha256, full, None, engine, on_reply, like
+        )
         return header, sha256, source_sha256
 
     def cell_file(
@@ -87,8 +93,12 @@ class Files:
         imatrix: Imatrix | None,
         engine: Engine,
         on_reply: OnReply,
+        like: Engine | None = None,
     ) -> CellFile:
         """Return the file of a model in a format, quantized with an importance matrix or without.
+
+        ``like`` is an engine whose file is taken where both engines' quantizers make the same
+        (:mod:`pytest_quantgate.artifacts.quantizers`).
 
         Raises:
             CellUnavailable: a pinned SHA-256 does not match.
@@ -103,12 +113,14 @@ class Files:
             sha256 = self._hash(header)
             _check_pin(model, wanted.name, header, sha256)
             return self._describe(header, sha256, None, None)
-        origin, origin_sha256, source_sha256 = self.origin(model, engine, on_reply)
+        origin, origin_sha256, source_sha256 = self.origin(model, engine, on_reply, like)
         if wanted.is_full_precision and wanted.name == origin.main_type():
             maker = engine if model.is_requantized else None
             return self._describe(origin, origin_sha256, source_sha256, maker)
-        header, sha256 = self._quantized(origin, origin_sha256, wanted, imatrix, engine, on_reply)
-        return self._describe(header, sha256, source_sha256, engine, imatrix)
+        header, sha256, maker = self._quantized(
+            origin, origin_sha256, wanted, imatrix, engine, on_reply, like
+        )
+        return self._describe(header, sha256, source_sha256, maker, imatrix)
 
     def describe_shape(self, shape: Shape, wanted: Format, engine: Engine) -> CellFile:
         """Return a shape's file without making it.
@@ -127,18 +139,30 @@ class Files:
         imatrix: Imatrix | None,
         engine: Engine,
         on_reply: OnReply,
-    ) -> tuple[GgufFile, str]:
+        like: Engine | None,
+    ) -> tuple[GgufFile, str, Engine]:
+        """Return a quantized file, its hash, and the engine whose quantizer it is of."""
         overrides = tuple(
             (pattern, TENSOR_TYPES[name].number) for pattern, name in wanted.overrides
         )
-        key = key_of(
-            kind="quantized",
-            source=source_sha256,
-            file_type=wanted.file_type.number,
-            overrides=overrides,
-            imatrix=imatrix.sha256 if imatrix is not None else None,
-            quantizer=engine.identity().quantizer_sha256,
-        )
+
+        def key_with(quantizer: Engine) -> str:
+            return key_of(
+                kind="quantized",
+                source=source_sha256,
+                file_type=wanted.file_type.number,
+                overrides=overrides,
+                imatrix=imatrix.sha256 if imatrix is not None else None,
+                quantizer=quantizer.identity().quantizer_sha256,
+            )
+
+        key = self._alias(key_with(engine))
+        if like is not None and not self._cache.has_artifact(key, ".gguf"):
+            found = self._same_quantizer(
+                key, self._alias(key_with(like)), source, wanted, imatrix, (like, engine), on_reply
+            )
+            if found is not None:
+                key, engine = found, like
 
         def make(path: Path) -> dict[str, Any]:
             request = Quantize(
@@ -164,7 +188,44 @@ class Files:
             return {"format": wanted.name, "seconds_s": reply.seconds_s}
 
         entry = self._cache.artifact(key, ".gguf", make)
-        return read_gguf(entry.path), entry.sha256
+        return read_gguf(entry.path), entry.sha256, engine
+
+    def _alias(self, key: str) -> str:
+        """Return the key of the file that an equal quantizer makes; the key itself if none is."""
+        seen = {key}
+        while True:
+            known = read_json(self._cache.sub("equal") / f"{key}.json")
+            same = known.get("same_as") if isinstance(known, dict) else None
+            if not isinstance(same, str) or same in seen:
+                return key
+            seen.add(same)
+            key = same
+
+    def _same_quantizer(
+        self,
+        key: str,
+        other_key: str,
+        source: GgufFile,
+        wanted: Format,
+        imatrix: Imatrix | None,
+        engines: tuple[Engine, Engine],
+        on_reply: OnReply,
+    ) -> str | None:
+        """Return the other key where the other engine makes the same file; remember it."""
+        if key == other_key:
+            return key
+        with self._cache.lock(f"equal-{key[:32]}"):
+            path = self._cache.sub("equal") / f"{key}.json"
+            known = read_json(path)
+            if not isinstance(known, dict) or known.get("compared_with") != other_key:
+                difference = find_difference(source, wanted, imatrix, engines, on_reply)
+                known = {
+                    "compared_with": other_key,
+                    "difference": difference,
+                    "same_as": other_key if difference is None else None,
+                }
+                write_json(path, known)
+            return other_key if known["same_as"] == other_key else None
 
     def _hash(self, file: GgufFile) -> str:
         hashes = [self._cache.sha256_of(path) for path in file.files]

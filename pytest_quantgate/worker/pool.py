@@ -55,6 +55,7 @@ SENT_MODULES = (
     "pytest_quantgate.worker.batches",
     "pytest_quantgate.worker.oracle",
     "pytest_quantgate.worker.quantizing",
+    "pytest_quantgate.worker.sampling",
     "pytest_quantgate.worker.speed",
     "pytest_quantgate.worker.memory",
     "pytest_quantgate.worker.coding",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ _NEEDS_IMATRIX = "will require an imatrix"
 
 
 def _parameters(request: Quantize | PlanQuantization) -> tuple[Any, Any]:
-    """Return llama.cpp's parameters, and the overrides that they point to."""
+    """Return llama.cpp's parameters, and what they point to."""
     parameters = low.llama_model_quantize_default_params()
     parameters.ftype = request.file_type
     parameters.allow_requantize = request.allow_requantize
@@ -48,7 +48,15 @@ def _parameters(request: Quantize | PlanQuantization) -> tuple[Any, Any]:
         parameters.tt_overrides = ctypes.cast(
             overrides, ctypes.POINTER(low.llama_model_tensor_override)
         )
-    return parameters, overrides
+    weights = importance_weights(request.imatrix)
+    rows = (low.llama_model_imatrix_data * (len(weights) + 1))()
+    for row, (name, values) in zip(rows, weights.items(), strict=False):
+        row.name = name.encode()
+        row.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        row.size = len(values)
+    if weights:
+        parameters.imatrix = ctypes.cast(rows, ctypes.POINTER(low.llama_model_imatrix_data))
+    return parameters, (overrides, weights, rows)
 
 
 def _run(source: str, destination: str, parameters: Any, log: LogTap, listen: Any) -> None:
@@ -72,16 +80,8 @@ def quantize(request: Quantize, log: LogTap, send: Callable[[Message], None]) ->
 
     """
     started = time.perf_counter()
-    parameters, _overrides = _parameters(request)
+    parameters, _kept = _parameters(request)
     parameters.nthread = request.n_threads
-    weights = importance_weights(request)
-    rows = (low.llama_model_imatrix_data * (len(weights) + 1))()
-    for row, (name, values) in zip(rows, weights.items(), strict=False):
-        row.name = name.encode()
-        row.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        row.size = len(values)
-    if weights:
-        parameters.imatrix = ctypes.cast(rows, ctypes.POINTER(low.llama_model_imatrix_data))
 
     def listen(line: str) -> None:
         match = _TENSOR_LINE.match(line)
@@ -96,13 +96,15 @@ def quantize(request: Quantize, log: LogTap, send: Callable[[Message], None]) ->
     return Quantized(seconds_s=time.perf_counter() - started)
 
 
-def importance_weights(request: Quantize) -> dict[str, np.ndarray]:
+def importance_weights(
+    imatrix: Iterable[tuple[str, str, int, int, int, int]],
+) -> dict[str, np.ndarray]:
     """Return each weight's importances, float32: mean squares, 1 for what saw no token.
 
     As ``load_imatrix`` of llama.cpp's ``tools/quantize/quantize.cpp``, in float32 like there.
     """
     found = {}
-    for name, path, sums_offset, counts_offset, n_sums, n_counts in request.imatrix:
+    for name, path, sums_offset, counts_offset, n_sums, n_counts in imatrix:
         sums = np.fromfile(path, np.float32, n_sums, offset=sums_offset).reshape(n_counts, -1)
         counts = np.fromfile(path, np.float32, n_counts, offset=counts_offset).round()[:, None]
         seen = counts > 0
@@ -118,7 +120,7 @@ def plan_quantization(request: PlanQuantization, log: LogTap) -> QuantizationPla
         EngineRefusal: llama.cpp refused, or has no dry run: an older one would write the file.
 
     """
-    parameters, _overrides = _parameters(request)
+    parameters, _kept = _parameters(request)
     # ctypes would take an unknown name for an attribute of the Python object.
     if "dry_run" not in {field[0] for field in type(parameters)._fields_}:
         raise EngineRefusal(

@@ -37,6 +37,7 @@ from pytest_quantgate.worker.messages import (
     Message,
     PlanQuantization,
     Quantize,
+    SampleTensors,
     Score,
     Tokenize,
     VecDot,
@@ -44,6 +45,7 @@ from pytest_quantgate.worker.messages import (
 )
 from pytest_quantgate.worker.oracle import compare_oracle
 from pytest_quantgate.worker.quantizing import plan_quantization, quantize
+from pytest_quantgate.worker.sampling import sample_tensors
 from pytest_quantgate.worker.scoring import Scorer
 from pytest_quantgate.worker.speed import measure_speed
 
@@ -95,6 +97,8 @@ def _answer(request: Message, scorer: Scorer, coder: Coder, log: LogTap, send: A
             return collect_imatrix(request, log, send)
         case PlanQuantization():
             return plan_quantization(request, log)
+        case SampleTensors():
+            return sample_tensors(request, send)
         case Tokenize():
             return scorer.tokenize(request)
         case Score():

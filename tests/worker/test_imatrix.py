@@ -161,6 +161,6 @@ def test_weights_are_mean_squares_and_one_where_nothing_was_seen(tmp_path: Path)
         n_threads=1,
         imatrix=rows,
     )
-    found = importance_weights(request)
+    found = importance_weights(request.imatrix)
     assert found["blk.0.ffn_up_exps.weight"].dtype == np.float32
     assert found["blk.0.ffn_up_exps.weight"].tolist() == [1, 2, 1, 1, 3, 1]

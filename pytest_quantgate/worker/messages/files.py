@@ -37,6 +37,29 @@ class Quantize(Request[Quantized]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TensorsSampled(Message):
+    """A row a tensor, ``(name, SHA-256)``: of the bytes that its sampled rows become."""
+
+    hashes: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleTensors(Request[TensorsSampled]):
+    """Quantize a few rows of each tensor of a file, spread evenly from the first to the last.
+
+    ``tensors`` has a row a tensor: ``(name, file, offset in bytes, type, columns, rows, experts,
+    wanted type)``; the rows of the experts follow each other. ``imatrix`` is as in
+    :class:`Quantize`.
+    """
+
+    reply: ClassVar[type[Message]] = TensorsSampled
+
+    tensors: tuple[tuple[str, str, int, str, int, int, int, str], ...]
+    n_rows: int
+    imatrix: tuple[tuple[str, str, int, int, int, int], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImatrixCollected(Message):
     """The sums stand at the destination, collected over so many chunks."""
 
@@ -86,3 +109,4 @@ class PlanQuantization(Request[QuantizationPlanned]):
     file_type: int
     overrides: tuple[tuple[str, int], ...]
     allow_requantize: bool
+    imatrix: tuple[tuple[str, str, int, int, int, int], ...] = ()

@@ -1,0 +1,76 @@
+"""Whether two engines' quantizers make the same file, found without making it.
+
+The types of all tensors by llama.cpp's dry run, and a few rows of every tensor quantized by both.
+An upgrade that leaves the quantizers alone then needs no file to be made again.
+"""
+
+from __future__ import annotations
+
+from pytest_quantgate.artifacts.imatrix import Imatrix
+from pytest_quantgate.engines import Engine, OnReply
+from pytest_quantgate.errors import CellUnsupported
+from pytest_quantgate.formats import FULL_PRECISION, TENSOR_TYPES, Format
+from pytest_quantgate.models.gguf_file import GgufFile
+from pytest_quantgate.worker.messages import PlanQuantization, SampleTensors
+
+SAMPLED_ROWS = 8
+"""Rows of each tensor that are quantized by both."""
+
+
+def find_difference(
+    source: GgufFile,
+    wanted: Format,
+    imatrix: Imatrix | None,
+    engines: tuple[Engine, Engine],
+    on_reply: OnReply,
+) -> str | None:
+    """Say in what the two engines' files differ, or why it is not known; None where they agree.
+
+    Args:
+        source: what both would quantize.
+        wanted: the format.
+        imatrix: the importance matrix that both would be given.
+        engines: which are compared.
+        on_reply: takes what the engines say on the way.
+
+    Raises:
+        CellError: an engine died or hung over it.
+
+    """
+    rows = imatrix.rows() if imatrix is not None else ()
+    plan = PlanQuantization(
+        source=str(source.files[0]),
+        file_type=wanted.file_type.number,
+        overrides=tuple((pattern, TENSOR_TYPES[name].number) for pattern, name in wanted.overrides),
+        allow_requantize=source.main_type() not in FULL_PRECISION,
+        imatrix=rows,
+    )
+    try:
+        one, other = (engine.ask(plan, on_reply) for engine in engines)
+        if one.types != other.types:
+            moved = [name for name, _ in {*one.types} ^ {*other.types}]
+            return f"the types of {len({*moved})} tensors differ, such as {min(moved)}"
+        types = dict(one.types)
+        sample = SampleTensors(
+            tensors=tuple(
+                (
+                    tensor.name,
+                    str(tensor.file),
+                    tensor.offset_bytes,
+                    tensor.type.name,
+                    tensor.shape[0],
+                    tensor.n_elements // tensor.shape[0],
+                    tensor.shape[2] if len(tensor.shape) > 2 else 1,
+                    types[tensor.name],
+                )
+                for tensor in source.tensors
+                if types[tensor.name] != tensor.type.name
+            ),
+            n_rows=SAMPLED_ROWS,
+            imatrix=rows,
+        )
+        seen, seen_too = (dict(engine.ask(sample, on_reply).hashes) for engine in engines)
+    except CellUnsupported as error:
+        return f"one of the engines cannot tell: {error}"
+    moved = [name for name, digest in seen.items() if seen_too[name] != digest]
+    return f"sampled rows of {len(moved)} tensors differ, such as {moved[0]}" if moved else None
