@@ -92,6 +92,7 @@ class Overrides:
     texts: tuple[str, ...] | None = None
     imatrices: tuple[str, ...] | None = None
     engine: str | None = None
+    against: str | None = None
     shard: str | None = None
     reports: tuple[str, ...] | None = None
     cache_dir: str | None = None
@@ -108,6 +109,7 @@ class Overrides:
             "text": self.texts,
             "imatrix": self.imatrices,
             "engine": self.engine,
+            "against": self.against,
         }
         words = ["pytest", "--quant-matrix"]
         for name, value in given.items():
@@ -259,7 +261,16 @@ def _profile(tables: Tables, overrides: Overrides) -> tuple[str, ProfileSettings
     profile = profiles[_known("profile", name, profiles)]
     given = {
         key: value
-        for key in ("models", "formats", "parts", "devices", "texts", "imatrices", "engine")
+        for key in (
+            "models",
+            "formats",
+            "parts",
+            "devices",
+            "texts",
+            "imatrices",
+            "engine",
+            "against",
+        )
         if (value := getattr(overrides, key)) is not None
     }
     if not given:
@@ -287,6 +298,34 @@ def _as_named(
                 stem = stem.removesuffix(suffix)
             named[value] = re.sub(r"[^A-Za-z0-9_.+]+", "-", stem).strip("-") or "model"
     return named
+
+
+def _check_engines(
+    profile_name: str, profile: ProfileSettings, engines: Mapping[str, EngineSettings]
+) -> None:
+    """Check the engine that is measured, and the one that it is held against.
+
+    Raises:
+        ConfigError: one that is not there, one against itself, programs in a seeded order.
+
+    """
+    for engine in (profile.engine, profile.against):
+        if engine is None:
+            continue
+        _known("engine", engine, engines)
+        if engines[engine].tools is not None and profile.chunk_order != "text":
+            raise ConfigError(
+                f"engine {engine!r} is a folder of llama.cpp's programs, which score a text's"
+                f' chunks in the text\'s order; set chunk_order = "text" in'
+                f" [tool.quantgate.profiles.{profile_name}] (it is {profile.chunk_order!r})"
+            )
+    if profile.against == profile.engine:
+        others = sorted(set(engines) - {profile.engine})
+        valid = f"valid: {', '.join(others)}" if others else "there is no other"
+        raise ConfigError(
+            f"--quant-against {profile.against!r} is the engine that is measured; {valid}; add"
+            ' the old one as [tool.quantgate.engines.old] python = "PATH/bin/python"'
+        )
 
 
 def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
@@ -342,13 +381,7 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
             _known("text", str(imatrices[imatrix].text), (*texts, *BUILT_IN_TEXTS))
     for device in profile.devices:
         _known("device", device, devices)
-    _known("engine", profile.engine, engines)
-    if engines[profile.engine].tools is not None and profile.chunk_order != "text":
-        raise ConfigError(
-            f"engine {profile.engine!r} is a folder of llama.cpp's programs, which score a text's"
-            f' chunks in the text\'s order; set chunk_order = "text" in'
-            f" [tool.quantgate.profiles.{name}] (it is {profile.chunk_order!r})"
-        )
+    _check_engines(name, profile, engines)
     formats = tuple(find_format(item, recipes) for item in profile.formats)
     parts = tuple(find_format(item, recipes) for item in profile.parts)
     for item in parts:

@@ -8,63 +8,45 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pytest_quantgate import statistics
 from pytest_quantgate.acceptance import made_by, make_baseline
 from pytest_quantgate.artifacts.files import CellFile
 from pytest_quantgate.baselines.schema import (
     Baseline,
 )
 from pytest_quantgate.baselines.tensors import pack_tensors
-from pytest_quantgate.config import ALL_FORMATS
 from pytest_quantgate.errors import (
-    CellCrashed,
     CellError,
-    CellInvalid,
-    CellTimeout,
     CellUnavailable,
-    CellUnsupported,
 )
 from pytest_quantgate.judge import (
-    BY_CHUNK,
     JUDGES,
     OF_SHAPES,
     WITHOUT_BASELINE,
     conclude,
     declared_looks,
 )
-from pytest_quantgate.limits import default_limits, merge_limits
+from pytest_quantgate.limits import profile_limits
 from pytest_quantgate.matrix import NO_TEXT, Cell
 from pytest_quantgate.metrics.divergence import measure_divergence
 from pytest_quantgate.metrics.perplexity import (
     PerplexityMeasurement,
-    common_chunks,
     token_changes,
 )
 from pytest_quantgate.metrics.scoring import measure_perplexity
 from pytest_quantgate.metrics.size import SizeMeasurement
 from pytest_quantgate.metrics.table import CELL_METRICS, measure_once, notes_of
 from pytest_quantgate.observation import Observation
-from pytest_quantgate.report.record import CellRecord, Difference
+from pytest_quantgate.old_engine import OldSide, measure_crossed, measure_old, needs_text
+from pytest_quantgate.recording import cell_record, failed_record, verdict_of
+from pytest_quantgate.report.record import CellRecord
 from pytest_quantgate.run import Run
 from pytest_quantgate.tables import Limits
 from pytest_quantgate.verdicts import Judgement, Verdict, VerdictKind
-
-FALLBACK_WARNING = 0.25
-"""Share of a file's bytes in fallback types above which the cell says so."""
 
 _NEEDS_BASELINE = ("_vs_baseline", "_vs_anchor", "_vs_same_hardware", "_tokens_per_s_min")
 """How the names of limits end that need a baseline; a floor needs to know its hardware."""
 
 NOT_STORED_YET = "measured; no baseline is stored yet"
-
-_VERDICT_OF_ERROR: tuple[tuple[type[CellError], VerdictKind], ...] = (
-    (CellTimeout, VerdictKind.TIMEOUT),
-    (CellUnavailable, VerdictKind.UNAVAILABLE),
-    (CellUnsupported, VerdictKind.UNSUPPORTED),
-    (CellInvalid, VerdictKind.INVALID),
-    (CellCrashed, VerdictKind.CRASHED),
-    (CellError, VerdictKind.CRASHED),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +62,14 @@ class Answer:
     """A cell's record, and the baseline that would accept what was measured.
 
     ``candidate`` is None where nothing acceptable was measured; ``measured`` has the metrics
-    that are measured once, by name.
+    that are measured once, by name; ``others`` are the old engine's cell and the crossed ones.
     """
 
     record: CellRecord
     verdict: Verdict
     candidate: Baseline | None
     measured: Mapping[str, Any] = field(default_factory=dict)
+    others: tuple[CellRecord, ...] = ()
 
 
 def answer(
@@ -112,7 +95,7 @@ def answer(
     try:
         result = _ask(run, cell, questions, full=full, measured=measured or {})
     except CellError as error:
-        result = failure(run, cell, error)
+        result = _failure_beside_old(run, cell, failure(run, cell, error), questions)
     verdict = result.verdict
     record = replace(
         result.record,
@@ -126,11 +109,31 @@ def answer(
     return replace(result, record=record)
 
 
+def _failure_beside_old(
+    run: Run, cell: Cell, failed: Answer, questions: Sequence[Question]
+) -> Answer:
+    """Say of a cell that the new engine cannot measure whether the old one can."""
+    old_cell = run.old_cell(cell)
+    if old_cell is None or failed.verdict.kind is VerdictKind.UNAVAILABLE:
+        return failed
+    names = {question.metric for question in questions}
+    others: tuple[CellRecord, ...] = ()
+    try:
+        n_chunks = run.looks(cell)[-1] if needs_text(cell, names) else None
+        old = measure_old(run, old_cell, n_chunks, names, {})
+    except CellError as error:
+        run.without_old.add(cell.id)
+        told = f"nor can the old engine: {error}"
+    else:
+        told, others = "the old engine can", (old.record(run),)
+    verdict = replace(failed.verdict, reason=f"{failed.verdict.reason}; {told}")
+    return replace(failed, verdict=verdict, others=others)
+
+
 def failure(run: Run, cell: Cell, error: CellError) -> Answer:
     """Turn an error of a cell into its verdict and record."""
-    kind = next(kind for type_, kind in _VERDICT_OF_ERROR if isinstance(error, type_))
-    verdict = Verdict(kind=kind, reason=str(error))
-    record = replace(_empty_record(run, cell), verdict=kind.value, reason=verdict.reason)
+    record = failed_record(run, cell, error)
+    verdict = Verdict(kind=record.kind, reason=record.reason)
     return Answer(record=record, verdict=verdict, candidate=None)
 
 
@@ -150,32 +153,45 @@ def _ask(
     found = run.baseline(cell)
     asked = [(question, _limits(run, cell, question)) for question in questions]
     names = dict.fromkeys(question.metric for question in questions)
+    unable = _why_old_cannot(run, cell)
     found_once = {name: measure_once(run, name, cell) for name in names if name in CELL_METRICS}
     measured = {
         **{name: value for name, value in found_once.items() if value is not None},
         **measured,
     }
-    needs_text = not is_shape and (full or not BY_CHUNK.isdisjoint(names))
-    looks = run.looks(cell) if needs_text else (1,)
+    by_chunk = not is_shape and (full or needs_text(cell, names))
+    looks = run.looks(cell) if by_chunk else (1,)
     reference_cell = run.reference_cell(cell)
     reference_bytes = None
     if reference_cell != cell and any(limits.size_vs_reference is not None for _, limits in asked):
         reference_bytes = run.described_file(reference_cell).header.n_bytes
     verdict = Verdict(kind=VerdictKind.MEASURED, reason="measured")
-    perplexity = reference = None
+    perplexity = reference = old = None
     for chunks, look in zip(looks, declared_looks(looks), strict=True):
-        if needs_text:
+        if by_chunk:
             perplexity = measure_perplexity(run, cell, chunks)
             reference = (
                 None if reference_cell == cell else measure_perplexity(run, reference_cell, chunks)
             )
-        seen = _observe(run, cell, file, size, perplexity, reference, found.baseline)
+        old_cell = run.old_cell(cell)
+        if old_cell is not None:
+            try:
+                old = measure_old(run, old_cell, chunks if by_chunk else None, names, measured)
+            except CellError as error:
+                unable = _set_old_aside(run, cell, error)
+        baseline = found.baseline if old is None else old.baseline
+        seen = _observe(run, cell, file, size, perplexity, reference, baseline, old)
         seen = replace(seen, measured=measured, reference_file_bytes=reference_bytes)
         judgements: list[Judgement] = []
         for question, limits in asked:
-            judgements += JUDGES[question.metric](seen, limits, found.baseline, look)
-        judgements += _missing_baseline(run, cell, asked, found.problem, found.baseline)
-        verdict = conclude(judgements, seen, found.baseline)
+            judgements += JUDGES[question.metric](seen, limits, baseline, look)
+        if run.settings.profile.against is None:
+            judgements += _missing_baseline(run, cell, asked, found.problem, baseline)
+        elif unable is not None:
+            judgements.append(unable)
+        else:
+            judgements = [_of_old_engine(item) for item in judgements]
+        verdict = conclude(judgements, seen, baseline)
         unstored = [item.reason for item in judgements if item.verdict is VerdictKind.MEASURED]
         if verdict.kind is VerdictKind.PASS and unstored:
             # Within the limits, but the baseline that was asked for is not stored yet.
@@ -192,9 +208,51 @@ def _ask(
         candidate = make_baseline(
             run, cell, file, size, perplexity, reference, found.baseline, measured
         )
-    record = _record(run, cell, file, size, perplexity, reference)
+    record = cell_record(run, cell, file, size, perplexity, reference)
     record = replace(record, measured=measured, notes=(*record.notes, *notes_of(measured)))
-    return Answer(record=record, verdict=verdict, candidate=candidate, measured=measured)
+    others: tuple[CellRecord, ...] = ()
+    if old is not None:
+        crossed = measure_crossed(run, cell, old, file, chunks if by_chunk else None)
+        others = (old.record(run), *crossed)
+    return Answer(
+        record=record, verdict=verdict, candidate=candidate, measured=measured, others=others
+    )
+
+
+def _why_old_cannot(run: Run, cell: Cell) -> Judgement | None:
+    """Make the old engine's file; say why there is none, and leave the old engine out then."""
+    old_cell = run.old_cell(cell)
+    if old_cell is None:
+        return None
+    try:
+        run.device(old_cell)
+        run.described_file(old_cell)
+    except CellError as error:
+        return _set_old_aside(run, cell, error)
+    return None
+
+
+def _set_old_aside(run: Run, cell: Cell, error: CellError) -> Judgement:
+    """Go on without the old engine in a cell that it cannot measure: the new one can.
+
+    Raises:
+        CellUnavailable: the old engine is not there at all.
+
+    """
+    if isinstance(error, CellUnavailable):
+        raise CellUnavailable(f"the old engine: {error}") from error
+    run.without_old.add(cell.id)
+    return Judgement(
+        metric="support",
+        against="baseline",
+        verdict=VerdictKind.IMPROVED,
+        reason=f"new: the old engine could not ({verdict_of(error).value}: {error})",
+    )
+
+
+def _of_old_engine(judgement: Judgement) -> Judgement:
+    """Name what stood for the baseline."""
+    return replace(judgement, reason=judgement.reason.replace("the baseline", "the old engine"))
 
 
 def _questions_of_shape(
@@ -213,14 +271,11 @@ def _questions_of_shape(
 
 def _limits(run: Run, cell: Cell, question: Question) -> Limits:
     """Return the limits of a question: its own, or the profile's."""
-    return _profile_limits(run, cell) if question.limits is None else question.limits
-
-
-def _profile_limits(run: Run, cell: Cell) -> Limits:
-    """Return the configured limits of a cell over the defaults."""
-    named = run.settings.limits
-    configured = [named[name] for name in (ALL_FORMATS, cell.format.name) if name in named]
-    return merge_limits(default_limits(cell.format), *configured)
+    return (
+        profile_limits(run.settings.limits, cell.format)
+        if question.limits is None
+        else question.limits
+    )
 
 
 def _missing_baseline(
@@ -268,12 +323,15 @@ def _observe(
     perplexity: PerplexityMeasurement | None,
     reference: PerplexityMeasurement | None,
     baseline: Baseline | None,
+    old: OldSide | None,
 ) -> Observation:
     text = None if cell.text == NO_TEXT else run.text(cell.text)
     changes = divergence = None
     if perplexity is not None and reference is not None:
         divergence = measure_divergence(perplexity, reference)
-    if perplexity is not None and baseline is not None and baseline.perplexity is not None:
+    if perplexity is not None and old is not None and old.perplexity is not None:
+        changes = token_changes(perplexity, old.perplexity)
+    elif perplexity is not None and baseline is not None and baseline.perplexity is not None:
         kept = run.measurements.tokens(baseline.perplexity.per_token_sha256)
         if kept is not None:
             changes = token_changes(perplexity, kept)
@@ -292,10 +350,16 @@ def _observe(
         quantizer_cpu=file.quantizer_cpu,
         same_computation=baseline is not None and _same_computation(run, cell, file, baseline),
         tokens_changed=changes,
-        reference_baseline=None
-        if reference is None
-        else run.baseline(run.reference_cell(cell)).baseline,
+        reference_baseline=_reference_baseline(run, cell, reference, old),
     )
+
+
+def _reference_baseline(
+    run: Run, cell: Cell, reference: PerplexityMeasurement | None, old: OldSide | None
+) -> Baseline | None:
+    if old is not None:
+        return old.reference_baseline
+    return None if reference is None else run.baseline(run.reference_cell(cell)).baseline
 
 
 def _same_computation(run: Run, cell: Cell, file: CellFile, baseline: Baseline) -> bool:
@@ -310,128 +374,4 @@ def _same_computation(run: Run, cell: Cell, file: CellFile, baseline: Baseline) 
         and dict(baseline.tensors_scored) == pack_tensors(file.tensors)
         # Another pre-tokenizer changes some chunks alone, perhaps none of the first ones.
         and baseline.metadata in (None, file.header.settings())
-    )
-
-
-def _empty_record(run: Run, cell: Cell) -> CellRecord:
-    model = run.find_model(cell.model)
-    return CellRecord(
-        id=cell.id,
-        model=cell.model,
-        format=cell.format.name,
-        imatrix=cell.imatrix,
-        device=cell.device,
-        engine=cell.engine,
-        text=cell.text,
-        is_reference=run.reference_cell(cell) == cell,
-        reference=run.reference_cell(cell).format.name,
-        is_requantized=model is not None and model.is_requantized,
-        is_miniature=model is not None and model.is_miniature,
-        verdict=VerdictKind.MEASURED.value,
-        reason="",
-        key=run.key(cell),
-        quantizer=cell.engine,
-        text_sha256="" if cell.text == NO_TEXT else run.text(cell.text).sha256,
-        limits=_profile_limits(run, cell).model_dump(exclude_none=True),
-    )
-
-
-def _notes(cell: Cell, size: SizeMeasurement) -> tuple[str, ...]:
-    notes = []
-    if size.no_effect:
-        types = ", ".join(kind for kind in size.bytes_by_type if kind != "F32")
-        notes.append(
-            f"had no effect: no tensor is {cell.format.file_type.main_type},"
-            f" the weights are {types}"
-        )
-    if size.fallback_fraction > FALLBACK_WARNING:
-        notes.append(
-            f"{100 * size.fallback_fraction:.0f} % of the bytes fell back to other types: rows"
-            f" are no multiple of {cell.format.file_type.block_elements}"
-        )
-    return tuple(notes)
-
-
-def _record(
-    run: Run,
-    cell: Cell,
-    file: CellFile,
-    size: SizeMeasurement,
-    perplexity: PerplexityMeasurement | None,
-    reference: PerplexityMeasurement | None,
-) -> CellRecord:
-    of_file = replace(
-        _empty_record(run, cell),
-        notes=_notes(cell, size),
-        file_bytes=size.file_bytes,
-        bits_per_weight=size.bits_per_weight,
-        bytes_by_type=size.bytes_by_type,
-        bytes_by_part=size.bytes_by_part,
-        tensors_by_type=size.tensors_by_type,
-        fallbacks=size.fallbacks,
-        fallback_fraction=size.fallback_fraction,
-        file_sha256=file.sha256,
-        tensor_data_sha256=file.tensor_data_sha256,
-        source_sha256=file.source_sha256,
-        made_by=made_by(run, cell, file),
-        quantizer="" if file.quantizer_sha256 is None else cell.engine,  # the source, or a user's
-        quantizer_cpu=file.quantizer_cpu,
-        tensors=pack_tensors(file.tensors),
-        metadata=file.header.settings(),
-    )
-    if perplexity is None:
-        return of_file
-    by_domain: dict[str, float] = {}
-    for domain in dict.fromkeys(chunk.domain for chunk in perplexity.chunks):
-        if domain is not None:
-            part = [chunk for chunk in perplexity.chunks if chunk.domain == domain]
-            nats = sum(c.nll_sum_nats for c in part) / sum(c.tokens for c in part)
-            by_domain[domain] = statistics.ppl_change(nats) + 1
-    return replace(
-        of_file,
-        ppl=perplexity.perplexity,
-        chunks=len(perplexity.chunks),
-        tokens=perplexity.n_tokens,
-        chunk_indices=tuple(chunk.index for chunk in perplexity.chunks),
-        chunk_nll_sum_nats=tuple(chunk.nll_sum_nats for chunk in perplexity.chunks),
-        chunk_tokens=tuple(chunk.tokens for chunk in perplexity.chunks),
-        chunk_documents=tuple(chunk.document for chunk in perplexity.chunks),
-        chunk_token_ids=tuple(chunk.token_ids_sha256[:16] for chunk in perplexity.chunks),
-        chunk_kld_sum_nats=_divergence_sums(perplexity),
-        is_exact=all(chunk.is_exact for chunk in perplexity.chunks),
-        n_chunks_in_text=perplexity.n_chunks_in_text,
-        ppl_by_domain=by_domain,
-        ppl_vs_reference=None if reference is None else difference(perplexity, reference),
-        divergence=None if reference is None else measure_divergence(perplexity, reference),
-    )
-
-
-def _divergence_sums(perplexity: PerplexityMeasurement) -> tuple[float, ...]:
-    """Return each chunk's divergence from the reference; nothing where one has none."""
-    sums = [chunk.kld_sum_nats for chunk in perplexity.chunks]
-    known = tuple(value for value in sums if value is not None)
-    return known if len(known) == len(sums) else ()
-
-
-def difference(seen: PerplexityMeasurement, other: PerplexityMeasurement) -> Difference:
-    """Compare two measurements on their common chunks; the interval is of 95 %."""
-    mine, theirs = common_chunks(seen, other)
-    chunks = [seen.chunks[i] for i in mine]
-    estimate = statistics.compare_paired(
-        [other.chunks[i].nll_sum_nats for i in theirs],
-        [chunk.nll_sum_nats for chunk in chunks],
-        [chunk.tokens for chunk in chunks],
-        [chunk.document for chunk in chunks],
-        [chunk.index for chunk in chunks],
-    )
-    low, high = statistics.ppl_ratio_interval(estimate)
-    changes = token_changes(seen, other)
-    return Difference(
-        change=statistics.ppl_change(estimate.mean),
-        low=low,
-        high=high,
-        chunks=estimate.chunks,
-        clusters=estimate.clusters,
-        tokens=estimate.tokens,
-        tokens_changed=None if changes is None else changes.changed,
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from pytest_quantgate.config import ALL_FORMATS
 from pytest_quantgate.formats import Format
 from pytest_quantgate.tables import Limits
 
@@ -54,6 +57,12 @@ def default_limits(wanted: Format) -> Limits:
         speed_vs_same_hardware=-0.1,
         resident_vs_same_hardware=0.05,
     )
+
+
+def profile_limits(configured: Mapping[str, Limits], wanted: Format) -> Limits:
+    """Return a format's limits: its own over those of all formats over the defaults."""
+    layers = [configured[name] for name in (ALL_FORMATS, wanted.name) if name in configured]
+    return merge_limits(default_limits(wanted), *layers)
 
 
 def are_of_a_marker(limits: Limits) -> bool:

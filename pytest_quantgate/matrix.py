@@ -19,6 +19,8 @@ class Cell:
 
     ``id`` is stable and readable: model, format, importance matrix if any, device, and the text
     and engine where they are not the profile's only one. A shape's cell has ``NO_TEXT``.
+    ``engine`` measures, ``quantizer`` is the engine that makes the file: another one only where
+    two engines are held against each other.
     """
 
     id: str
@@ -27,6 +29,7 @@ class Cell:
     imatrix: str | None
     device: str
     engine: str
+    quantizer: str
     text: str
 
 
@@ -112,6 +115,7 @@ def expand(
                             imatrix=imatrix,
                             device=device,
                             engine=profile.engine,
+                            quantizer=profile.engine,
                             text=text,
                         )
                         cells.append(make_cell(settings, blank, item, imatrix))
@@ -128,8 +132,19 @@ def make_cell(settings: Settings, like: Cell, wanted: Format, imatrix: str | Non
     if len(settings.profile.texts) > 1 and like.text != NO_TEXT:
         parts.append(like.text)
     if settings.profile.engine != "default":
-        parts.append(like.engine)
-    return replace(like, id="-".join(parts), format=wanted, imatrix=imatrix)
+        parts.append(settings.profile.engine)
+    side = ""
+    if like.quantizer != like.engine:
+        side = f"@{like.quantizer}-on-{like.engine}"
+    elif like.engine != settings.profile.engine:
+        side = f"@{like.engine}"
+    return replace(like, id="-".join(parts) + side, format=wanted, imatrix=imatrix)
+
+
+def with_engines(settings: Settings, cell: Cell, *, quantizer: str, engine: str) -> Cell:
+    """Return the cell whose file one engine makes and another measures, else like a cell."""
+    other = replace(cell, quantizer=quantizer, engine=engine)
+    return make_cell(settings, other, cell.format, cell.imatrix)
 
 
 def reference_format(formats: tuple[Format, ...]) -> Format:

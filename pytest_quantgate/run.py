@@ -31,7 +31,14 @@ from pytest_quantgate.engines import Engine
 from pytest_quantgate.engines.making import make_engine
 from pytest_quantgate.errors import CellUnavailable, CellUnsupported
 from pytest_quantgate.formats import FULL_PRECISION, find_format
-from pytest_quantgate.matrix import NO_TEXT, Cell, expand, make_cell, reference_format
+from pytest_quantgate.matrix import (
+    NO_TEXT,
+    Cell,
+    expand,
+    make_cell,
+    reference_format,
+    with_engines,
+)
 from pytest_quantgate.metrics.size import SizeMeasurement, measure_size
 from pytest_quantgate.models.source import Model, find_model
 from pytest_quantgate.parts import quantized_parts
@@ -83,6 +90,7 @@ class Run:
         self._cell_files: dict[str, CellFile] = {}
         self._found_imatrices: dict[str, Imatrix] = {}
         self.measured_once: dict[tuple[str, str], Any] = {}
+        self.without_old: set[str] = set()
 
     # Cells
 
@@ -163,6 +171,18 @@ class Run:
         wanted = reference_format(formats)
         return cell if cell.format == wanted else make_cell(self.settings, cell, wanted, None)
 
+    def old_cell(self, cell: Cell) -> Cell | None:
+        """Return a judged cell as the old engine makes and measures it.
+
+        None where no engine is held against another, or where the old one could not.
+        """
+        against, engine = self.settings.profile.against, self.settings.profile.engine
+        if against is None or cell.id in self.without_old:
+            return None
+        if (cell.quantizer, cell.engine) != (engine, engine):
+            return None
+        return with_engines(self.settings, cell, quantizer=against, engine=against)
+
     def key(self, cell: Cell) -> Key:
         """Return what a cell's baseline is found by."""
         profile = self.profile_of(cell)
@@ -183,10 +203,12 @@ class Run:
         """Whether a missing baseline is red: the profile says so, or one is stored.
 
         One that is stored under settings that the profile had counts too: an edit of them must
-        not end the gate.
+        not end the gate. Where an old engine stands in for the baselines there is always
+        something to hold against.
         """
+        profile = self.settings.profile
         return (
-            self.settings.profile.gate
+            bool(profile.gate or profile.against)
             or self.store.has_any(self._keys)
             or any(self.keys_before(cell) for cell in self.matrix)
         )
@@ -206,7 +228,9 @@ class Run:
         return frozenset(self.key(cell) for cell in self.matrix)
 
     def baseline(self, cell: Cell) -> Found:
-        """Look a cell's baseline up."""
+        """Look a cell's stored baseline up; there is none where an old engine stands for it."""
+        if self.settings.profile.against is not None:
+            return Found(path=self.store.path(self.key(cell)), baseline=None)
         return self.store.find(self.key(cell))
 
     # Engines and devices
@@ -332,27 +356,35 @@ class Run:
 
     def cell_file(self, cell: Cell) -> CellFile:
         """Return a cell's file, found or made."""
-        key = f"{cell.model}-{cell.format.name}-{cell.imatrix}-{cell.engine}"
+        key = f"{cell.model}-{cell.format.name}-{cell.imatrix}-{cell.quantizer}"
         if key not in self._cell_files:
             self.emit("quantize", cell, done=0, total=0)
             self._cell_files[key] = self._files.cell_file(
                 self.model(cell.model),
                 cell.format,
                 self.imatrix(cell),
-                self.engine(cell.engine),
+                self.engine(cell.quantizer),
                 lambda reply: self._on_progress(cell, reply),
+                self._old_quantizer(cell),
             )
         return self._cell_files[key]
+
+    def _old_quantizer(self, cell: Cell) -> Engine | None:
+        """Return the engine whose file is taken where the cell's quantizer makes the same."""
+        against = self.settings.profile.against
+        return None if against in {None, cell.quantizer} else self.engine(str(against))
 
     def described_file(self, cell: Cell) -> CellFile:
         """Return a cell's file as :meth:`cell_file`, but do not make a shape's."""
         shape = self.model(cell.model).shape
         if shape is None:
             return self.cell_file(cell)
-        return self._files.describe_shape(shape, cell.format, self.engine(cell.engine))
+        return self._files.describe_shape(shape, cell.format, self.engine(cell.quantizer))
 
     def imatrix(self, cell: Cell) -> Imatrix | None:
         """Return the importance matrix of a cell, collected now if it is not in the cache.
+
+        Where two engines are held against each other the old one collects it for both.
 
         Raises:
             CellInvalid: it cannot be used for this model.
@@ -362,10 +394,10 @@ class Run:
         model = self.model(cell.model)
         if cell.imatrix is None or model.source is None:
             return None
-        key = f"{cell.model}-{cell.imatrix}-{cell.engine}"
+        key = f"{cell.model}-{cell.imatrix}"
         if key not in self._found_imatrices:
             wanted = self.settings.imatrices[cell.imatrix]
-            engine = self.engine(cell.engine)
+            engine = self.engine(self.settings.profile.against or cell.engine)
 
             def on_reply(reply: Message) -> None:
                 self._on_progress(cell, reply)

@@ -311,6 +311,7 @@ class ProfileSettings(Table):
     texts: tuple[str, ...] = ("evaluation",)
     imatrices: tuple[str, ...] = ("none",)
     engine: str = "default"
+    against: str | None = None
     n_ctx: int = Field(default=512, ge=8, le=1 << 20)
     n_batch: int | None = Field(default=None, ge=1)
     n_ubatch: int | None = Field(default=None, ge=1)

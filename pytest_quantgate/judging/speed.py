@@ -1,6 +1,7 @@
 """Speed: each phase against the reference, an absolute floor, and the baseline of this hardware.
 
-A ratio to the reference was measured in one run, process by process, and stands on its own.
+A ratio to the reference, or to the old engine, was measured in one run, process by process, and
+stands on its own.
 Numbers in tokens per second are compared only with those of the same hardware, and never called
 a regression where other processes kept the machine busy.
 """
@@ -33,7 +34,11 @@ def judge_speed(
         for phase in PHASES
         for judgement in (
             *judge_against_reference(measured, phase, getattr(limits, f"{phase}_vs_reference")),
-            *_against_hardware(seen, measured, phase, limits, baseline),
+            *(
+                _against_old_engine(measured, phase, limits)
+                if measured.against
+                else _against_hardware(seen, measured, phase, limits, baseline)
+            ),
         )
     ]
 
@@ -54,6 +59,39 @@ def judge_against_reference(
         f" tokens/s), at least {_times(limit)}"
     )
     return [_judgement("reference", decision, reason, ratio, low, high, limit)]
+
+
+def _against_old_engine(measured: SpeedMeasurement, phase: str, limits: Limits) -> list[Judgement]:
+    """Judge a phase's change from the old engine, whose processes ran between the new one's."""
+    asked = getattr(limits, f"{phase}_vs_baseline")
+    allowed = limits.speed_vs_same_hardware if asked is None else asked
+    if allowed is None:
+        return []
+    before, after = measured.against_rates(phase), measured.rates(phase)
+    estimate = statistics.slowdown(before, after)
+    decision = _decide(measured, estimate, -math.log1p(allowed))
+    change, low, high = (_ratio(estimate.mean), *_bounds(decision))
+    reason = (
+        f"{phase} {percent(change - 1)} [{percent(low - 1)}, {percent(high - 1)}] against the"
+        f" old engine over {len(after)} pairs of processes ({_mean(after):,.4g} tokens/s, was"
+        f" {_mean(before):,.4g}), limit {percent(allowed)}"
+    )
+    return [_or_improved(decision, change, low, high, reason, allowed)]
+
+
+def _or_improved(
+    decision: statistics.Decision,
+    change: float,
+    low: float,
+    high: float,
+    reason: str,
+    allowed: float,
+) -> Judgement:
+    """Judge a change; as much to the good as the limit allows to the bad is IMPROVED."""
+    judgement = _judgement("baseline", decision, reason, change - 1, low - 1, high - 1, allowed)
+    if judgement.verdict is VerdictKind.PASS and 0 < decision.limit < -decision.upper_bound:
+        return Judgement(**{**vars(judgement), "verdict": VerdictKind.IMPROVED})
+    return judgement
 
 
 def _against_hardware(
@@ -121,10 +159,7 @@ def _change(
         f" baseline ({_mean(after):,.4g} tokens/s in {len(after)} processes, was"
         f" {_mean(before):,.4g} in {len(before)}), limit {percent(allowed)}"
     )
-    judgement = _judgement("baseline", decision, reason, change - 1, low - 1, high - 1, allowed)
-    if judgement.verdict is VerdictKind.PASS and 0 < decision.limit < -decision.upper_bound:
-        return Judgement(**{**vars(judgement), "verdict": VerdictKind.IMPROVED})
-    return judgement
+    return _or_improved(decision, change, low, high, reason, allowed)
 
 
 def _unless_busy(measured: SpeedMeasurement, judgement: Judgement) -> Judgement:

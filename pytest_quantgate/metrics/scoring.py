@@ -101,6 +101,8 @@ def _measurement_key(run: Run, cell: Cell, file: CellFile) -> str:
         routes=len(route_chunks(run, cell)),
         # Only a reference outlives its run: a gate measures what it judges.
         run=None if is_reference else run.run_id,
+        # Two interpreters may have the same build, and each is to be measured.
+        against=cell.engine == run.settings.profile.against,
     )
 
 

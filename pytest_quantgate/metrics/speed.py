@@ -18,6 +18,7 @@ from pytest_quantgate.worker.messages import MeasureSpeed, SpeedMeasured
 from pytest_quantgate.worker.placement import CPU
 
 if TYPE_CHECKING:
+    from pytest_quantgate.engines import Engine
     from pytest_quantgate.matrix import Cell
     from pytest_quantgate.run import Run
 
@@ -49,10 +50,11 @@ class ProcessSpeed:
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedMeasurement:
-    """The speed of a cell, and of its reference in processes between its own.
+    """The speed of a cell, and of what it is held against in processes between its own.
 
     Process i of ``cell`` and process i of ``reference`` are a pair that ran one after the other;
-    ``reference`` is empty for the reference itself. ``looks`` are the numbers of pairs, declared
+    ``reference`` is empty for the reference itself, and where ``against`` has the old engine's
+    processes in its place. ``looks`` are the numbers of pairs, declared
     beforehand, after which measuring might have ended; ``outside_cores`` how many cores other
     processes used meanwhile.
     """
@@ -70,6 +72,7 @@ class SpeedMeasurement:
     host_after: HostState
     outside_cores: float | None
     seconds_s: float
+    against: tuple[ProcessSpeed, ...] = ()
 
     @property
     def disturbing_cores(self) -> float | None:
@@ -86,7 +89,7 @@ class SpeedMeasurement:
         if self.disturbing_cores is not None:
             cores = f"{self.disturbing_cores:.1f} cores"
             notes.append(f"its speed was measured while other processes used {cores}")
-        processes = (*self.cell, *self.reference)
+        processes = (*self.cell, *self.reference, *self.against)
         cold = sum(not (item.prefill_is_warm and item.decode_is_warm) for item in processes)
         if 2 * cold > len(processes):
             notes.append(
@@ -106,15 +109,26 @@ class SpeedMeasurement:
         """Return tokens per second, one of each of the reference's processes."""
         return rates(self.reference, phase, self.tokens(phase))
 
+    def against_rates(self, phase: str) -> tuple[float, ...]:
+        """Return tokens per second, one of each of the old engine's processes."""
+        return rates(self.against, phase, self.tokens(phase))
+
     def tokens_per_s(self, phase: str) -> float:
         """Return the geometric mean of the cell's processes."""
         return math.exp(-statistics.slowness(self.rates(phase)).mean)
 
     def vs_reference(self, phase: str) -> tuple[float, float, float] | None:
         """Return how many times the reference's speed, and the interval of 95 %."""
-        if not self.reference:
+        return self._ratio(self.reference_rates(phase), phase)
+
+    def vs_against(self, phase: str) -> tuple[float, float, float] | None:
+        """Return how many times the old engine's speed, and the interval of 95 %."""
+        return self._ratio(self.against_rates(phase), phase)
+
+    def _ratio(self, before: tuple[float, ...], phase: str) -> tuple[float, float, float] | None:
+        if not before:
             return None
-        found = statistics.slowdown(self.reference_rates(phase), self.rates(phase))
+        found = statistics.slowdown(before, self.rates(phase))
         low, high = statistics.interval(found)
         return math.exp(-found.mean), math.exp(-high), math.exp(-low)
 
@@ -127,6 +141,9 @@ def speed_figures(measured: SpeedMeasurement) -> dict[str, float]:
         ratio = measured.vs_reference(phase)
         if ratio is not None:
             figures[f"quant_{phase}_vs_reference"] = ratio[0]
+        change = measured.vs_against(phase)
+        if change is not None:
+            figures[f"quant_{phase}_vs_against"] = change[0]
     return figures
 
 
@@ -192,22 +209,24 @@ def run_interleaved(
 def measure_speed(run: Run, cell: Cell) -> SpeedMeasurement:
     """Measure a cell's speed against its reference's, with nothing else on the device.
 
+    Where an old engine is compared with, its own cell takes the reference's place.
+
     Raises:
-        CellError: the cell or its reference could not be measured.
+        CellError: the cell, or what it is held against, could not be measured.
 
     """
     profile, reference = run.profile_of(cell), run.reference_cell(cell)
-    cells = [cell] if reference == cell else [reference, cell]
-    fields = [model_request_fields(run, item) for item in cells]
+    old = run.old_cell(cell)
+    other = old if old is not None else reference
+    cells = [cell] if other == cell else [other, cell]
     backend = run.device(cell)
-    engine = run.engine(cell.engine)
-    identity = engine.identity()
+    identity = run.engine(cell.engine).identity()
     n_batch = profile.n_batch or _N_BATCH
     n_ubatch = profile.n_ubatch or min(_N_UBATCH, n_batch)
     looks = statistics.process_looks(profile.speed_processes)
     replies: list[SpeedMeasured] = []
 
-    def process(loaded: ModelRequestFields) -> ProcessSpeed:
+    def process(engine: Engine, loaded: ModelRequestFields) -> ProcessSpeed:
         # A fresh process each time: what differs from one to the next (where the pages lie,
         # which cores) would else be taken for a property of the format.
         reply = engine.ask(
@@ -224,12 +243,15 @@ def measure_speed(run: Run, cell: Cell) -> SpeedMeasurement:
         replies.append(reply)
         return process_speed(reply)
 
+    processes = [
+        partial(process, run.engine(item.engine), model_request_fields(run, item)) for item in cells
+    ]
     # The processor too: a GPU's speed hangs on the core that feeds it.
     held = ",".join(dict.fromkeys((CPU, *run.placement(cell).names)))
     with run.hold_device(held, cell):
         before, load, began_s = host_state(), OutsideLoad(), time.monotonic()
         sides = run_interleaved(
-            [partial(process, loaded) for loaded in fields],
+            processes,
             looks,
             profile.speed_margin,
             profile.speed_seconds,
@@ -244,7 +266,8 @@ def measure_speed(run: Run, cell: Cell) -> SpeedMeasurement:
         n_batch=n_batch,
         n_ubatch=n_ubatch,
         cell=tuple(sides[-1]),
-        reference=tuple(sides[0]) if len(sides) > 1 else (),
+        reference=tuple(sides[0]) if len(sides) > 1 and old is None else (),
+        against=tuple(sides[0]) if old is not None else (),
         looks=looks,
         fingerprint=Fingerprint(
             cpu=identity.cpu_name,

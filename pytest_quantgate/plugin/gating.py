@@ -73,6 +73,7 @@ def gate(item: pytest.Item) -> Generator[None, None, None]:
         _accept(item, state, run, point.cell, questions, result)
         return
     _write_record(run, item, result.record)
+    _write_others(run, item, result.others)
     _report(run, point.cell, result.verdict)
 
 
@@ -80,7 +81,8 @@ def _report(run: Run, cell: Cell, verdict: Verdict) -> None:
     message = f"{verdict.kind.value}: {verdict.reason}"
     if verdict.cause is not None:
         message += f"\n{verdict.cause}"
-    optional = cell.format.name in run.settings.profile.optional
+    # What the old engine could not do either is no fault of the new one.
+    optional = cell.format.name in run.settings.profile.optional or cell.id in run.without_old
     if verdict.kind is VerdictKind.UNSUPPORTED and optional:
         pytest.skip(f"{cell.id}: {message}")
     if not verdict.kind.is_green:
@@ -215,5 +217,15 @@ def _write_record(run: Run, item: pytest.Item, record: CellRecord) -> None:
         item.user_properties.append(("quant_file_bytes", int(record.file_bytes)))
     for name, measurement in record.measured.items():
         item.user_properties.extend(CELL_METRICS[name].figures(measurement).items())
-    node = hashlib.sha256(item.nodeid.encode()).hexdigest()[:16]
-    write_json(run.folder / "records" / f"{node}.json", to_plain(record))
+    write_json(run.folder / "records" / f"{_file_stem(item)}.json", to_plain(record))
+
+
+def _write_others(run: Run, item: pytest.Item, records: Sequence[CellRecord]) -> None:
+    """Write what was measured of an old engine beside the cell's record."""
+    for number, record in enumerate(records):
+        path = run.folder / "others" / f"{_file_stem(item)}-{number}.json"
+        write_json(path, to_plain(record))
+
+
+def _file_stem(item: pytest.Item) -> str:
+    return hashlib.sha256(item.nodeid.encode()).hexdigest()[:16]

@@ -31,6 +31,7 @@ class Options:
     texts: str | None
     imatrices: str | None
     engine: str | None
+    against: str | None
     shard: str | None
     reports: tuple[str, ...]
     cache: str | None
@@ -60,6 +61,7 @@ class Options:
             texts=_split(self.texts),
             imatrices=_split(self.imatrices),
             engine=self.engine,
+            against=self.against,
             shard=self.shard,
             reports=self.reports or None,
             cache_dir=self.cache,
@@ -129,6 +131,13 @@ def add_options(parser: pytest.Parser) -> None:
     add("--quant-devices", dest="quant_devices", metavar="LIST", help="devices, as cpu,gpu")
     add("--quant-engine", dest="quant_engine", metavar="NAME", help="the engine to measure")
     add(
+        "--quant-against",
+        dest="quant_against",
+        metavar="NAME",
+        help="the old engine: measure both in this run and hold the new one against it, not"
+        " against stored baselines",
+    )
+    add(
         "--quant-text",
         dest="quant_texts",
         metavar="LIST",
@@ -180,6 +189,7 @@ def read_options(config: pytest.Config) -> Options:
         texts=get("quant_texts"),
         imatrices=get("quant_imatrices"),
         engine=get("quant_engine"),
+        against=get("quant_against"),
         shard=get("quant_shard"),
         reports=tuple(get("quant_report")),
         cache=get("quant_cache"),

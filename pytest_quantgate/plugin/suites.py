@@ -69,6 +69,12 @@ def _check_matrix(state: State, run: Run) -> None:
             "--quant-calibrate stores no baselines; store them with"
             ' pytest --quant-matrix --snapshot-update --quant-reason "WHY"'
         )
+    against = run.settings.profile.against
+    if against is not None and (state.options.update_baselines or state.options.calibrate):
+        raise ConfigError(
+            f"--quant-against {against!r} compares two engines in one run: it stores no baselines"
+            " and calibrates nothing; leave out --snapshot-update and --quant-calibrate"
+        )
     if state.options.update_baselines and not state.options.reason:
         raise ConfigError(NEEDS_REASON)
     if state.options.update_baselines and not state.config.pluginmanager.hasplugin("syrupy"):

@@ -170,14 +170,19 @@ class Progress:
 def read_records(run: Run) -> tuple[CellRecord, ...]:
     """Read what the tests of this run wrote, a cell once, what several tests found joined."""
     order = {cell.id: number for number, cell in enumerate(run.cells)}
+    found = _read_folder(run.folder / "records")
+    return tuple(sorted(found, key=lambda record: order.get(record.id, len(order))))
+
+
+def _read_folder(folder: Path) -> list[CellRecord]:
     found: dict[str, CellRecord] = {}
-    for path in sorted((run.folder / "records").glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         plain = read_json(path)
         if isinstance(plain, dict):
             record = cell_from_plain(plain)
             other = found.get(record.id)
             found[record.id] = record if other is None else merge_records(other, record)
-    return tuple(sorted(found.values(), key=lambda record: order.get(record.id, len(order))))
+    return list(found.values())
 
 
 def make_record(state: State, run: Run) -> RunRecord:
@@ -189,12 +194,15 @@ def make_record(state: State, run: Run) -> RunRecord:
         begun = time.time()
     if state.progress is not None:
         begun = state.progress._tally.started_s
+    against = run.settings.profile.against
     return RunRecord(
         profile=run.settings.profile_name,
         gated=run.gated,
         settings=settings_used(run),
         engine=engine_facts(run, run.settings.profile.engine),
         cells=read_records(run),
+        against=None if against is None else engine_facts(run, against),
+        others=tuple(_read_folder(run.folder / "others")),
         started=datetime.fromtimestamp(begun, tz=UTC).isoformat(timespec="seconds"),
         seconds_s=time.time() - begun,
         command=run.settings.overrides.command,

@@ -1,0 +1,148 @@
+"""The old engine's side of a cell: it stands where a stored baseline would.
+
+Where two engines are held against each other, the old one makes and measures every cell too.
+Where their files differ, the two crossed cells (the file of one, the runtime of the other) are
+measured as well, so that it is seen, and not inferred, which of the two moved a cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pytest_quantgate.acceptance import make_baseline
+from pytest_quantgate.artifacts.files import CellFile
+from pytest_quantgate.baselines.schema import Baseline
+from pytest_quantgate.errors import CellError
+from pytest_quantgate.judge import BY_CHUNK
+from pytest_quantgate.matrix import NO_TEXT, Cell, with_engines
+from pytest_quantgate.metrics.memory import MemoryMeasurement
+from pytest_quantgate.metrics.perplexity import PerplexityMeasurement
+from pytest_quantgate.metrics.scoring import measure_perplexity
+from pytest_quantgate.metrics.size import SizeMeasurement
+from pytest_quantgate.metrics.table import measure_once
+from pytest_quantgate.recording import cell_record, failed_record
+from pytest_quantgate.report.record import CellRecord
+from pytest_quantgate.run import Run
+
+_ONCE = ("routing", "memory")
+"""What the old engine measures too; speed is measured of both sides at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OldSide:
+    """What the old engine made and measured of a cell, up to a look."""
+
+    cell: Cell
+    file: CellFile
+    size: SizeMeasurement
+    perplexity: PerplexityMeasurement | None
+    reference: PerplexityMeasurement | None
+    measured: Mapping[str, Any]
+    baseline: Baseline
+    reference_baseline: Baseline | None
+
+    def record(self, run: Run) -> CellRecord:
+        """Return the cell's record; it is judged by nobody."""
+        found = cell_record(run, self.cell, self.file, self.size, self.perplexity, self.reference)
+        return replace(found, measured=self.measured)
+
+
+def measure_old(
+    run: Run, old: Cell, n_chunks: int | None, names: Collection[str], now: Mapping[str, Any]
+) -> OldSide:
+    """Measure the old engine's cell as the new one's is.
+
+    Args:
+        run: the run.
+        old: the old engine's cell.
+        n_chunks: how many chunks are scored; None where nothing is asked that needs the text.
+        names: the metrics that are asked for.
+        now: what was measured once of the new engine's cell.
+
+    Raises:
+        CellError: the old engine cannot.
+
+    """
+    run.device(old)
+    file, size = run.described_file(old), run.size(old)
+    measured = {
+        name: value
+        for name in _ONCE
+        if name in names and (value := measure_once(run, name, old)) is not None
+    }
+    perplexity = reference = reference_baseline = None
+    reference_cell = run.reference_cell(old)
+    if n_chunks is not None:
+        perplexity = measure_perplexity(run, old, n_chunks)
+        if reference_cell != old:
+            reference = measure_perplexity(run, reference_cell, n_chunks)
+            reference_baseline = make_baseline(
+                run,
+                reference_cell,
+                run.cell_file(reference_cell),
+                run.size(reference_cell),
+                reference,
+                None,
+                None,
+                {},
+            )
+    baseline = make_baseline(run, old, file, size, perplexity, reference, None, measured)
+    return OldSide(
+        cell=old,
+        file=file,
+        size=size,
+        perplexity=perplexity,
+        reference=reference,
+        measured=measured,
+        baseline=_on_this_machine(baseline, measured, now),
+        reference_baseline=reference_baseline,
+    )
+
+
+def _on_this_machine(
+    baseline: Baseline, then: Mapping[str, Any], now: Mapping[str, Any]
+) -> Baseline:
+    """Let the old engine's memory be comparable: its build is another, the machine is the same."""
+    before, after = then.get("memory"), now.get("memory")
+    if not isinstance(before, MemoryMeasurement) or not isinstance(after, MemoryMeasurement):
+        return baseline
+    stored = baseline.memory.get(before.fingerprint.digest)
+    if stored is None:
+        return baseline
+    moved = stored.model_copy(update={"fingerprint": after.fingerprint})
+    return baseline.model_copy(update={"memory": {after.fingerprint.digest: moved}})
+
+
+def measure_crossed(
+    run: Run, cell: Cell, old: OldSide, file: CellFile, n_chunks: int | None
+) -> tuple[CellRecord, ...]:
+    """Measure the file of each engine with the other's runtime, where the files differ.
+
+    What one of them cannot do is told in its record's reason.
+    """
+    if n_chunks is None or file.tensor_data_sha256 == old.file.tensor_data_sha256:
+        return ()
+    records = []
+    for quantizer, engine in ((cell.engine, old.cell.engine), (old.cell.engine, cell.engine)):
+        crossed = with_engines(run.settings, cell, quantizer=quantizer, engine=engine)
+        records.append(_measure(run, crossed, n_chunks))
+    return tuple(records)
+
+
+def _measure(run: Run, cell: Cell, n_chunks: int) -> CellRecord:
+    try:
+        reference_cell = run.reference_cell(cell)
+        perplexity = measure_perplexity(run, cell, n_chunks)
+        reference = (
+            None if reference_cell == cell else measure_perplexity(run, reference_cell, n_chunks)
+        )
+        return cell_record(run, cell, run.cell_file(cell), run.size(cell), perplexity, reference)
+    except CellError as error:
+        return failed_record(run, cell, error)
+
+
+def needs_text(cell: Cell, names: Collection[str]) -> bool:
+    """Tell whether the metrics asked for need the cell's text."""
+    return cell.text != NO_TEXT and not BY_CHUNK.isdisjoint(names)
