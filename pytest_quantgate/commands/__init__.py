@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from pytest_quantgate.commands import cache, claims, devices, report
+from pytest_quantgate.commands import cache, claims, devices, merge, report
 
 if TYPE_CHECKING:
     # Generic for type checkers alone.
@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "cache": cache,
         "claims": claims,
         "devices": devices,
+        "merge": merge,
         "report": report,
     }
 )

@@ -6,11 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.report.record import read_record
 from pytest_quantgate.report.sections import make_sections, section_lines
 from pytest_quantgate.report.table import make_tables, markdown, text_lines
-from pytest_quantgate.report.write import write_report
+from pytest_quantgate.report.write import check_ending, write_report
 
 if TYPE_CHECKING:
     from pytest_quantgate.commands import Subparsers
@@ -28,8 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print or write the record."""
     record = read_record(arguments.record)
     if arguments.output is not None:
-        if arguments.output.suffix not in {".json", ".md"}:
-            raise ConfigError(f"--output {str(arguments.output)!r}: valid endings: .json, .md")
+        check_ending("--output", arguments.output)
         write_report(arguments.output, record)
     elif arguments.markdown:
         print(markdown(record), end="")

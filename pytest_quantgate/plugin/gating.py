@@ -81,12 +81,20 @@ def _report(run: Run, cell: Cell, verdict: Verdict) -> None:
     message = f"{verdict.kind.value}: {verdict.reason}"
     if verdict.cause is not None:
         message += f"\n{verdict.cause}"
-    # What the old engine could not do either is no fault of the new one.
-    optional = cell.format.name in run.settings.profile.optional or cell.id in run.without_old
-    if verdict.kind is VerdictKind.UNSUPPORTED and optional:
+    if _is_skipped(run, verdict.kind, cell.id, cell.format.name):
         pytest.skip(f"{cell.id}: {message}")
     if not verdict.kind.is_green:
         pytest.fail(f"{cell.id}: {message}", pytrace=False)
+
+
+def _is_skipped(run: Run, kind: VerdictKind, cell_id: str, format_name: str) -> bool:
+    """Tell whether what the engine refused fails nothing.
+
+    So it is where the profile lists the format as optional, and where the old engine could not do
+    it either, which is no fault of the new one.
+    """
+    optional = format_name in run.settings.profile.optional or cell_id in run.without_old
+    return kind is VerdictKind.UNSUPPORTED and optional
 
 
 def _accept(
@@ -209,6 +217,7 @@ def _moved_memory(old: Baseline | None, new: Baseline) -> list[str]:
 
 
 def _write_record(run: Run, item: pytest.Item, record: CellRecord) -> None:
+    record = replace(record, is_skipped=_is_skipped(run, record.kind, record.id, record.format))
     # Plain types only: a numpy scalar here would lose a whole run of pytest-xdist.
     item.user_properties.append(("quant_verdict", record.verdict))
     if record.ppl is not None:

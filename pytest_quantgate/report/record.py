@@ -56,7 +56,8 @@ class CellRecord:
     ``chunk_kld_sum_nats`` the sums of the divergence from the reference, empty where none was
     measured. ``is_exact`` is False where the engine printed rounded sums. ``limits`` are those
     that the profile sets the cell, by name. Records of before these fields were kept have them
-    empty.
+    empty. ``is_skipped`` says that a format which the engine refused fails nothing, since the
+    profile lists it as optional or the old engine could not do it either.
     """
 
     id: str
@@ -110,11 +111,17 @@ class CellRecord:
     is_exact: bool = True
     n_chunks_in_text: int | None = None
     limits: dict[str, float] = field(default_factory=dict)
+    is_skipped: bool = False
 
     @property
     def kind(self) -> VerdictKind:
         """The verdict, as its enumeration."""
         return VerdictKind(self.verdict)
+
+    @property
+    def is_red(self) -> bool:
+        """Whether the cell fails the run."""
+        return not (self.kind.is_green or self.is_skipped or self.accepted is not None)
 
 
 def merge_records(one: CellRecord, other: CellRecord) -> CellRecord:
@@ -125,7 +132,7 @@ def merge_records(one: CellRecord, other: CellRecord) -> CellRecord:
     scored, rest = (one, other) if one.ppl is not None else (other, one)
     kind = worst([scored.kind, rest.kind])
     deciding = scored if scored.kind is kind else rest
-    is_red = any(not item.kind.is_green and item.accepted is None for item in (one, other))
+    is_red = one.is_red or other.is_red
     accepted = [item.accepted for item in (scored, rest) if item.accepted is not None]
     return replace(
         scored,
@@ -136,6 +143,7 @@ def merge_records(one: CellRecord, other: CellRecord) -> CellRecord:
         measured={**rest.measured, **scored.measured},
         judgements=(*scored.judgements, *rest.judgements),
         accepted=None if is_red or not accepted else "; ".join(accepted),
+        is_skipped=deciding.is_skipped,
         seconds_s=scored.seconds_s + rest.seconds_s,
     )
 
@@ -156,7 +164,8 @@ class RunRecord:
     ``command`` is what to type to run the same cells again. ``against`` is the old engine where
     the run compared two, described as ``engine`` is; then ``cells`` are the new engine's, and
     ``others`` those of the old engine and the crossed ones (the file of one quantizer, the
-    runtime of the other) that were measured.
+    runtime of the other) that were measured. ``missing`` is what a record that was joined from
+    several lacks: shards, and ids of cells that one of them should have judged.
     """
 
     profile: str
@@ -172,6 +181,14 @@ class RunRecord:
     others: tuple[CellRecord, ...] = ()
     command: str = ""
     shard: ShardRecord | None = None
+    missing: tuple[str, ...] = ()
+
+    @property
+    def is_red(self) -> bool:
+        """Whether the cells make the whole run fail; a shard without cells does not."""
+        has_none = not self.cells and (self.shard is None or bool(self.shard.cells))
+        is_empty = self.gated and has_none
+        return is_empty or bool(self.missing) or any(cell.is_red for cell in self.cells)
 
 
 def to_plain(record: RunRecord | CellRecord) -> dict[str, Any]:
@@ -218,7 +235,8 @@ def read_record(path: Path) -> RunRecord:
         others = tuple(cell_from_plain(cell) for cell in plain.get("others", ()))
         lists = {"cells": cells, "others": others, "warnings": tuple(plain["warnings"])}
         shard = TypeAdapter(ShardRecord | None).validate_python(plain.get("shard"))
-        return RunRecord(**{**plain, **lists, "shard": shard})
+        missing = tuple(plain.get("missing", ()))
+        return RunRecord(**{**plain, **lists, "shard": shard, "missing": missing})
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"the run record {path} is damaged: {error!r}") from error
 

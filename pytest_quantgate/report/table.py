@@ -193,7 +193,7 @@ def _table(key: tuple[str, str, str, str], cells: list[CellRecord]) -> Table:
                     "accepted" if cell.accepted else cell.verdict,
                     why,
                 ),
-                is_green=cell.kind.is_green or cell.accepted is not None,
+                is_green=not cell.is_red,
                 cell=cell,
             )
         )
@@ -228,13 +228,21 @@ def _escape(text: str) -> str:
 
 def markdown(record: RunRecord) -> str:
     """Write a run's report as Markdown."""
-    red = [cell for cell in record.cells if not cell.kind.is_green and not cell.accepted]
-    state = "all green" if not red else f"{len(red)} of {len(record.cells)} cells red"
+    red = [cell for cell in record.cells if cell.is_red]
+    state = f"{len(red)} of {len(record.cells)} cells red" if red else "all green"
+    if record.missing:
+        state = f"incomplete, {state}" if red else "incomplete"
     lines = [f"# Quantization gate: {state}", ""]
     lines += [f"Profile `{record.profile}`, {len(record.cells)} cells, {record.seconds_s:.0f} s."]
     engine = record.engine
     if "version" in engine:
         lines += [f"Engine {engine['kind']} {engine['version']} on {engine['cpu_name']}."]
+    if record.shard is not None:
+        lines += [f"Shard {record.shard.number} of {record.shard.count}."]
+    if record.missing:
+        lines += ["", "## What is missing", "", *(f"- {what}" for what in record.missing)]
+    if record.warnings:
+        lines += ["", *(f"- Warning: {_escape(warning)}" for warning in record.warnings)]
     for table in make_tables(record):
         lines += ["", f"## {table.title}", ""]
         if table.caveat:

@@ -6,8 +6,24 @@ import json
 from pathlib import Path
 
 from pytest_quantgate.artifacts.cache import write_atomically
+from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.report.record import RunRecord, to_plain
 from pytest_quantgate.report.table import markdown
+
+ENDINGS = (".json", ".md")
+
+
+def check_ending(option: str, path: Path) -> None:
+    """Refuse a report of no known kind.
+
+    Raises:
+        ConfigError: the ending is none of ``ENDINGS``.
+
+    """
+    if path.suffix not in ENDINGS:
+        raise ConfigError(
+            f"{option} {str(path)!r}: the ending tells the kind; valid: {', '.join(ENDINGS)}"
+        )
 
 
 def write_report(path: Path, record: RunRecord) -> None:

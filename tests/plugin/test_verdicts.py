@@ -9,6 +9,8 @@ import json
 
 import pytest
 
+from pytest_quantgate.report.record import read_record
+from pytest_quantgate.report.table import markdown
 from tests.conftest import Project
 
 
@@ -98,6 +100,10 @@ def test_an_optional_format_that_is_unsupported_is_skipped(fake: Project) -> Non
     assert result.ret == pytest.ExitCode.OK
     result.assert_outcomes(passed=2, skipped=1)
     assert verdicts(fake)["Q4_0"] == "UNSUPPORTED"
+    record = read_record(fake.root / "report.json")
+    assert [cell.format for cell in record.cells if cell.is_skipped] == ["Q4_0"]
+    assert not record.is_red
+    assert markdown(record).startswith("# Quantization gate: all green\n")
 
 
 def test_an_optional_format_that_crashes_is_red(fake: Project) -> None:
