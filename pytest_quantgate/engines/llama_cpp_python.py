@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 from pytest_quantgate.engines import OnReply
-from pytest_quantgate.errors import CellCrashed
+from pytest_quantgate.errors import CellCrashed, CellError
+from pytest_quantgate.worker.interpreter import check_interpreter
 from pytest_quantgate.worker.messages import Identify, Identity, Message, ReplyT, Request
 from pytest_quantgate.worker.pool import ENTRY, Worker
 
@@ -43,17 +45,38 @@ class LlamaCppPython:
             extra_sources=tuple(extra_sources),
         )
         self._worker = self._make_worker()
-
-    @cached_property
-    def _identity(self) -> Identity:
-        return self.ask(Identify())
+        self._python = None if python == sys.executable else python
+        self._log = log
+        self._stall_s = stall_s
+        self._is_checked = False
+        self._unusable: CellError | None = None
+        self._identity: Identity | None = None
 
     def identity(self) -> Identity:
-        """Describe the engine; asked once."""
+        """Describe the engine; what keeps it from answering is found out once, not by each cell."""
+        if self._identity is None:
+            try:
+                self._identity = self.ask(Identify())
+            except CellError as error:
+                self._unusable = error
+                raise
         return self._identity
+
+    def _check(self) -> None:
+        """See once that another interpreter can carry a worker."""
+        if self._python is not None and not self._is_checked:
+            self._is_checked = True
+            try:
+                self._log.parent.mkdir(parents=True, exist_ok=True)
+                check_interpreter(self._python, log=self._log, timeout_s=self._stall_s)
+            except CellError as error:
+                self._unusable = error
 
     def ask(self, request: Request[ReplyT], on_reply: OnReply | None = None) -> ReplyT:
         """Ask the worker; see :class:`~pytest_quantgate.engines.Engine`."""
+        self._check()
+        if self._unusable is not None:
+            raise self._unusable
         if request.alone:
             reply = self._ask_alone(request, on_reply)
         else:

@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from typing import Any
 
 
@@ -95,7 +96,14 @@ def main(channel: Any) -> None:
         os.environ.setdefault(name, value)
     sys.meta_path.insert(0, SentSources(dict(sources)))
     module, _, function = entry.partition(":")
-    getattr(importlib.import_module(module), function)(channel)
+    try:
+        serve = getattr(importlib.import_module(module), function)
+    except ImportError as error:
+        traceback.print_exc()
+        for _ in channel:
+            channel.send(("Failed", {"kind": "UNAVAILABLE", "reason": str(error)}))
+        return
+    serve(channel)
 
 
 if __name__ == "__channelexec__":

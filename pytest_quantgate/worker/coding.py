@@ -9,7 +9,7 @@ import numpy as np
 
 from pytest_quantgate.codecs.native import NativeCodecs
 from pytest_quantgate.codecs.native_kernels import NativeKernels
-from pytest_quantgate.worker.llama import library_folder
+from pytest_quantgate.worker.loading import library_folder
 from pytest_quantgate.worker.messages import (
     CodecsListed,
     Coded,

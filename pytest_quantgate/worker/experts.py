@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pytest_quantgate.codecs.native import NativeCodecs
-from pytest_quantgate.worker.llama import library_folder
+from pytest_quantgate.worker.loading import library_folder
 from pytest_quantgate.worker.messages import CompareExperts, ExpertsCompared, Message, Progress
 
 _LIKENESS_ROWS = 4

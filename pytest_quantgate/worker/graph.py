@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from llama_cpp import llama_cpp as low
 
-from pytest_quantgate.worker.llama import EngineRefusal
+from pytest_quantgate.worker.errors import EngineRefusal
+from pytest_quantgate.worker.loading import low
 
 F32, I32 = 0, 26
 """Numbers of ggml's types of four bytes that are read here."""

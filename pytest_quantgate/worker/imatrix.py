@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pytest_quantgate.worker.errors import EngineRefusal
 from pytest_quantgate.worker.graph import F32, StructuredNodes, Watch
-from pytest_quantgate.worker.llama import EngineRefusal, LogTap, Model
+from pytest_quantgate.worker.llama import LogTap, Model
 from pytest_quantgate.worker.messages import (
     CollectImatrix,
     ImatrixCollected,

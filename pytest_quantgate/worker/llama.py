@@ -15,26 +15,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
 import numpy as np
-from llama_cpp import llama_cpp as low
 
+from pytest_quantgate.worker.errors import EngineRefusal
 from pytest_quantgate.worker.host import cpu_name
+from pytest_quantgate.worker.loading import library_folder, low, package_version
 from pytest_quantgate.worker.messages import DevicesListed, Identity, ModelRequest
 from pytest_quantgate.worker.placement import SPLIT_MODES, read_placement
+from pytest_quantgate.worker.releases import (
+    clear_memory,
+    context_parameters,
+    model_parameters,
+    set_flash_attention,
+    set_if_known,
+    set_repacking,
+)
 
 LIBRARY_NAMES = ("libllama", "llama", "libggml", "ggml")
 QUANTIZER_NAMES = ("libllama", "llama", "libggml-base", "ggml-base")
-
-
-class EngineRefusal(Exception):
-    """llama.cpp answered that it cannot do what it was asked; the text says what."""
-
-
-def library_folder() -> Path:
-    """Return the folder that holds libllama and the ggml libraries."""
-    override = getattr(low, "_override_base_path", None)
-    return Path(override) if override else Path(llama_cpp.__file__).parent / "lib"
 
 
 def _hash_libraries(prefixes: Sequence[str]) -> str:
@@ -122,7 +120,7 @@ def identify() -> Identity:
     low.llama_backend_init()
     return Identity(
         kind="llama-cpp-python",
-        version=llama_cpp.__version__,
+        version=package_version(),
         llama_cpp_version=_llama_cpp_version(),
         python_version=platform.python_version(),
         platform=f"{sys.platform}-{platform.machine()}",
@@ -204,7 +202,7 @@ class Vocabulary:
 def load_vocabulary(path: str, log: LogTap) -> tuple[Vocabulary, Callable[[], None]]:
     """Load a model's vocabulary without its weights; the second value frees it."""
     low.llama_backend_init()
-    parameters = low.llama_model_default_params()
+    parameters = model_parameters()
     parameters.vocab_only = True
     model = low.llama_model_load_from_file(path.encode(), parameters)
     if not model:
@@ -248,7 +246,7 @@ class Model:
             return True
 
         self._loading = low.llama_progress_callback(loading)
-        parameters = low.llama_model_default_params()
+        parameters = model_parameters()
         listed = devices()
         for name in placement.devices:
             if name not in listed:
@@ -266,22 +264,22 @@ class Model:
         if shares:
             parameters.tensor_split = self._shares
         parameters.progress_callback = self._loading
-        parameters.use_extra_bufts = request.repack and placement.repack
+        set_repacking(parameters, request.repack and placement.repack)
         self._model = low.llama_model_load_from_file(request.model.encode(), parameters)
         if not self._model:
             raise EngineRefusal(f"llama.cpp cannot load the model: {log.last_error()}")
-        options = low.llama_context_default_params()
+        options = context_parameters()
         options.n_ctx = n_ctx
         options.n_batch = n_batch
         options.n_ubatch = n_ubatch
         options.n_seq_max = 1
         options.n_threads = request.n_threads
         options.n_threads_batch = request.n_threads
-        options.flash_attn_type = 1 if request.flash_attention else 0
+        set_flash_attention(options, request.flash_attention)
         options.type_k = request.type_k
         options.type_v = request.type_v
         options.offload_kqv = bool(chosen)
-        options.op_offload = bool(chosen)
+        set_if_known(options, "op_offload", bool(chosen))
         options.no_perf = True
         if graph_callback is not None:
             options.cb_eval = graph_callback
@@ -325,7 +323,7 @@ class Model:
             EngineRefusal: llama_decode returned an error.
 
         """
-        low.llama_memory_clear(low.llama_get_memory(self.context), True)
+        clear_memory(self.context, data=True)
         total = len(tokens)
         rows = []
         for start in range(0, total, self._n_batch):

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from llama_cpp import llama_cpp as low
 
 from pytest_quantgate.worker.llama import LogTap, Model, describe_device, device_memory, devices
+from pytest_quantgate.worker.loading import low
 from pytest_quantgate.worker.messages import MeasureMemory, MemoryMeasured, Message, Progress
 from pytest_quantgate.worker.placement import read_placement
 

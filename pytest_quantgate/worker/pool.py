@@ -45,6 +45,9 @@ SENT_MODULES = (
     "pytest_quantgate.worker.messages.scores",
     "pytest_quantgate.worker.placement",
     "pytest_quantgate.worker.host",
+    "pytest_quantgate.worker.errors",
+    "pytest_quantgate.worker.loading",
+    "pytest_quantgate.worker.releases",
     "pytest_quantgate.worker.llama",
     "pytest_quantgate.worker.graph",
     "pytest_quantgate.worker.rows",
@@ -162,7 +165,7 @@ class Worker:
             CellCrashed: the process died, or spoke nonsense.
             CellTimeout: no sign of life for ``stall_s`` seconds.
             CellUnsupported: the engine refused.
-            CellUnavailable: the interpreter cannot be started.
+            CellUnavailable: the interpreter cannot be started, or the engine not be loaded.
             ValueError: the worker says that the request's arguments are wrong.
 
         """
@@ -207,6 +210,9 @@ class Worker:
             return _WrongArguments(reply.reason)
         if reply.kind == "UNSUPPORTED":
             return CellUnsupported(reply.reason)
+        if reply.kind == "UNAVAILABLE":
+            self._end()  # it could not be loaded, and the next one may be
+            return CellUnavailable(reply.reason)
         return CellCrashed(f"{reply.reason}. Last log lines:\n{log_tail(self._log)}")
 
     def _death(self) -> CellCrashed:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llama_cpp import llama_cpp as low
 
-from pytest_quantgate.worker.llama import EngineRefusal, LogTap
+from pytest_quantgate.worker.errors import EngineRefusal
+from pytest_quantgate.worker.llama import LogTap
+from pytest_quantgate.worker.loading import low
 from pytest_quantgate.worker.messages import (
     Message,
     PlanQuantization,
@@ -23,6 +24,12 @@ from pytest_quantgate.worker.messages import (
     QuantizationPlanned,
     Quantize,
     Quantized,
+)
+from pytest_quantgate.worker.releases import (
+    quantize_parameters,
+    set_dry_run,
+    set_importance,
+    set_tensor_types,
 )
 
 _TENSOR_LINE = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]")
@@ -37,26 +44,12 @@ _NEEDS_IMATRIX = "will require an imatrix"
 
 def _parameters(request: Quantize | PlanQuantization) -> tuple[Any, Any]:
     """Return llama.cpp's parameters, and what they point to."""
-    parameters = low.llama_model_quantize_default_params()
+    parameters = quantize_parameters()
     parameters.ftype = request.file_type
     parameters.allow_requantize = request.allow_requantize
-    overrides = (low.llama_model_tensor_override * (len(request.overrides) + 1))()
-    for slot, (pattern, number) in zip(overrides, request.overrides, strict=False):
-        slot.pattern = pattern.encode()
-        slot.type = number
-    if request.overrides:
-        parameters.tt_overrides = ctypes.cast(
-            overrides, ctypes.POINTER(low.llama_model_tensor_override)
-        )
+    overrides = set_tensor_types(parameters, request.overrides)
     weights = importance_weights(request.imatrix)
-    rows = (low.llama_model_imatrix_data * (len(weights) + 1))()
-    for row, (name, values) in zip(rows, weights.items(), strict=False):
-        row.name = name.encode()
-        row.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        row.size = len(values)
-    if weights:
-        parameters.imatrix = ctypes.cast(rows, ctypes.POINTER(low.llama_model_imatrix_data))
-    return parameters, (overrides, weights, rows)
+    return parameters, (overrides, weights, set_importance(parameters, weights))
 
 
 def _run(source: str, destination: str, parameters: Any, log: LogTap, listen: Any) -> None:
@@ -121,12 +114,7 @@ def plan_quantization(request: PlanQuantization, log: LogTap) -> QuantizationPla
 
     """
     parameters, _kept = _parameters(request)
-    # ctypes would take an unknown name for an attribute of the Python object.
-    if "dry_run" not in {field[0] for field in type(parameters)._fields_}:
-        raise EngineRefusal(
-            "this llama.cpp cannot tell the types without quantizing; it has no dry run"
-        )
-    parameters.dry_run = True
+    set_dry_run(parameters)
     types: list[tuple[str, str]] = []
     needs_imatrix = False
 

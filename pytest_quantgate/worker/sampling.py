@@ -13,7 +13,8 @@ from collections.abc import Callable
 import numpy as np
 
 from pytest_quantgate.codecs.native import NativeCodecs
-from pytest_quantgate.worker.llama import EngineRefusal, library_folder
+from pytest_quantgate.worker.errors import EngineRefusal
+from pytest_quantgate.worker.loading import library_folder
 from pytest_quantgate.worker.messages import Message, Progress, SampleTensors, TensorsSampled
 from pytest_quantgate.worker.quantizing import importance_weights
 

@@ -17,14 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pytest_quantgate.worker.errors import EngineRefusal
 from pytest_quantgate.worker.graph import Nodes, Watch, watch_names
-from pytest_quantgate.worker.llama import (
-    EngineRefusal,
-    LogTap,
-    Model,
-    Vocabulary,
-    load_vocabulary,
-)
+from pytest_quantgate.worker.llama import LogTap, Model, Vocabulary, load_vocabulary
 from pytest_quantgate.worker.messages import (
     Message,
     Progress,

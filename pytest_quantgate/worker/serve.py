@@ -10,15 +10,13 @@ import traceback
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-# Before numpy: with a CUDA build by GCC 13 under Python 3.12, loading a vocabulary died with
-# SIGSEGV where numpy 2.5 had been imported first, and did not the other way round.
-import llama_cpp  # noqa: F401
-
+import pytest_quantgate.worker.loading  # noqa: F401 # before numpy, which the others import
 from pytest_quantgate.worker.batches import compare_batches
 from pytest_quantgate.worker.coding import Coder, WrongValueError
+from pytest_quantgate.worker.errors import EngineRefusal
 from pytest_quantgate.worker.experts import compare_experts
 from pytest_quantgate.worker.imatrix import collect_imatrix
-from pytest_quantgate.worker.llama import EngineRefusal, LogTap, identify, list_devices
+from pytest_quantgate.worker.llama import LogTap, identify, list_devices
 from pytest_quantgate.worker.memory import measure_memory
 from pytest_quantgate.worker.messages import (
     CollectImatrix,

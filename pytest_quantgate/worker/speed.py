@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from llama_cpp import llama_cpp as low
 
-from pytest_quantgate.worker.llama import EngineRefusal, LogTap, Model, describe_device
+from pytest_quantgate.worker.errors import EngineRefusal
+from pytest_quantgate.worker.llama import LogTap, Model, describe_device
+from pytest_quantgate.worker.loading import low
 from pytest_quantgate.worker.messages import MeasureSpeed, Message, Progress, SpeedMeasured
+from pytest_quantgate.worker.releases import clear_memory
 
 MAX_WARM_UPS = 4
 """Warm-up ends here even if the times still differ."""
@@ -102,7 +104,7 @@ class Sequence:
 
     def restart(self, n_depth: int) -> None:
         """Bring the memory to a depth, always the same; computed once, then restored."""
-        low.llama_memory_clear(low.llama_get_memory(self._context), False)
+        clear_memory(self._context, data=False)
         self._position = 0
         if n_depth == 0:
             return

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from pytest_quantgate.worker import graph
+from pytest_quantgate.worker.errors import EngineRefusal
 from pytest_quantgate.worker.graph import StructuredNodes, Watch
-from pytest_quantgate.worker.llama import EngineRefusal, LogTap, Model
+from pytest_quantgate.worker.llama import LogTap, Model
 from pytest_quantgate.worker.messages import ModelRequest
 from tests.tiny_model import Shape, write_tiny_model
 

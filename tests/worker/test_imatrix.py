@@ -11,8 +11,8 @@ import pytest
 
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.errors import CellUnsupported
+from pytest_quantgate.worker.errors import EngineRefusal
 from pytest_quantgate.worker.imatrix import expert_sums, weight_name
-from pytest_quantgate.worker.llama import EngineRefusal
 from pytest_quantgate.worker.messages import (
     CollectImatrix,
     ImatrixCollected,

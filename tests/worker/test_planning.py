@@ -9,7 +9,7 @@ import pytest
 from llama_cpp import llama_cpp as low
 
 from pytest_quantgate.worker import quantizing
-from pytest_quantgate.worker.llama import EngineRefusal
+from pytest_quantgate.worker.errors import EngineRefusal
 from pytest_quantgate.worker.messages import PlanQuantization
 
 
