@@ -36,7 +36,13 @@ from pytest_quantgate.metrics.scoring import measure_perplexity
 from pytest_quantgate.metrics.size import SizeMeasurement
 from pytest_quantgate.metrics.table import CELL_METRICS, measure_once, notes_of
 from pytest_quantgate.observation import Observation
-from pytest_quantgate.old_engine import OldSide, measure_crossed, measure_old, needs_text
+from pytest_quantgate.old_engine import (
+    OldSide,
+    describe_effects,
+    measure_crossed,
+    measure_old,
+    needs_text,
+)
 from pytest_quantgate.recording import cell_record, failed_record, verdict_of
 from pytest_quantgate.report.record import CellRecord
 from pytest_quantgate.run import Run
@@ -95,7 +101,7 @@ def answer(
     try:
         result = _ask(run, cell, questions, full=full, measured=measured or {})
     except CellError as error:
-        result = _failure_beside_old(run, cell, failure(run, cell, error), questions)
+        result = failure(run, cell, error, questions)
     verdict = result.verdict
     record = replace(
         result.record,
@@ -109,12 +115,16 @@ def answer(
     return replace(result, record=record)
 
 
-def _failure_beside_old(
-    run: Run, cell: Cell, failed: Answer, questions: Sequence[Question]
-) -> Answer:
-    """Say of a cell that the new engine cannot measure whether the old one can."""
+def failure(run: Run, cell: Cell, error: CellError, questions: Sequence[Question]) -> Answer:
+    """Turn an error of a cell into its verdict and record.
+
+    Where an old engine is compared with, it is said whether that one can.
+    """
+    record = failed_record(run, cell, error)
+    verdict = Verdict(kind=record.kind, reason=record.reason)
+    failed = Answer(record=record, verdict=verdict, candidate=None)
     old_cell = run.old_cell(cell)
-    if old_cell is None or failed.verdict.kind is VerdictKind.UNAVAILABLE:
+    if old_cell is None or verdict.kind is VerdictKind.UNAVAILABLE:
         return failed
     names = {question.metric for question in questions}
     others: tuple[CellRecord, ...] = ()
@@ -126,15 +136,13 @@ def _failure_beside_old(
         told = f"nor can the old engine: {error}"
     else:
         told, others = "the old engine can", (old.record(run),)
-    verdict = replace(failed.verdict, reason=f"{failed.verdict.reason}; {told}")
-    return replace(failed, verdict=verdict, others=others)
-
-
-def failure(run: Run, cell: Cell, error: CellError) -> Answer:
-    """Turn an error of a cell into its verdict and record."""
-    record = failed_record(run, cell, error)
-    verdict = Verdict(kind=record.kind, reason=record.reason)
-    return Answer(record=record, verdict=verdict, candidate=None)
+    reason = f"{verdict.reason}; {told}"
+    return replace(
+        failed,
+        record=replace(record, reason=reason),
+        verdict=replace(verdict, reason=reason),
+        others=others,
+    )
 
 
 def _ask(
@@ -213,7 +221,9 @@ def _ask(
     others: tuple[CellRecord, ...] = ()
     if old is not None:
         crossed = measure_crossed(run, cell, old, file, chunks if by_chunk else None)
-        others = (old.record(run), *crossed)
+        others = (old.record(run), *(item.record for item in crossed))
+        if crossed and verdict.cause is not None:
+            verdict = replace(verdict, cause=f"{verdict.cause}; {describe_effects(old, crossed)}")
     return Answer(
         record=record, verdict=verdict, candidate=candidate, measured=measured, others=others
     )

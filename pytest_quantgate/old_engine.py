@@ -7,7 +7,7 @@ measured as well, so that it is seen, and not inferred, which of the two moved a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,8 @@ from pytest_quantgate.metrics.perplexity import PerplexityMeasurement
 from pytest_quantgate.metrics.scoring import measure_perplexity
 from pytest_quantgate.metrics.size import SizeMeasurement
 from pytest_quantgate.metrics.table import measure_once
-from pytest_quantgate.recording import cell_record, failed_record
+from pytest_quantgate.observation import percent
+from pytest_quantgate.recording import cell_record, difference, failed_record
 from pytest_quantgate.report.record import CellRecord
 from pytest_quantgate.run import Run
 
@@ -88,7 +89,9 @@ def measure_old(
                 None,
                 {},
             )
-    baseline = make_baseline(run, old, file, size, perplexity, reference, None, measured)
+    # Where nothing is asked that needs the text, what stands for the baseline has none either.
+    kept = old if n_chunks is not None else replace(old, text=NO_TEXT)
+    baseline = make_baseline(run, kept, file, size, perplexity, reference, None, measured)
     return OldSide(
         cell=old,
         file=file,
@@ -115,32 +118,61 @@ def _on_this_machine(
     return baseline.model_copy(update={"memory": {after.fingerprint.digest: moved}})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Crossed:
+    """One engine's file with the other's runtime; ``perplexity`` None where that failed."""
+
+    record: CellRecord
+    perplexity: PerplexityMeasurement | None
+
+
 def measure_crossed(
     run: Run, cell: Cell, old: OldSide, file: CellFile, n_chunks: int | None
-) -> tuple[CellRecord, ...]:
-    """Measure the file of each engine with the other's runtime, where the files differ.
+) -> tuple[Crossed, ...]:
+    """Measure the new file with the old runtime, and the old file with the new one.
 
-    What one of them cannot do is told in its record's reason.
+    Nothing where the files are the same. What one of them cannot do is told in its record.
     """
     if n_chunks is None or file.tensor_data_sha256 == old.file.tensor_data_sha256:
         return ()
-    records = []
-    for quantizer, engine in ((cell.engine, old.cell.engine), (old.cell.engine, cell.engine)):
-        crossed = with_engines(run.settings, cell, quantizer=quantizer, engine=engine)
-        records.append(_measure(run, crossed, n_chunks))
-    return tuple(records)
+    sides = ((cell.quantizer, old.cell.engine), (old.cell.quantizer, cell.engine))
+    return tuple(
+        _measure(
+            run, with_engines(run.settings, cell, quantizer=quantizer, engine=engine), n_chunks
+        )
+        for quantizer, engine in sides
+    )
 
 
-def _measure(run: Run, cell: Cell, n_chunks: int) -> CellRecord:
+def _measure(run: Run, cell: Cell, n_chunks: int) -> Crossed:
     try:
         reference_cell = run.reference_cell(cell)
         perplexity = measure_perplexity(run, cell, n_chunks)
         reference = (
             None if reference_cell == cell else measure_perplexity(run, reference_cell, n_chunks)
         )
-        return cell_record(run, cell, run.cell_file(cell), run.size(cell), perplexity, reference)
+        record = cell_record(run, cell, run.cell_file(cell), run.size(cell), perplexity, reference)
     except CellError as error:
-        return failed_record(run, cell, error)
+        return Crossed(record=failed_record(run, cell, error), perplexity=None)
+    return Crossed(record=record, perplexity=perplexity)
+
+
+def describe_effects(old: OldSide, crossed: Sequence[Crossed]) -> str:
+    """Say how far each engine's part moves the old engine's perplexity by itself."""
+    told = []
+    for what, side in zip(("quantizer", "runtime"), crossed, strict=True):
+        if side.perplexity is None or old.perplexity is None:
+            told.append(f"{what} alone {side.record.verdict}: {side.record.reason}")
+            continue
+        found = difference(side.perplexity, old.perplexity)
+        if found.tokens_changed == 0:
+            told.append(f"{what} alone: identical")
+        else:
+            told.append(
+                f"{what} alone: PPL {percent(found.change)}"
+                f" [{percent(found.low)}, {percent(found.high)}]"
+            )
+    return f"measured apart: {'; '.join(told)}"
 
 
 def needs_text(cell: Cell, names: Collection[str]) -> bool:

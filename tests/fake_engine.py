@@ -35,10 +35,10 @@ from pytest_quantgate.worker.messages import (
 _MARK = b"FILE TYPE "
 
 
-def _fault(format_name: str) -> str:
+def _read_faults() -> dict[str, str]:
     path = Path("faults.json")
-    faults = json.loads(path.read_text()) if path.is_file() else {}
-    return str(faults.get(format_name, faults.get("*", "")))
+    faults: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+    return faults
 
 
 def _format_of(path: str) -> str:
@@ -47,23 +47,35 @@ def _format_of(path: str) -> str:
 
 
 class FakeEngine:
-    """Every byte is a token; a format's figures depend on its name and its fault alone."""
+    """Every byte is a token; a format's figures depend on its name and its fault alone.
 
-    def __init__(self) -> None:
+    A fault is for all engines, or for one of a name: ``old:Q8_0``.
+    """
+
+    def __init__(self, name: str = "default") -> None:
+        self._name = name
         self._n_speeds = 0
 
+    def _fault(self, format_name: str) -> str:
+        faults = _read_faults()
+        for key in (f"{self._name}:{format_name}", format_name, f"{self._name}:*", "*"):
+            if key in faults:
+                return faults[key]
+        return ""
+
     def identity(self) -> Identity:
-        runtime = _fault("library") or "library"
+        runtime = self._fault("library") or "library"
+        quantizer = self._fault("quantizer") or "quantizer"
         return Identity(
             kind="fake",
             version="1",
             llama_cpp_version="",
             python_version="",
             platform="",
-            cpu_name=_fault("cpu") or "a processor",
+            cpu_name=self._fault("cpu") or "a processor",
             system_info="FAKE = 1",
             library_sha256=hashlib.sha256(runtime.encode()).hexdigest(),
-            quantizer_sha256=hashlib.sha256(b"quantizer").hexdigest(),
+            quantizer_sha256=hashlib.sha256(quantizer.encode()).hexdigest(),
             devices=("CPU",),
         )
 
@@ -92,7 +104,7 @@ class FakeEngine:
 
     def _quantize(self, request: Quantize) -> Quantized:
         name = next(row.name for row in FILE_TYPES.values() if row.number == request.file_type)
-        if _fault(name) == "refuse":
+        if self._fault(name) == "refuse":
             raise CellUnsupported(f"llama.cpp cannot quantize: {name} is not for this engine")
         shutil.copyfile(request.source, request.destination)
         with Path(request.destination).open("ab") as stream:
@@ -101,7 +113,7 @@ class FakeEngine:
 
     def _score(self, request: Score, on_reply: Any) -> Scored:
         name = _format_of(request.model)
-        fault = _fault(name)
+        fault = self._fault(name)
         if fault == "crash":
             raise CellCrashed("the worker died: killed by SIGABRT. Last log lines:\nGGML_ASSERT")
         if fault == "hang":
@@ -132,7 +144,7 @@ class FakeEngine:
     def _speed(self, request: MeasureSpeed) -> SpeedMeasured:
         """Take 1 ms a token of a prompt and 10 ms a decoded one, and scatter by 1 %."""
         name = _format_of(request.model)
-        fault = _fault(name)
+        fault = self._fault(name)
         if fault == "crash":
             raise CellCrashed("the worker died: killed by SIGABRT. Last log lines:\nGGML_ASSERT")
         self._n_speeds += 1
@@ -164,7 +176,7 @@ class FakeEngine:
         )
 
     def _memory(self, request: MeasureMemory) -> MemoryMeasured:
-        fault = _fault(_format_of(request.model))
+        fault = self._fault(_format_of(request.model))
         peak = None if fault == "no memory" else 1_100_000 if fault == "large" else 1_000_000
         return MemoryMeasured(
             peak_resident_bytes=peak,
@@ -182,5 +194,5 @@ class FakeEngine:
 
 def pytest_quantgate_make_engine(name: str, settings: Any, log: Any) -> FakeEngine:
     """Stand in for every engine."""
-    del name, settings, log
-    return FakeEngine()
+    del settings, log
+    return FakeEngine(name)

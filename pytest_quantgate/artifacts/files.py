@@ -161,7 +161,7 @@ class Files:
             found = self._same_quantizer(
                 key, self._alias(key_with(like)), source, wanted, imatrix, (like, engine), on_reply
             )
-            if found is not None:
+            if found is not None and found != key:
                 key, engine = found, like
 
         def make(path: Path) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def gate(item: pytest.Item) -> Generator[None, None, None]:
     except CellError as error:
         if not point.is_whole_cell:
             raise
-        result = failure(run, point.cell, error)
+        result = failure(run, point.cell, error, questions)
     else:
         if not questions:
             return

@@ -1,0 +1,262 @@
+"""One engine against another in one run: what moved, which of their parts moved it, what is new."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from pytest_quantgate.report.record import RunRecord, read_record
+from tests.conftest import Project
+
+ENGINES = "[tool.quantgate.engines.old]"
+SAME_BUILD = f"{ENGINES}\npython = {json.dumps(sys.executable)}"
+
+
+def compare(project: Project, *arguments: str) -> tuple[pytest.RunResult, RunRecord]:
+    """Hold the default engine against the one named old."""
+    result = project.matrix("--quant-against=old", "--quant-report=record.json", *arguments)
+    return result, read_record(project.root / "record.json")
+
+
+def verdicts(record: RunRecord) -> dict[str, str]:
+    """Return each format's verdict."""
+    return {cell.format: cell.verdict for cell in record.cells}
+
+
+@pytest.fixture
+def fake(own_cache: Project) -> Project:
+    """A project with two fake engines and no faults."""
+    own_cache.configure(tables=ENGINES)
+    own_cache.use_fake_engine()
+    return own_cache
+
+
+# Real engines. The old one is the same build in another process; a wrapper makes it another.
+
+WRAPPED = """
+from pathlib import Path
+from pytest_quantgate.engines.making import make_engine
+from pytest_quantgate.worker import messages
+
+class Other:
+    '''An old engine with another quantizer, which may write {other} for Q4_0.'''
+    def __init__(self, engine):
+        self._engine = engine
+    def identity(self):
+        return messages_replace(self._engine.identity(), quantizer_sha256="0" * 64)
+    def ask(self, request, on_reply=None):
+        kinds = (messages.Quantize, messages.PlanQuantization)
+        if isinstance(request, kinds) and request.file_type == 2:
+            request = messages_replace(request, file_type={number})
+        return self._engine.ask(request, on_reply)
+    def close(self):
+        self._engine.close()
+
+class Counting:
+    def __init__(self, engine):
+        self._engine = engine
+    def identity(self):
+        return self._engine.identity()
+    def ask(self, request, on_reply=None):
+        with Path("asked.txt").open("a") as stream:
+            stream.write(type(request).__name__ + "\\n")
+        return self._engine.ask(request, on_reply)
+    def close(self):
+        self._engine.close()
+
+from dataclasses import replace as messages_replace
+
+def pytest_quantgate_make_engine(name, settings, log):
+    made = make_engine(
+        settings.engines[name], root=settings.root, log=log, stall_s=60, sha256_of=lambda path: ""
+    )
+    return Other(made) if name == "old" else Counting(made)
+"""
+Q4_0, Q4_1 = 2, 3
+
+
+def test_the_same_build_is_no_change(project: Project) -> None:
+    """The old engine is measured in its own process, and every value comes out equal."""
+    project.configure(tables=SAME_BUILD)
+    result, record = compare(project)
+    assert result.ret == pytest.ExitCode.OK
+    assert verdicts(record) == dict.fromkeys(("F16", "Q8_0", "Q4_0"), "PASS")
+    assert record.against is not None
+    assert record.against["library_sha256"] == record.engine["library_sha256"]
+    assert {other.id for other in record.others} == {f"{c.id}@old" for c in record.cells}
+    for cell in record.cells:
+        assert "identical to the old engine's" in cell.reason
+        other = next(item for item in record.others if item.format == cell.format)
+        assert other.chunk_nll_sum_nats == cell.chunk_nll_sum_nats
+        assert (other.engine, cell.engine) == ("old", "default")
+    assert not project.baselines
+
+
+def test_an_equal_quantizer_makes_no_file_again(own_cache: Project) -> None:
+    """Only the old engine quantizes: the types and the sampled rows say that it is enough."""
+    own_cache.configure(tables=SAME_BUILD)
+    own_cache.pytester.makeconftest(WRAPPED.format(other="itself", number=Q4_0))
+    result, record = compare(own_cache)
+    assert result.ret == pytest.ExitCode.OK
+    asked = (own_cache.root / "asked.txt").read_text().split()
+    assert "Quantize" not in asked
+    assert asked.count("SampleTensors") == 2, "a format each of Q8_0 and Q4_0"
+    assert len(list(own_cache.cache.glob("artifacts/*.gguf"))) == 2
+    assert {(c.format, c.quantizer) for c in record.others} == {
+        ("F16", ""),
+        ("Q8_0", "old"),
+        ("Q4_0", "old"),
+    }
+    # A later run without the old engine takes the file too.
+    assert own_cache.matrix().ret == pytest.ExitCode.OK
+    assert "Quantize" not in (own_cache.root / "asked.txt").read_text().split()
+
+
+def test_another_quantizer_is_told_from_the_runtime(own_cache: Project) -> None:
+    """The crossed cells are measured; all of the change is the file's, none the runtime's."""
+    own_cache.configure(tables=SAME_BUILD, formats=("F16", "Q4_0"))
+    own_cache.pytester.makeconftest(WRAPPED.format(other="Q4_1", number=Q4_1))
+    result, record = compare(own_cache)
+    result.stdout.fnmatch_lines(
+        [
+            "cause: quantizer (*Q4_1 → Q4_0*; measured apart: quantizer alone: PPL *;"
+            " runtime alone: identical"
+        ]
+    )
+    assert verdicts(record)["F16"] == "PASS"
+    cell = next(c for c in record.cells if c.format == "Q4_0")
+    sides = {(c.quantizer, c.engine): c for c in record.others if c.format == "Q4_0"}
+    assert set(sides) == {("old", "old"), ("default", "old"), ("old", "default")}
+    old, new = sides["old", "old"], cell
+    assert sides["old", "default"].chunk_nll_sum_nats == old.chunk_nll_sum_nats
+    assert sides["default", "old"].chunk_nll_sum_nats == new.chunk_nll_sum_nats
+    assert old.chunk_nll_sum_nats != new.chunk_nll_sum_nats
+    assert old.file_bytes != new.file_bytes
+
+
+# Faults, with a fake.
+
+
+def test_a_worse_runtime_is_red_with_its_cause(fake: Project) -> None:
+    fake.set_faults(**{"default:Q4_0": "worse", "default:library": "another"})
+    result, record = compare(fake)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert verdicts(record) == {"F16": "PASS", "Q8_0": "PASS", "Q4_0": "REGRESSED"}
+    cell = record.cells[-1]
+    assert "against the old engine" in cell.reason
+    assert cell.cause is not None
+    assert cell.cause.startswith("cause: runtime kernels (")
+
+
+def test_other_token_ids_are_the_tokenizers(fake: Project) -> None:
+    fake.set_faults(**{"default:*": "other ids"})
+    _, record = compare(fake)
+    assert set(verdicts(record).values()) == {"REGRESSED"}
+    assert all((cell.cause or "").startswith("cause: tokenizer") for cell in record.cells)
+
+
+@pytest.mark.parametrize("fault", ["crash", "hang", "refuse"])
+def test_what_only_the_new_engine_can_is_new(fake: Project, fault: str) -> None:
+    fake.set_faults(**{"old:Q4_0": fault, "old:quantizer": "an older one"})
+    result, record = compare(fake)
+    assert result.ret == pytest.ExitCode.OK
+    assert verdicts(record) == {"F16": "PASS", "Q8_0": "PASS", "Q4_0": "IMPROVED"}
+    assert record.cells[-1].reason.startswith("new: the old engine could not (")
+
+
+@pytest.mark.parametrize(
+    ("fault", "verdict"), [("crash", "CRASHED"), ("hang", "TIMEOUT"), ("refuse", "UNSUPPORTED")]
+)
+def test_what_only_the_old_engine_can_is_red(fake: Project, fault: str, verdict: str) -> None:
+    fake.set_faults(**{"default:Q4_0": fault, "old:quantizer": "an older one"})
+    result, record = compare(fake)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=2, failed=1)
+    assert verdicts(record) == {"F16": "PASS", "Q8_0": "PASS", "Q4_0": verdict}
+    assert record.cells[-1].reason.endswith("; the old engine can")
+    assert {other.id for other in record.others} == {f"{c.id}@old" for c in record.cells}
+
+
+def test_what_neither_can_is_skipped(fake: Project) -> None:
+    """An upgrade is no fault of what never worked."""
+    fake.set_faults(Q4_0="refuse")
+    result, record = compare(fake)
+    assert result.ret == pytest.ExitCode.OK
+    result.assert_outcomes(passed=2, skipped=1)
+    assert verdicts(record)["Q4_0"] == "UNSUPPORTED"
+    assert "nor can the old engine" in record.cells[-1].reason
+
+
+def test_a_crash_of_both_stays_red(fake: Project) -> None:
+    fake.set_faults(Q4_0="crash")
+    result, _ = compare(fake)
+    result.assert_outcomes(passed=2, failed=1)
+
+
+def test_an_old_engine_that_is_not_there_is_unavailable(project: Project) -> None:
+    project.configure(tables=f'{ENGINES}\npython = "nowhere/bin/python"')
+    result, record = compare(project)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert set(verdicts(record).values()) == {"UNAVAILABLE"}
+    result.stdout.fnmatch_lines(["*UNAVAILABLE: the old engine: *nowhere/bin/python*"])
+
+
+def test_both_speeds_are_measured_between_each_other(fake: Project) -> None:
+    """Decoding became slower and the prompt did not; nothing stored is needed."""
+    fake.configure(
+        tables=ENGINES, formats=("Q8_0",), profile="speed = true\nspeed_prefill_tokens = 32"
+    )
+    fake.set_faults(**{"default:Q8_0": "slow decode"})
+    result, record = compare(fake)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    kinds = {
+        j.reason.split()[0]: j.verdict.value
+        for j in record.cells[0].judgements
+        if j.metric == "speed"
+    }
+    assert kinds == {"prefill": "PASS", "decode": "REGRESSED"}
+    speed = record.cells[0].measured["speed"]
+    assert len(speed.against) == len(speed.cell) >= 5
+    assert not speed.reference
+
+
+def test_both_memories_are_measured(fake: Project) -> None:
+    fake.configure(tables=ENGINES, formats=("Q8_0",), profile="memory = true")
+    fake.set_faults(**{"default:Q8_0": "large", "default:library": "another"})
+    result, record = compare(fake)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    memory = next(j for j in record.cells[0].judgements if j.metric == "memory")
+    assert memory.verdict.value == "REGRESSED"
+    assert "peak memory +10.00 % against the old engine" in memory.reason
+
+
+@pytest.mark.parametrize("way", [(), ("-n2",)], ids=["plain", "n2"])
+def test_stored_baselines_are_left_alone(fake: Project, way: tuple[str, ...]) -> None:
+    assert fake.accept().ret == pytest.ExitCode.OK
+    stored = [path.read_bytes() for path in fake.baselines]
+    fake.set_faults(**{"*": "worse"})
+    result, record = compare(fake, *way)
+    assert result.ret == pytest.ExitCode.OK, "both engines give the same"
+    assert set(verdicts(record).values()) == {"PASS"}
+    assert [path.read_bytes() for path in fake.baselines] == stored
+    assert len(record.others) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--quant-against=older"], "*unknown engine 'older'*valid: default, old*"),
+        (["--quant-against=default"], "*'default' is the engine that is measured; valid: old*"),
+        (
+            ["--quant-against=old", "--snapshot-update", "--quant-reason=x"],
+            "*--quant-against 'old' compares two engines in one run: it stores no baselines*",
+        ),
+        (["--quant-against=old", "--quant-calibrate"], "*--quant-against 'old' compares*"),
+    ],
+)
+def test_what_makes_no_sense_is_told(fake: Project, arguments: list[str], message: str) -> None:
+    result = fake.matrix(*arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([message])
