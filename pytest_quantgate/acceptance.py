@@ -30,7 +30,6 @@ from pytest_quantgate.metrics.routing import RoutingMeasurement
 from pytest_quantgate.metrics.size import SizeMeasurement
 from pytest_quantgate.metrics.speed import SpeedMeasurement
 from pytest_quantgate.run import Run
-from pytest_quantgate.worker.messages import Identity
 
 QUALITY = frozenset({"perplexity", "divergence"})
 """The metrics that a baseline keeps together: both are of the same chunks."""
@@ -69,7 +68,7 @@ def make_baseline(
     ``perplexity`` is None for a cell without a text. What was not ``measured`` now stays as it was;
     so do the speeds and memories of other hardware, where the source is the same.
     """
-    identity = run.engine(cell.engine).identity()
+    maker = made_by(run, cell, file)
     part = None
     if perplexity is not None:
         part = _perplexity_part(perplexity, run.text(cell.text).sha256)
@@ -87,7 +86,7 @@ def make_baseline(
     return Baseline(
         key=run.key(cell),
         source_sha256=file.source_sha256,
-        made_by=made_by(run, cell, file),
+        made_by=maker,
         perplexity=part,
         divergence=_divergence_part(perplexity, reference),
         routing=routing_part(measured) or (old.routing if old is not None and comparable else None),
@@ -98,8 +97,8 @@ def make_baseline(
             tensors=pack_tensors(file.tensors),
         ),
         metadata=file.header.settings(),
-        speed={**(kept.speed if kept else {}), **_speed_part(identity, measured)},
-        memory={**(kept.memory if kept else {}), **_memory_part(identity, measured)},
+        speed={**(kept.speed if kept else {}), **speed_part(maker, measured)},
+        memory={**(kept.memory if kept else {}), **memory_part(maker, measured)},
         anchor=old.anchor if old is not None and comparable else anchor,
         reason="",
     )
@@ -148,14 +147,15 @@ def routing_part(measured: Mapping[str, Any]) -> Routing | None:
     )
 
 
-def _speed_part(identity: Identity, measured: Mapping[str, Any]) -> dict[str, SpeedBaseline]:
+def speed_part(maker: MadeBy, measured: Mapping[str, Any]) -> dict[str, SpeedBaseline]:
+    """Return what a baseline keeps of a speed, by the fingerprint of its hardware."""
     found = measured.get("speed")
     if not isinstance(found, SpeedMeasurement):
         return {}
     part = SpeedBaseline(
         fingerprint=found.fingerprint,
-        engine=f"{identity.kind} {identity.version}",
-        llama_cpp=identity.llama_cpp_version,
+        engine=maker.engine,
+        llama_cpp=maker.llama_cpp,
         prefill_tokens=found.prefill_tokens,
         decode_tokens=found.decode_tokens,
         depth=found.depth,
@@ -167,14 +167,15 @@ def _speed_part(identity: Identity, measured: Mapping[str, Any]) -> dict[str, Sp
     return {found.fingerprint.digest: part}
 
 
-def _memory_part(identity: Identity, measured: Mapping[str, Any]) -> dict[str, MemoryBaseline]:
+def memory_part(maker: MadeBy, measured: Mapping[str, Any]) -> dict[str, MemoryBaseline]:
+    """Return what a baseline keeps of the memory, by the fingerprint of its hardware."""
     found = measured.get("memory")
     if not isinstance(found, MemoryMeasurement) or found.peak_resident_bytes is None:
         return {}
     part = MemoryBaseline(
         fingerprint=found.fingerprint,
-        engine=f"{identity.kind} {identity.version}",
-        llama_cpp=identity.llama_cpp_version,
+        engine=maker.engine,
+        llama_cpp=maker.llama_cpp,
         n_ctx=found.n_ctx,
         n_batch=found.n_batch,
         n_ubatch=found.n_ubatch,

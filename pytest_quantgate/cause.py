@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 
 from pytest_quantgate import statistics
-from pytest_quantgate.baselines.schema import Baseline
+from pytest_quantgate.baselines.schema import Baseline, MadeBy
 from pytest_quantgate.baselines.tensors import TensorChanges, compare_tensors, pack_tensors
+from pytest_quantgate.hardware import only_differing
 from pytest_quantgate.observation import (
     Observation,
     describe_token_changes,
@@ -17,7 +19,19 @@ from pytest_quantgate.observation import (
 )
 
 
-def find_cause(seen: Observation, baseline: Baseline, *, moved: AbstractSet[str]) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """The part of the way that is not as it was, and what shows it."""
+
+    name: str
+    evidence: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Say both in one line."""
+        return f"cause: {self.name} ({'; '.join(self.evidence)})"
+
+
+def find_cause(seen: Observation, baseline: Baseline, *, moved: AbstractSet[str]) -> Cause:
     """Say what moved a cell away from its baseline: tokenizer, file, quantizer or runtime.
 
     ``moved`` has the metrics that did: a file that grew around equal tensors did so in its
@@ -25,8 +39,8 @@ def find_cause(seen: Observation, baseline: Baseline, *, moved: AbstractSet[str]
     """
     before = baseline.size.tensors if moved == {"size"} else baseline.tensors_scored
     changes = compare_tensors(before, pack_tensors(seen.tensors))
-    fields = _fields_changed(baseline.metadata, seen.metadata)
-    runtime = _runtime_changes(seen, baseline)
+    fields = fields_changed(baseline.metadata, seen.metadata)
+    runtime = _runtime_changes(baseline.made_by, seen.made_by)
     retokenized = token_ids_changed(seen, baseline)
     if retokenized:
         cause = "tokenizer"
@@ -51,7 +65,7 @@ def find_cause(seen: Observation, baseline: Baseline, *, moved: AbstractSet[str]
             parts.append(common)
     elif runtime:
         parts.append(", ".join(runtime))
-    return f"cause: {cause} ({'; '.join(parts)})"
+    return Cause(name=cause, evidence=tuple(parts))
 
 
 def _name(
@@ -68,7 +82,7 @@ def _name(
     if changes.any:
         if seen.quantizer_cpu is None and baseline.made_by.quantizer_sha256 is None:
             return "quantizer, or the kind of CPU that it ran on: the file was made elsewhere"
-        if seen.quantizer_cpu != baseline.made_by.system_info:
+        if _made_on_another_cpu(seen, baseline):
             return "not attributable: made on another kind of CPU"
         if seen.made_by.imatrix_sha256 != baseline.made_by.imatrix_sha256:
             return "importance matrix: its values are not the baseline's"
@@ -82,7 +96,19 @@ def _name(
     return "not reproducible: the same file, libraries, processor and batch gave other values"
 
 
-def _fields_changed(before: Mapping[str, str] | None, after: Mapping[str, str]) -> list[str]:
+def _made_on_another_cpu(seen: Observation, baseline: Baseline) -> bool:
+    """Tell whether a file's bytes may differ because another kind of processor made them.
+
+    On one processor, other libraries with other instruction sets are another build: that is the
+    quantizer's own.
+    """
+    then, now = baseline.made_by, seen.made_by
+    if seen.quantizer_cpu == then.system_info:
+        return False
+    return now.cpu != then.cpu or now.library_sha256 == then.library_sha256
+
+
+def fields_changed(before: Mapping[str, str] | None, after: Mapping[str, str]) -> list[str]:
     """Say which of the file's settings changed, from what to what; nothing where none are known."""
     if before is None:
         return []
@@ -93,17 +119,18 @@ def _fields_changed(before: Mapping[str, str] | None, after: Mapping[str, str]) 
     ]
 
 
-def _runtime_changes(seen: Observation, baseline: Baseline) -> list[str]:
+def _runtime_changes(then: MadeBy, now: MadeBy) -> list[str]:
     """Say what else computed: libraries, processor, batch."""
-    then, now = baseline.made_by, seen.made_by
     told = []
     if then.library_sha256 != now.library_sha256:
         before, after = f"{then.engine} {then.llama_cpp}", f"{now.engine} {now.llama_cpp}"
         other = "another build of " + after if before == after else f"{before} → {after}"
         told.append(f"the libraries changed ({other.strip()})")
-    if (then.cpu, then.system_info) != (now.cpu, now.system_info):
-        other = f"{then.cpu} → {now.cpu}" if then.cpu != now.cpu else "other instruction sets"
-        told.append(f"the processor changed ({other})")
+    if then.cpu != now.cpu:
+        told.append(f"the processor changed ({then.cpu} → {now.cpu})")
+    elif then.system_info != now.system_info:
+        before, after = only_differing(then.system_info, now.system_info)
+        told.append(f"the instruction sets changed ({before} → {after})")
     for name in ("n_batch", "n_ubatch"):
         before, after = getattr(then, name), getattr(now, name)
         if before != after:

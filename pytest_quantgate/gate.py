@@ -346,7 +346,6 @@ def _observe(
         if kept is not None:
             changes = token_changes(perplexity, kept)
     return Observation(
-        format=cell.format,
         perplexity=perplexity,
         reference=reference,
         divergence=divergence,

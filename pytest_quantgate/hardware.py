@@ -54,12 +54,12 @@ class Fingerprint:
             if mine == theirs:
                 continue
             if field.name == "build":
-                mine, theirs = _only_differing(mine, theirs)
+                mine, theirs = only_differing(mine, theirs)
             found.append(f"{_NAMES[field.name]} {mine or 'unknown'} (was {theirs or 'unknown'})")
         return tuple(found)
 
 
-def _only_differing(mine: str, theirs: str) -> tuple[str, str]:
+def only_differing(mine: str, theirs: str) -> tuple[str, str]:
     """Keep the options of a line such as ``CPU : AVX2 = 1 | FMA = 1 |`` that the other lacks."""
     options = [
         [part.strip() for part in line.replace(":", "|").split("|") if part.strip()]

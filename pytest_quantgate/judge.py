@@ -93,5 +93,5 @@ def conclude(judgements: list[Judgement], seen: Observation, baseline: Baseline 
         and baseline is not None
         and not_comparable(seen, baseline) is None
     ):
-        cause = find_cause(seen, baseline, moved=moved)
+        cause = str(find_cause(seen, baseline, moved=moved))
     return Verdict(kind=kind, reason=reason, judgements=tuple(judgements), cause=cause)

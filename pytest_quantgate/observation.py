@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pytest_quantgate.baselines.schema import Baseline, MadeBy
-from pytest_quantgate.formats import Format
 from pytest_quantgate.metrics.divergence import DivergenceMeasurement
 from pytest_quantgate.metrics.perplexity import PerplexityMeasurement, TokenChanges
 from pytest_quantgate.metrics.size import SizeMeasurement
@@ -33,7 +32,6 @@ class Observation:
     on every further chunk.
     """
 
-    format: Format
     perplexity: PerplexityMeasurement | None
     reference: PerplexityMeasurement | None
     divergence: DivergenceMeasurement | None

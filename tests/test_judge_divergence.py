@@ -19,7 +19,7 @@ from pytest_quantgate.metrics.perplexity import PerplexityMeasurement
 from pytest_quantgate.observation import Observation
 from pytest_quantgate.tables import Limits
 from pytest_quantgate.verdicts import VerdictKind
-from tests.test_judge import BASELINE, measurement, observe, wobble
+from tests.test_judge import BASELINE, FORMAT, measurement, observe, wobble
 
 LAST = declared_looks((16,))[0]
 
@@ -75,7 +75,7 @@ def test_a_mean_is_judged_by_its_bounds() -> None:
 
 
 def test_garbage_is_red_by_default_and_anything_else_is_not() -> None:
-    limits = default_limits(observe().format)
+    limits = default_limits(FORMAT)
     assert kinds(observe_divergence(0.9), limits) == {VerdictKind.PASS}
     assert kinds(observe_divergence(1.1), limits) == {VerdictKind.REGRESSED}
 
@@ -110,7 +110,7 @@ def test_not_a_number_is_invalid() -> None:
     seen = observe_divergence(0.05)
     chunks = (replace(seen.scored.chunks[0], kld_sum_nats=float("nan")),)
     seen = replace(seen, perplexity=replace(seen.scored, chunks=chunks + seen.scored.chunks[1:]))
-    assert kinds(seen, default_limits(seen.format)) == {VerdictKind.INVALID}
+    assert kinds(seen, default_limits(FORMAT)) == {VerdictKind.INVALID}
 
 
 def test_the_baselines_divergence_may_grow_by_a_little() -> None:
@@ -137,7 +137,7 @@ def test_what_cannot_be_compared_is_red_for_the_divergence_alone() -> None:
 
 def test_an_engine_without_distributions_is_unsupported_where_they_are_asked_for() -> None:
     seen = observe(reference=measurement())
-    limits = default_limits(seen.format)
+    limits = default_limits(FORMAT)
     assert kinds(seen, limits) == set()
     assert kinds(seen, limits, with_divergence(0.05)) == {VerdictKind.UNSUPPORTED}
     for asked in (
@@ -155,7 +155,7 @@ def test_a_move_of_the_reference_is_a_common_cause() -> None:
         reference=measurement(wobble(0.05, 0.0004)),
         reference_baseline=BASELINE,
     )
-    judgements = judge_perplexity(seen, default_limits(seen.format), BASELINE, LAST)
+    judgements = judge_perplexity(seen, default_limits(FORMAT), BASELINE, LAST)
     verdict = conclude(judgements, seen, BASELINE)
     assert verdict.kind is VerdictKind.REGRESSED
     assert verdict.cause is not None
@@ -180,6 +180,6 @@ def test_the_worst_batch_geometry_decides(kld: float, verdict: VerdictKind) -> N
         for n, value in ((1, 1e-6), (3, kld), (8, 1e-5))
     )
     seen = observe(measured={"batches": BatchMeasurement(geometries=geometries)})
-    (judgement,) = judge_batches(seen, default_limits(seen.format), None, LAST)
+    (judgement,) = judge_batches(seen, default_limits(FORMAT), None, LAST)
     assert judgement.verdict is verdict
     assert "n_ubatch 3" in judgement.reason

@@ -11,7 +11,7 @@ from pytest_quantgate.limits import default_limits
 from pytest_quantgate.observation import Observation
 from pytest_quantgate.tables import Limits
 from pytest_quantgate.verdicts import VerdictKind
-from tests.test_judge import BASELINE, LAST, baseline_of, measurement, observe, wobble
+from tests.test_judge import BASELINE, FORMAT, LAST, baseline_of, measurement, observe, wobble
 
 DRIFTED = observe(perplexity=measurement(wobble(0.02)))
 LAST_ACCEPTED = baseline_of(DRIFTED).model_copy(update={"anchor": BASELINE.anchor})
@@ -26,7 +26,7 @@ def kinds(seen: Observation, limits: Limits, baseline: Baseline) -> dict[str, Ve
 
 def test_small_steps_that_were_accepted_add_up() -> None:
     """Each step of +0.2 % is allowed; their sum is not."""
-    limits = default_limits(DRIFTED.format)
+    limits = default_limits(FORMAT)
     assert kinds(DRIFTED, limits, LAST_ACCEPTED) == {
         "baseline": VerdictKind.PASS,
         "anchor": VerdictKind.REGRESSED,
@@ -35,7 +35,7 @@ def test_small_steps_that_were_accepted_add_up() -> None:
 
 def test_an_anchor_that_says_what_the_baseline_says_is_not_judged_twice() -> None:
     first = baseline_of(DRIFTED)
-    assert kinds(DRIFTED, default_limits(DRIFTED.format), first) == {"baseline": VerdictKind.PASS}
+    assert kinds(DRIFTED, default_limits(FORMAT), first) == {"baseline": VerdictKind.PASS}
     tighter = Limits(ppl_vs_baseline=0.1, ppl_vs_anchor=0.01)
     assert kinds(DRIFTED, tighter, BASELINE) == {
         "baseline": VerdictKind.PASS,

@@ -30,15 +30,16 @@ def pack_tensors(tensors: Iterable[TensorDigest]) -> dict[str, str]:
     return {name: " ".join(words) for name, words in groups.items()}
 
 
-def _unpack(packed: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    tensors = {}
+def unpack_tensors(packed: Mapping[str, str]) -> tuple[TensorDigest, ...]:
+    """Return the tensors of a packed table; of each hash there are ``HASH_DIGITS`` digits."""
+    tensors = []
     for name, words in packed.items():
         for word in words.split():
             layer, equals, rest = word.partition("=")
             kind, _, digest = (rest if equals else word).partition(":")
             full = name.replace("blk.*.", f"blk.{layer}.") if equals else name
-            tensors[full] = (kind, digest)
-    return tensors
+            tensors.append(TensorDigest(name=full, type=kind, sha256=digest))
+    return tuple(tensors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +110,10 @@ def _ranges(numbers: Iterable[int]) -> str:
 
 def compare_tensors(before: Mapping[str, str], after: Mapping[str, str]) -> TensorChanges:
     """Compare two packed tables of tensors."""
-    old, new = _unpack(before), _unpack(after)
+    old, new = (
+        {item.name: (item.type, item.sha256) for item in unpack_tensors(packed)}
+        for packed in (before, after)
+    )
     common = [name for name in new if name in old]
 
     def bytes_differ(name: str) -> bool:

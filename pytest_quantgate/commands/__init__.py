@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from pytest_quantgate.commands import cache, claims, devices, merge, report
+from pytest_quantgate.commands import cache, claims, compare, devices, merge, report
 
 if TYPE_CHECKING:
     # Generic for type checkers alone.
@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
         "cache": cache,
         "claims": claims,
+        "compare": compare,
         "devices": devices,
         "merge": merge,
         "report": report,

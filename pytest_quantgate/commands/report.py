@@ -7,12 +7,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_quantgate.changes.comparison import compare_engines
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.report.github import MAX_SUMMARY_BYTES, annotation_lines, summary
 from pytest_quantgate.report.record import RunRecord, read_record
 from pytest_quantgate.report.sections import make_sections, section_lines
-from pytest_quantgate.report.table import make_tables, markdown, text_lines
-from pytest_quantgate.report.write import check_ending, write_report
+from pytest_quantgate.report.table import make_tables, text_lines
+from pytest_quantgate.report.upgrade import upgrade_lines
+from pytest_quantgate.report.write import check_ending, run_markdown, write_report
 
 if TYPE_CHECKING:
     from pytest_quantgate.commands import Subparsers
@@ -39,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_ending("--output", arguments.output)
         write_report(arguments.output, record)
     elif arguments.markdown:
-        print(markdown(record), end="")
+        print(run_markdown(record), end="")
     elif arguments.github:
         _tell_github(record)
     else:
@@ -47,6 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
             print("\n".join(text_lines(table)))
         for section in make_sections(record):
             print("\n".join(section_lines(section)))
+        found = compare_engines(record)
+        if found is not None:
+            print("\n".join(["", *upgrade_lines(found)]))
     return 0
 
 

@@ -20,7 +20,11 @@ from pytest_quantgate.limits import (
     are_of_a_marker,
 )
 from pytest_quantgate.metrics.divergence import same_top_tokens
-from pytest_quantgate.metrics.perplexity import ChunkScore, common_chunks
+from pytest_quantgate.metrics.perplexity import (
+    ChunkScore,
+    PerplexityMeasurement,
+    common_chunks,
+)
 from pytest_quantgate.observation import Observation, token_ids_changed
 from pytest_quantgate.tables import Limits
 from pytest_quantgate.verdicts import Judgement, VerdictKind
@@ -46,9 +50,9 @@ def judge_divergence(
     seen: Observation, limits: Limits, baseline: Baseline | None, look: Look
 ) -> list[Judgement]:
     """Judge the divergence from the reference; the reference itself has none."""
-    if seen.reference is None:
-        return []
     measured, found = seen.scored, seen.divergence
+    if seen.reference is None and found is None:
+        return []
     if found is None:
         # The default limits ask for it only where the baseline's engine could.
         asked = limits.kld_p99_max, limits.same_top_min
@@ -89,24 +93,35 @@ def judge_divergence(
             judgements.append(only("divergence", "reference", VerdictKind.UNSUPPORTED, reason))
         else:
             judgements.append(at_most("divergence", "p99 KLD", p99, limits.kld_p99_max, " nats"))
-    same = same_top_tokens(measured, seen.reference)
-    if limits.same_top_min is not None and same is not None:
-        chunks = [measured.chunks[i] for i in common_chunks(measured, seen.reference)[0]]
-        judgements.append(
-            by_bounds(
-                _OTHER_TOP,
-                "limit",
-                [0.0] * len(chunks),
-                [chunk.tokens - count for chunk, count in zip(chunks, same, strict=True)],
-                chunks,
-                1 - limits.same_top_min,
-                look,
-                measured.n_chunks_in_text,
-            )
-        )
+    if limits.same_top_min is not None and seen.reference is not None:
+        judgements += _same_top(measured, seen.reference, limits.same_top_min, look)
     if limits.kld_vs_baseline is not None and baseline is not None:
         judgements.append(_against_baseline(seen, limits.kld_vs_baseline, baseline, look))
     return judgements
+
+
+def _same_top(
+    measured: PerplexityMeasurement,
+    reference: PerplexityMeasurement,
+    least: float,
+    look: Look,
+) -> list[Judgement]:
+    same = same_top_tokens(measured, reference)
+    if same is None:
+        return []
+    chunks = [measured.chunks[i] for i in common_chunks(measured, reference)[0]]
+    return [
+        by_bounds(
+            _OTHER_TOP,
+            "limit",
+            [0.0] * len(chunks),
+            [chunk.tokens - count for chunk, count in zip(chunks, same, strict=True)],
+            chunks,
+            1 - least,
+            look,
+            measured.n_chunks_in_text,
+        )
+    ]
 
 
 def _against_baseline(seen: Observation, limit: float, baseline: Baseline, look: Look) -> Judgement:

@@ -15,6 +15,7 @@ from typing import IO
 import pytest
 
 from pytest_quantgate.artifacts.cache import read_json
+from pytest_quantgate.changes.comparison import compare_engines
 from pytest_quantgate.plugin.state import State
 from pytest_quantgate.plugin.suites import CALIBRATION_NODE, MATRIX_NODE
 from pytest_quantgate.provenance import engine_facts, settings_used
@@ -27,6 +28,7 @@ from pytest_quantgate.report.record import (
     merge_records,
 )
 from pytest_quantgate.report.table import make_tables, text_lines
+from pytest_quantgate.report.upgrade import upgrade_lines
 from pytest_quantgate.report.write import write_report
 from pytest_quantgate.run import Run
 from pytest_quantgate.verdicts import VerdictKind
@@ -263,6 +265,13 @@ def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
         reporter.write_line(heading)
         for number, line in enumerate(rest):
             reporter.write_line(line, red=number in noise.red_rows)
+        reporter.write_line("")
+    upgrade = compare_engines(record)
+    if upgrade is not None:
+        first, *rest = upgrade_lines(upgrade)
+        reporter.write_line(first, bold=True)
+        for line in rest:
+            reporter.write_line(line)
         reporter.write_line("")
     for cell in record.cells:
         if cell.accepted:

@@ -6,9 +6,18 @@ import json
 from pathlib import Path
 
 from pytest_quantgate.artifacts.cache import write_atomically
+from pytest_quantgate.changes.comparison import compare_engines
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.report.record import RunRecord, to_plain
 from pytest_quantgate.report.table import markdown
+from pytest_quantgate.report.upgrade import upgrade_markdown
+
+
+def run_markdown(record: RunRecord) -> str:
+    """Return a run's report: of the upgrade where it held two engines against each other."""
+    found = compare_engines(record)
+    return markdown(record) if found is None else upgrade_markdown(found)
+
 
 ENDINGS = (".json", ".md")
 
@@ -29,7 +38,7 @@ def check_ending(option: str, path: Path) -> None:
 def write_report(path: Path, record: RunRecord) -> None:
     """Write ``.json`` (the record itself) or ``.md``."""
     if path.suffix == ".md":
-        text = markdown(record)
+        text = run_markdown(record)
     else:
         text = json.dumps(to_plain(record), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
     write_atomically(path, text.encode())

@@ -1,0 +1,1 @@
+"""What changed between two measurements of one cell: pure functions over run records."""

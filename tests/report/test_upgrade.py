@@ -1,0 +1,146 @@
+"""The report of an upgrade, made from the run record alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_quantgate.changes.comparison import Comparison, compare_engines, compare_records
+from pytest_quantgate.cli import main
+from pytest_quantgate.report.record import RunRecord, read_record
+from pytest_quantgate.report.upgrade import (
+    MOST_ROWS,
+    headline,
+    limits_text,
+    title,
+    upgrade_lines,
+    upgrade_markdown,
+)
+from pytest_quantgate.report.write import write_report
+from tests.changes.records import OTHER_TYPES, failed, run_of, scored, wobble
+from tests.changes.test_changes import corners
+
+GOLDEN = Path(__file__).parent / "upgrade.md"
+
+
+def upgraded() -> RunRecord:
+    """Return a run with a bit of everything."""
+    new, *crossed = corners(quantizer=0.02, runtime=-0.005)
+    new = replace(
+        new,
+        verdict="REGRESSED",
+        reason="PPL +1.51 % [+1.40 %, +1.60 %] against the old engine, limit +0.25 %",
+        cause="cause: quantizer (1 of 6 tensors changed type)",
+        file_bytes=6_200_000,
+    )
+    unknown = {"verdict": "UNSUPPORTED", "reason": "the engine knows no such type\nlog"}
+    cells = (
+        scored("F16", shift=wobble(1e-7)),
+        scored("Q8_0"),
+        new,
+        scored("Q5_K_M", shift=wobble(2e-4)),
+        failed("MXFP4_MOE", verdict="CRASHED", reason="killed by SIGABRT\nGGML_ASSERT(a | b)"),
+        scored("IQ4_XS"),
+        failed("Q1_0", **unknown),
+        scored("Q2_K"),
+    )
+    others = (
+        scored("F16", engine="old"),
+        scored("Q8_0", engine="old"),
+        *crossed,
+        scored("Q5_K_M", engine="old"),
+        scored("MXFP4_MOE", engine="old"),
+        failed("IQ4_XS", engine="old", **unknown),
+        failed("Q1_0", engine="old", **unknown),
+        scored("Q2_K", engine="old"),
+    )
+    return run_of(*cells, others=others)
+
+
+def engines(record: RunRecord) -> Comparison:
+    found = compare_engines(record)
+    assert found is not None
+    return found
+
+
+def test_the_report_is_the_golden_one(tmp_path: Path) -> None:
+    """To accept a change of the report, copy what the assertion shows into upgrade.md."""
+    path = tmp_path / "report.md"
+    write_report(path, upgraded())
+    assert path.read_text(encoding="utf-8") == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_the_command_writes_the_same_report_from_the_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.json"
+    write_report(path, upgraded())
+    assert read_record(path) == upgraded()
+    assert main(["report", str(path), "--markdown"]) == 0
+    assert capsys.readouterr().out == GOLDEN.read_text(encoding="utf-8")
+    assert main(["report", str(path)]) == 0
+    assert "Upgrade: llama-cpp-python 0.3.30 → 0.3.36\n2 of 8 cells are red" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_terminal_gets_no_markup() -> None:
+    text = "\n".join(upgrade_lines(engines(upgraded())))
+    assert "`" not in text
+    assert "*" not in text
+
+
+def test_nothing_moved_is_said_plainly() -> None:
+    cells = [scored(name) for name in ("F16", "Q8_0")]
+    others = [scored(name, engine="old") for name in ("F16", "Q8_0")]
+    text = upgrade_markdown(engines(run_of(*cells, others=others)))
+    assert "\n**No change: bit-identical on 2 cells, 8,160 tokens.**\n" in text
+    assert "What moved" not in text
+    assert "- m on cpu, text t: F16, Q8_0: same file, bit-identical on 16 chunks\n" in text
+
+
+def test_many_red_cells_are_counted() -> None:
+    names = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M")
+    cells = [scored(name, shift=0.1, verdict="REGRESSED") for name in names]
+    found = engines(run_of(*cells, others=[scored(name, engine="old") for name in names]))
+    assert headline(found) == "4 of 4 cells are red: 4 REGRESSED."
+
+
+def test_many_moves_within_the_limits_are_folded() -> None:
+    models = [f"m{number}" for number in range(MOST_ROWS + 3)]
+    cells = [scored(model=model, shift=wobble(1e-5)) for model in models]
+    others = [scored(model=model, engine="old") for model in models]
+    found = engines(run_of(*cells, others=others))
+    text = upgrade_markdown(found)
+    assert "<summary>3 more within the limits</summary>" in text
+    assert text.count("| `m") == MOST_ROWS + 3
+    assert any(line.startswith("3 more cells moved") for line in upgrade_lines(found))
+
+
+def test_one_build_against_itself_and_another_build_are_named() -> None:
+    found = compare_records(run_of(scored()), run_of(scored()))
+    assert title(found) == "Comparison: llama-cpp-python 0.3.36 against itself"
+    other = run_of(scored())
+    other = replace(other, engine={**other.engine, "library_sha256": "0" * 64})
+    found = compare_records(other, run_of(scored()))
+    assert title(found) == (
+        "Comparison: llama-cpp-python 0.3.36 against another build of llama-cpp-python 0.3.36"
+    )
+
+
+def test_an_engine_that_does_not_answer_is_named_with_its_error() -> None:
+    broken = run_of(scored(), engine="old")
+    broken = replace(broken, engine={"error": "no such interpreter"})
+    text = upgrade_markdown(compare_records(broken, run_of(scored())))
+    assert text.startswith("# Comparison: unknown engine → llama-cpp-python 0.3.36\n")
+    assert "| error | no such interpreter | – |" in text
+
+
+def test_limits_are_named_with_their_formats_where_they_differ() -> None:
+    old = run_of(scored("Q8_0"), scored("Q2_K"), engine="old")
+    found = compare_records(old, run_of(scored("Q8_0"), scored("Q2_K", tensors=OTHER_TYPES)))
+    assert limits_text(found.cells).startswith(
+        "PPL +0.25 % (Q8_0), PPL +1 % (Q2_K), mean KLD +3 %, size +0.5 %,"
+    )
