@@ -80,15 +80,33 @@ def fetch(wanted: HubFile, root: Path, model: str) -> Path:
         ]
     # The library raises its own errors, those of its HTTP client and the system's.
     except Exception as error:
-        said = str(error).strip().partition("\n")[0]
+        first_line = str(error).strip().partition("\n")[0]
+        said = f"{type(error).__name__}: {first_line}"
+        if _is_refusal(error):
+            raise CellUnavailable(
+                f"model {model!r}: the hub refused {wanted.file} of {wanted.repository} ({said});"
+                " if the repository is gated or private, set HF_TOKEN to a token that may read it,"
+                " in CI from a secret, which a pull request from a fork does not get;"
+                f" {_by_hand(wanted, root, model)}"
+            ) from error
         revision = f" --revision {wanted.revision}" if wanted.revision else ""
         raise CellUnavailable(
             f"model {model!r}: {wanted.file} of {wanted.repository} is not in the hub's cache and"
-            f" could not be downloaded ({type(error).__name__}: {said}); with a network, type:"
+            f" could not be downloaded ({said}); with a network, type:"
             f" hf download {wanted.repository} {wanted.file}{revision};"
             f" {_by_hand(wanted, root, model)}"
         ) from error
     return paths[0]
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Tell whether the hub answered that this token, or none, may not read the repository.
+
+    It says of a private repository that it does not exist, as of one that does not.
+    """
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return status in {401, 403} or bool(names & {"GatedRepoError", "RepositoryNotFoundError"})
 
 
 def _by_hand(wanted: HubFile, root: Path, model: str) -> str:

@@ -125,6 +125,54 @@ def test_offline_the_error_says_what_to_type_and_where_to_put_a_file(tmp_path: P
     assert "\n" not in message
 
 
+class GatedRepoError(Exception):
+    """Named as the library's."""
+
+
+class OwnGatedRepoError(GatedRepoError):
+    """A subclass of the library's."""
+
+
+class HTTPError(Exception):
+    """An answer of the hub that the library has no name for."""
+
+    def __init__(self, status_code: int) -> None:
+        super().__init__(f"{status_code} Client Error.\nmore")
+        self.response = SimpleNamespace(status_code=status_code)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_refusal"),
+    [
+        (GatedRepoError("Access to model org/repo is restricted."), True),
+        (OwnGatedRepoError("no"), True),
+        (HTTPError(401), True),
+        (HTTPError(403), True),
+        (HTTPError(500), False),
+    ],
+    ids=["gated", "subclass", "401", "403", "500"],
+)
+def test_a_refusal_says_that_a_token_may_be_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, is_refusal: bool
+) -> None:
+    """A fork's pull request has no secrets, and should not have to guess that."""
+
+    def hf_hub_download(*_: object, **__: object) -> str:
+        raise error
+
+    stand_in = SimpleNamespace(hf_hub_download=hf_hub_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", stand_in)
+    with pytest.raises(CellUnavailable) as caught:
+        find_source(SOURCE, tmp_path, "mine")
+    message = str(caught.value)
+    said = str(error).partition("\n")[0]
+    assert f"({type(error).__name__}: {said})" in message
+    assert ("set HF_TOKEN to a token that may read it" in message) is is_refusal
+    assert ("a pull request from a fork does not get" in message) is is_refusal
+    assert "or place the file at" in message
+    assert "\n" not in message
+
+
 def configure(project: Project, source: str = SOURCE) -> None:
     """Let the project take its model from a hub, and another one from a path."""
     project.configure(
