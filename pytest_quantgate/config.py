@@ -12,7 +12,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -324,8 +324,33 @@ def _check_engines(
         valid = f"valid: {', '.join(others)}" if others else "there is no other"
         raise ConfigError(
             f"--quant-against {profile.against!r} is the engine that is measured; {valid}; add"
-            ' the old one as [tool.quantgate.engines.old] python = "PATH/bin/python"'
+            ' the old one as [tool.quantgate.engines.old] python = "PATH/bin/python", or type'
+            " --quant-against python=PATH/bin/python"
         )
+
+
+def _name_engines(overrides: Overrides) -> tuple[Overrides, dict[str, EngineSettings]]:
+    """Give an engine that the command line describes a name: ``new``, or ``old`` for the other.
+
+    It is described as a table of it would: ``python=INTERPRETER`` or ``tools=FOLDER``.
+
+    Raises:
+        ConfigError: no path is given.
+
+    """
+    described: dict[str, EngineSettings] = {}
+    names = {"engine": overrides.engine, "against": overrides.against}
+    for key, name in (("engine", "new"), ("against", "old")):
+        kind, equals, path = (names[key] or "").partition("=")
+        if kind not in {"python", "tools"} or not equals:
+            continue
+        if not path:
+            raise ConfigError(
+                f"--quant-{key} {names[key]!r} names no path; write python=INTERPRETER or tools=FOLDER"
+            )
+        described[name] = EngineSettings.model_validate({kind: path})
+        names[key] = name
+    return replace(overrides, engine=names["engine"], against=names["against"]), described
 
 
 def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
@@ -361,7 +386,8 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
     models |= {name: ModelSettings(source=source) for source, name in model_names.items()}
     texts |= {name: TextSettings(source=source) for source, name in text_names.items()}
     imatrices |= {name: ImatrixSettings(file=file) for file, name in imatrix_names.items()}
-    name, profile = _profile(tables, overrides)
+    named, described = _name_engines(overrides)
+    name, profile = _profile(tables, named)
     profile = profile.model_copy(
         update={
             "models": tuple(model_names.get(item, item) for item in profile.models),
@@ -370,7 +396,7 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
         }
     )
     devices = {"cpu": DeviceSettings(), **tables.devices}
-    engines = {"default": EngineSettings(), **tables.engines}
+    engines = {"default": EngineSettings(), **tables.engines, **described}
     for model in profile.models:
         _known("model", model, models)
     for text in profile.texts:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pytest_quantgate.config import Overrides, load_settings
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.quantities import parse_relative
-from pytest_quantgate.tables import Limits, ProfileSettings
+from pytest_quantgate.tables import EngineSettings, Limits, ProfileSettings
 
 BASE = """
 [tool.quantgate.models.m]
@@ -202,6 +202,9 @@ def test_every_mistake_is_one_line(tmp_path: Path, mistake: tuple[str, list[str]
         (Overrides(texts=("x",)), "unknown text 'x'; valid: calibration, evaluation"),
         (Overrides(imatrices=("x",)), "unknown imatrix 'x'; valid: calibration, none"),
         (Overrides(engine="x"), "unknown engine 'x'; valid: default"),
+        (Overrides(engine="python="), "--quant-engine 'python=' names no path; write python="),
+        (Overrides(against="tools="), "--quant-against 'tools=' names no path"),
+        (Overrides(engine="other=/x"), "unknown engine 'other=/x'"),
         (Overrides(reports=("x.html",)), "--quant-report 'x.html'"),
     ],
 )
@@ -243,6 +246,24 @@ def test_a_command_repeats_what_the_command_line_said() -> None:
         "pytest --quant-matrix --quant-model 'my model.gguf,b' --quant-text held-out.txt"
     )
     assert Overrides().command == "pytest --quant-matrix"
+
+
+def test_engines_may_be_described_on_the_command_line(tmp_path: Path) -> None:
+    """As their tables would; the command that is repeated says it in the same words."""
+    said = Overrides(engine="python=/new/bin/python", against="tools=/old/bin")
+    settings = load_settings(
+        write(
+            tmp_path,
+            '[tool.quantgate]\nprofile="p"' + BASE + 'texts=["t"]\nchunk_order = "text"',
+        ),
+        said,
+    )
+    assert (settings.profile.engine, settings.profile.against) == ("new", "old")
+    assert settings.engines["new"] == EngineSettings(python="/new/bin/python")
+    assert settings.engines["old"] == EngineSettings(tools="/old/bin")
+    assert "--quant-engine python=/new/bin/python --quant-against tools=/old/bin" in (
+        settings.overrides.command
+    )
 
 
 def test_limits_find_their_format_by_alias(tmp_path: Path) -> None:

@@ -129,11 +129,16 @@ def add_options(parser: pytest.Parser) -> None:
         help="formats to measure part by part too: of each, the experts alone, and so on",
     )
     add("--quant-devices", dest="quant_devices", metavar="LIST", help="devices, as cpu,gpu")
-    add("--quant-engine", dest="quant_engine", metavar="NAME", help="the engine to measure")
+    add(
+        "--quant-engine",
+        dest="quant_engine",
+        metavar="ENGINE",
+        help="the engine to measure: a name, python=INTERPRETER or tools=FOLDER",
+    )
     add(
         "--quant-against",
         dest="quant_against",
-        metavar="NAME",
+        metavar="ENGINE",
         help="the old engine: measure both in this run and hold the new one against it, not"
         " against stored baselines",
     )

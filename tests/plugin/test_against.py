@@ -94,6 +94,16 @@ def test_the_same_build_is_no_change(project: Project) -> None:
     assert not project.baselines
 
 
+def test_the_old_engine_may_be_an_interpreter_on_the_command_line(project: Project) -> None:
+    result = project.matrix(
+        "-k", "F16", f"--quant-against=python={sys.executable}", "--quant-report=record.json"
+    )
+    assert result.ret == pytest.ExitCode.OK
+    record = read_record(project.root / "record.json")
+    assert [other.id for other in record.others] == ["tiny-F16-cpu@old"]
+    assert f"--quant-against python={sys.executable}" in record.command
+
+
 def test_an_equal_quantizer_makes_no_file_again(own_cache: Project) -> None:
     """Only the old engine quantizes: the types and the sampled rows say that it is enough."""
     own_cache.configure(tables=SAME_BUILD)
