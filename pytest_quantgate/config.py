@@ -346,7 +346,8 @@ def _name_engines(overrides: Overrides) -> tuple[Overrides, dict[str, EngineSett
             continue
         if not path:
             raise ConfigError(
-                f"--quant-{key} {names[key]!r} names no path; write python=INTERPRETER or tools=FOLDER"
+                f"--quant-{key} {names[key]!r} names no path; write python=INTERPRETER or"
+                " tools=FOLDER"
             )
         described[name] = EngineSettings.model_validate({kind: path})
         names[key] = name
