@@ -313,7 +313,8 @@ def _check_engines(
         if engine is None:
             continue
         _known("engine", engine, engines)
-        if engines[engine].tools is not None and profile.chunk_order != "text":
+        is_set = "chunk_order" in profile.model_fields_set
+        if engines[engine].tools is not None and is_set and profile.chunk_order != "text":
             raise ConfigError(
                 f"engine {engine!r} is a folder of llama.cpp's programs, which score a text's"
                 f' chunks in the text\'s order; set chunk_order = "text" in'
@@ -409,6 +410,8 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
     for device in profile.devices:
         _known("device", device, devices)
     _check_engines(name, profile, engines)
+    if any(engines[item].tools for item in (profile.engine, profile.against) if item):
+        profile = profile.model_copy(update={"chunk_order": "text"})
     formats = tuple(find_format(item, recipes) for item in profile.formats)
     parts = tuple(find_format(item, recipes) for item in profile.parts)
     for item in parts:

@@ -69,7 +69,7 @@ MISTAKES = {
     "programs in a seeded order": (
         '[tool.quantgate]\nprofile = "p"\n[tool.quantgate.engines.e]\ntools = "t"\n'
         + BASE
-        + 'engine = "e"',
+        + 'engine = "e"\nchunk_order = "seeded"',
         [
             "engine 'e' is a folder of llama.cpp's programs",
             "set chunk_order = \"text\" in [tool.quantgate.profiles.p] (it is 'seeded')",
@@ -264,6 +264,12 @@ def test_engines_may_be_described_on_the_command_line(tmp_path: Path) -> None:
     assert "--quant-engine python=/new/bin/python --quant-against tools=/old/bin" in (
         settings.overrides.command
     )
+
+
+def test_programs_score_in_the_texts_order_unless_another_was_set(tmp_path: Path) -> None:
+    assert load_settings(tmp_path).profile.chunk_order == "seeded"
+    for said in (Overrides(engine="tools=build/bin"), Overrides(against="tools=build/bin")):
+        assert load_settings(tmp_path, said).profile.chunk_order == "text"
 
 
 def test_limits_find_their_format_by_alias(tmp_path: Path) -> None:

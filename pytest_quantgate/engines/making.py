@@ -37,4 +37,14 @@ def make_engine(
             stall_s=stall_s,
             sha256_of=sha256_of,
         )
-    return LlamaCppPython(python=engine.python, log=log, stall_s=stall_s)
+    return LlamaCppPython(python=_interpreter(engine.python, root), log=log, stall_s=stall_s)
+
+
+def _interpreter(python: str | None, root: Path) -> str | None:
+    """Return an interpreter's path; a name without a folder is looked up where programs are.
+
+    Links stay as they are: an environment is known by its interpreter's own place.
+    """
+    if python is None or not Path(python).parts[1:]:
+        return python
+    return str(root / Path(python).expanduser())
