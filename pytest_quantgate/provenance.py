@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from pytest_quantgate.artifacts.support import find_support
 from pytest_quantgate.errors import CellError
 from pytest_quantgate.run import Run
 
@@ -34,8 +35,11 @@ def settings_used(run: Run) -> dict[str, Any]:
 
 
 def engine_facts(run: Run, name: str) -> dict[str, Any]:
-    """Return an engine's identity, for the record."""
+    """Return an engine's identity, for the record; with its formats where two are compared."""
     try:
-        return asdict(run.engine(name).identity())
+        facts = asdict(run.engine(name).identity())
+        if run.settings.profile.against is not None:
+            facts["formats"] = asdict(find_support(run.cache, run.engine(name)))
     except CellError as error:
         return {"error": str(error).splitlines()[0]}
+    return facts

@@ -293,7 +293,9 @@ class Imatrices:
                         on_reply,
                     )
                 with np.load(collected, allow_pickle=False) as arrays:
-                    write_gguf(path, dict(arrays), text, reply.n_chunks, settings.n_ctx)
+                    # The text's hash, not a local path.
+                    dataset = f"sha256:{text.sha256}"
+                    write_gguf(path, dict(arrays), dataset, reply.n_chunks, settings.n_ctx)
             finally:
                 collected.unlink(missing_ok=True)
             return {"chunks": reply.n_chunks}
@@ -303,14 +305,14 @@ class Imatrices:
 
 
 def write_gguf(
-    path: Path, arrays: Mapping[str, np.ndarray], text: Text, n_chunks: int, n_ctx: int
+    path: Path, arrays: Mapping[str, np.ndarray], dataset: str, n_chunks: int, n_ctx: int
 ) -> None:
-    """Write a matrix as llama-imatrix does; its dataset is the text's hash, not a local path."""
+    """Write a matrix as llama-imatrix does; ``dataset`` names what it was collected from."""
     import gguf  # noqa: PLC0415 # a fifth of a second, and most runs write none
 
     writer = gguf.GGUFWriter(path, arch="")
     writer.add_type(gguf.GGUFType.IMATRIX)
-    writer.add_array(gguf.Keys.IMatrix.DATASETS, [f"sha256:{text.sha256}"])
+    writer.add_array(gguf.Keys.IMatrix.DATASETS, [dataset])
     writer.add_uint32(gguf.Keys.IMatrix.CHUNK_COUNT, n_chunks)
     writer.add_uint32(gguf.Keys.IMatrix.CHUNK_SIZE, n_ctx)
     for name, array in sorted(arrays.items()):

@@ -17,7 +17,6 @@ from pytest_quantgate.artifacts.imatrix import (
 )
 from pytest_quantgate.errors import CellInvalid, ConfigError
 from pytest_quantgate.models.gguf_file import GgufFile, read_gguf
-from pytest_quantgate.texts import make_text
 from tests.tiny_model import Shape, write_tiny_model
 
 EXPERTS = 4
@@ -47,7 +46,7 @@ def arrays(model: GgufFile) -> Arrays:
 def written(folder: Path, arrays: Arrays) -> Path:
     """Write a matrix's file."""
     path = folder / "im.gguf"
-    write_gguf(path, arrays, make_text("t", {"t": b"words"}), 5, 512)
+    write_gguf(path, arrays, "sha256:0", 5, 512)
     return path
 
 

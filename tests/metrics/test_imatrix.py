@@ -21,7 +21,6 @@ from pytest_quantgate.metrics.imatrix import (
 from pytest_quantgate.metrics.table import notes_of
 from pytest_quantgate.models.gguf_file import GgufFile, read_gguf
 from pytest_quantgate.tables import Limits
-from pytest_quantgate.texts import make_text
 from pytest_quantgate.verdicts import Judgement, VerdictKind
 from tests.test_judge import observe
 from tests.tiny_model import Shape, write_tiny_model
@@ -56,7 +55,7 @@ def measured(model: GgufFile, folder: Path, counts: Mapping[str, list[int]]) -> 
         arrays[f"{name}.in_sum2"] = np.ones((len(seen), rows[name] * n // len(seen)), np.float32)
         arrays[f"{name}.counts"] = np.array(seen, dtype=np.float32)
     path = folder / "im.gguf"
-    write_gguf(path, arrays, make_text("t", {"t": b"words"}), 1, 512)
+    write_gguf(path, arrays, "words", 1, 512)
     return coverage(read_imatrix("notes", path, "hash", model), model)
 
 
@@ -71,7 +70,7 @@ def test_mean_squares_are_by_expert_and_one_where_nothing_was_seen(
     sums[1] = 0
     path = tmp_path / "im.gguf"
     arrays = {f"{name}.in_sum2": sums, f"{name}.counts": counts}
-    write_gguf(path, arrays, make_text("t", {"t": b"words"}), 1, 512)
+    write_gguf(path, arrays, "words", 1, 512)
     found = read_imatrix("notes", path, "hash", model)
     means = found.mean_squares(name, experts)
     assert means is not None
