@@ -245,7 +245,36 @@ def _support_lines(found: Comparison) -> list[str]:
                 lines.append(f"{name}: **no longer**; the new engine {_why(change.new)}")
             case Support.NEITHER:
                 lines.append(f"{name}: neither engine can; the new one {_why(change.new)}")
+    return [*lines, *_formats_lines(found.old.get("formats"), found.new.get("formats"))]
+
+
+def _formats_lines(old: Any, new: Any) -> list[str]:
+    """Say which formats and tensor types only one engine knows, in the profile or not."""
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return []
+    lines = []
+    for key, what in (("writes", "formats"), ("tensor_types", "tensor types")):
+        if not old[key] or not new[key]:
+            continue  # an engine that cannot tell
+        for words, has, lacks in (
+            ("only the new engine has", new, old),
+            ("**only the old engine has**", old, new),
+        ):
+            apart = [name for name in has[key] if name not in lacks[key]]
+            if apart:
+                lines.append(f"{words} the {what} {_code(apart)}{_refusal(lacks, apart[0])}")
+        if set(old[key]) == set(new[key]):
+            lines.append(f"both have the same {len(new[key])} {what}")
     return lines
+
+
+def _code(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _refusal(engine: Mapping[str, Any], name: str) -> str:
+    reason = engine["refuses"].get(name)
+    return f" (of {name} the other says: {_escape(reason)})" if reason else ""
 
 
 def _why(record: CellRecord) -> str:

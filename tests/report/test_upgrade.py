@@ -144,3 +144,32 @@ def test_limits_are_named_with_their_formats_where_they_differ() -> None:
     assert limits_text(found.cells).startswith(
         "PPL +0.25 % (Q8_0), PPL +1 % (Q2_K), mean KLD +3 %, size +0.5 %,"
     )
+
+
+def test_formats_that_only_one_engine_has_are_told() -> None:
+    """In the profile or not; with what the other engine says of them."""
+    known = {"refuses": {}, "tensor_types": ["Q4_K"]}
+    old = run_of(scored(), engine="old")
+    new = run_of(scored())
+    old = replace(
+        old,
+        engine={
+            **old.engine,
+            "formats": {
+                **known,
+                "writes": ["Q4_0_4_4", "Q8_0"],
+                "refuses": {"Q2_0": "invalid output file type 41"},
+            },
+        },
+    )
+    new = replace(
+        new, engine={**new.engine, "formats": {**known, "writes": ["Q8_0", "Q2_0", "Q1_0"]}}
+    )
+    lines = upgrade_markdown(compare_records(old, new)).splitlines()
+    told = lines[lines.index("## Format support") + 2 :][:3]
+    assert told == [
+        "- only the new engine has the formats `Q2_0`, `Q1_0` (of Q2_0 the other says: invalid"
+        " output file type 41)",
+        "- **only the old engine has** the formats `Q4_0_4_4`",
+        "- both have the same 1 tensor types",
+    ]
