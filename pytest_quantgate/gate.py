@@ -25,8 +25,10 @@ from pytest_quantgate.judge import (
     conclude,
     declared_looks,
 )
+from pytest_quantgate.judging.absent import judge_absent, not_judged, notes_of_absent
 from pytest_quantgate.limits import profile_limits
 from pytest_quantgate.matrix import NO_TEXT, Cell
+from pytest_quantgate.metrics.absent import Absent
 from pytest_quantgate.metrics.divergence import measure_divergence
 from pytest_quantgate.metrics.perplexity import (
     PerplexityMeasurement,
@@ -155,16 +157,19 @@ def _ask(
 ) -> Answer:
     run.device(cell)  # one that is not there is told before anything is made
     is_shape = run.model(cell.model).shape is not None
+    absent: dict[str, Absent] = {}
     if is_shape:
-        questions = _questions_of_shape(run, cell, questions)
+        questions, absent = _questions_of_shape(run, cell, questions)
     file, size = run.described_file(cell), run.size(cell)
     found = run.baseline(cell)
     asked = [(question, _limits(run, cell, question)) for question in questions]
     names = dict.fromkeys(question.metric for question in questions)
+    by_name = {question.metric for question in questions if question.limits is not None}
     unable = _why_old_cannot(run, cell)
     found_once = {name: measure_once(run, name, cell) for name in names if name in CELL_METRICS}
+    absent |= {name: item for name, item in found_once.items() if isinstance(item, Absent)}
     measured = {
-        **{name: value for name, value in found_once.items() if value is not None},
+        **{name: value for name, value in found_once.items() if name not in absent},
         **measured,
     }
     by_chunk = not is_shape and (full or needs_text(cell, names))
@@ -193,6 +198,7 @@ def _ask(
         judgements: list[Judgement] = []
         for question, limits in asked:
             judgements += JUDGES[question.metric](seen, limits, baseline, look)
+        judgements += judge_absent(absent, by_name)
         if run.settings.profile.against is None:
             judgements += _missing_baseline(run, cell, asked, found.problem, baseline)
         elif unable is not None:
@@ -200,6 +206,8 @@ def _ask(
         else:
             judgements = [_of_old_engine(item) for item in judgements]
         verdict = conclude(judgements, seen, baseline)
+        if not judgements and absent:
+            verdict = replace(verdict, reason="; ".join(not_judged(absent)))
         unstored = [item.reason for item in judgements if item.verdict is VerdictKind.MEASURED]
         if verdict.kind is VerdictKind.PASS and unstored:
             # Within the limits, but the baseline that was asked for is not stored yet.
@@ -217,7 +225,8 @@ def _ask(
             run, cell, file, size, perplexity, reference, found.baseline, measured
         )
     record = cell_record(run, cell, file, size, perplexity, reference)
-    record = replace(record, measured=measured, notes=(*record.notes, *notes_of(measured)))
+    notes = (*record.notes, *notes_of(measured), *notes_of_absent(absent))
+    record = replace(record, measured=measured, notes=notes)
     others: tuple[CellRecord, ...] = ()
     if old is not None:
         crossed = measure_crossed(run, cell, old, file, chunks if by_chunk else None)
@@ -267,8 +276,10 @@ def _of_old_engine(judgement: Judgement) -> Judgement:
 
 def _questions_of_shape(
     run: Run, cell: Cell, questions: Sequence[Question]
-) -> tuple[Question, ...]:
+) -> tuple[tuple[Question, ...], dict[str, Absent]]:
     """Leave out what the profile would ask of a model with weights.
+
+    Where nothing is left, what was left out says so.
 
     Raises:
         CellUnsupported: a limit of quality was asked for by name.
@@ -276,7 +287,10 @@ def _questions_of_shape(
     """
     if any(item.metric not in OF_SHAPES and item.limits is not None for item in questions):
         run.check_has_quality(cell.model)
-    return tuple(item for item in questions if item.metric in OF_SHAPES)
+    kept = tuple(item for item in questions if item.metric in OF_SHAPES)
+    reason = f"model {cell.model!r} is a shape, which has size and speed and no quality"
+    left_out = {} if kept else {item.metric: Absent(reason=reason) for item in questions}
+    return kept, left_out
 
 
 def _limits(run: Run, cell: Cell, question: Question) -> Limits:

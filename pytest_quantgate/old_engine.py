@@ -68,11 +68,7 @@ def measure_old(
     """
     run.device(old)
     file, size = run.described_file(old), run.size(old)
-    measured = {
-        name: value
-        for name in _ONCE
-        if name in names and (value := measure_once(run, name, old)) is not None
-    }
+    measured = {name: measure_once(run, name, old) for name in _ONCE if name in names}
     perplexity = reference = reference_baseline = None
     reference_cell = run.reference_cell(old)
     if n_chunks is not None:

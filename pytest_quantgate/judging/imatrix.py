@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.judging.bounds import Look, only
-from pytest_quantgate.metrics.imatrix import ImatrixMeasurement
+from pytest_quantgate.limits import are_of_a_marker
+from pytest_quantgate.metrics.imatrix import NO_EXPERTS, ImatrixMeasurement
 from pytest_quantgate.observation import Observation
 from pytest_quantgate.tables import Limits
 from pytest_quantgate.verdicts import Judgement, VerdictKind
@@ -28,7 +29,10 @@ def judge_imatrix(
         return [only("imatrix", "limit", VerdictKind.INVALID, reason)]
     experts = measured.experts
     if not experts:
-        return []
+        # What a test asks for by name must be judged; what the profile asks of every cell need not.
+        reason = f"{name}: {NO_EXPERTS}"
+        is_asked = are_of_a_marker(limits)
+        return [only("imatrix", "limit", VerdictKind.UNSUPPORTED, reason)] if is_asked else []
     least, below = experts[0], sum(item.tokens < limit for item in experts)
     if not below:
         kind = VerdictKind.PASS

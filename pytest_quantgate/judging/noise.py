@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pytest_quantgate.baselines.schema import Baseline
-from pytest_quantgate.judging.bounds import Look
+from pytest_quantgate.judging.bounds import Look, only
 from pytest_quantgate.limits import MIN_KLD_INCREASE_NATS
 from pytest_quantgate.metrics.noise import NoiseMeasurement, SettingScores
 from pytest_quantgate.observation import Observation, percent
@@ -83,7 +83,10 @@ def assess(measured: NoiseMeasurement) -> Assessment:
 def judge_noise(
     seen: Observation, limits: Limits, _baseline: Baseline | None, _look: Look
 ) -> list[Judgement]:
-    """Judge the settings: outliers are REGRESSED; limits below the floor pass and say so."""
+    """Judge the settings: outliers are REGRESSED; limits below the floor pass and say so.
+
+    Without another setting than the profile's own there is no noise to speak of: UNSUPPORTED.
+    """
     measured = seen.find(NoiseMeasurement)
     if measured is None:
         return []
@@ -99,6 +102,12 @@ def judge_noise(
         )
         for item in found.outliers
     ]
+    compared = [item for item in measured.settings[1:] if item.problem is None]
+    if not judged and not compared:
+        problems = [item.problem for item in measured.settings[1:] if item.problem]
+        first = f": {problems[0].splitlines()[0]}" if problems else ""
+        reason = f"no setting but the profile's own could be measured{first}"
+        return [only(METRIC, "settings", VerdictKind.UNSUPPORTED, reason)]
     if not judged:
         judged.append(
             Judgement(

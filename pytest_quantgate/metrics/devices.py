@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_quantgate.computing import model_request_fields
+from pytest_quantgate.metrics.absent import Absent
 from pytest_quantgate.worker.messages import CompareBatches
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ class DeviceMeasurement:
         )
 
 
-def measure_devices(run: Run, cell: Cell) -> DeviceMeasurement | None:
-    """Compare a cell's device with the profile's first one; None for that one itself.
+def measure_devices(run: Run, cell: Cell) -> DeviceMeasurement | Absent:
+    """Compare a cell's device with the profile's first one, which itself has nothing of it.
 
     Both decode the same file and tokens with the cell's attention and KV types, one after the
     other in one process.
@@ -58,7 +59,7 @@ def measure_devices(run: Run, cell: Cell) -> DeviceMeasurement | None:
     """
     first = run.settings.profile.devices[0]
     if cell.device == first:
-        return None
+        return Absent(reason=f"{first} is the device compared with", is_natural=True)
     text, profile = run.text(cell.text), run.settings.profile
     other = replace(cell, device=first)
     both = dict.fromkeys((*run.placement(cell).names, *run.placement(other).names))

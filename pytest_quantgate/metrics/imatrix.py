@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_quantgate.artifacts.imatrix import Imatrix
+from pytest_quantgate.matrix import format_imatrices
+from pytest_quantgate.metrics.absent import Absent
 from pytest_quantgate.models.gguf_file import GgufFile
 
 if TYPE_CHECKING:
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 FEW_TOKENS = 100
 """Below so many tokens an expert is named under the table: its mean squares say little."""
+
+NO_EXPERTS = "the model has no experts that it could miss"
 
 _N_NAMED = 3
 _EXPERTS = re.compile(r"^blk\.(\d+)\..*_exps\.weight$")
@@ -79,6 +83,10 @@ class ImatrixMeasurement:
     def notes(self) -> tuple[str, ...]:
         """What must be said aloud of it."""
         notes = []
+        if not self.layers:
+            notes.append(
+                f"importance matrix {self.imatrix!r}: {NO_EXPERTS}, so no coverage was judged"
+            )
         unseen = [item for item in self.experts if item.tokens == 0]
         few = [item for item in self.experts if item.tokens < FEW_TOKENS]
         if unseen:
@@ -106,15 +114,23 @@ def _named(experts: list[Expert]) -> str:
     return ", ".join(item.name for item in experts[:_N_NAMED]) + more
 
 
-def measure_imatrix(run: Run, cell: Cell) -> ImatrixMeasurement | None:
-    """Tell what a cell's matrix covers; None for a cell without one.
+def measure_imatrix(run: Run, cell: Cell) -> ImatrixMeasurement | Absent:
+    """Tell what a cell's matrix covers, where it has one.
 
     Raises:
         CellError: the matrix could not be collected or used.
 
     """
     imatrix = run.imatrix(cell)
-    return None if imatrix is None else coverage(imatrix, run.cell_file(cell).header)
+    if imatrix is not None:
+        return coverage(imatrix, run.cell_file(cell).header)
+    if cell.format.is_full_precision:
+        reason = f"{cell.format.name} is full precision, made without an importance matrix"
+        return Absent(reason=reason, is_natural=True)
+    if any(format_imatrices(run.settings, cell.model, cell.format)):
+        return Absent(reason="this is the cell without an importance matrix", is_natural=True)
+    reason = "the cell has no importance matrix; add one, as --quant-imatrix calibration"
+    return Absent(reason=reason, is_noted=False)
 
 
 def coverage(imatrix: Imatrix, file: GgufFile) -> ImatrixMeasurement:

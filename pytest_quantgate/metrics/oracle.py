@@ -16,6 +16,7 @@ import numpy as np
 
 from pytest_quantgate.computing import model_request_fields
 from pytest_quantgate.errors import RequestUnknown
+from pytest_quantgate.metrics.absent import Absent
 from pytest_quantgate.worker.messages import CompareOracle, OracleCompared
 
 if TYPE_CHECKING:
@@ -60,21 +61,26 @@ class OracleMeasurement:
     max_nll_difference_nats: float
 
 
-def measure_oracle(run: Run, cell: Cell) -> OracleMeasurement | None:
-    """Compare a reference with its model's oracle; None where there is nothing to compare.
+def measure_oracle(run: Run, cell: Cell) -> OracleMeasurement | Absent:
+    """Compare a reference with its model's oracle, where there is something to compare.
 
-    That is a model without an oracle, another format than the reference, a KV cache that rounds
-    more than F16, and an engine that has no way to tell logits. One that has and fails is no such
-    thing: its refusal is the cell's verdict.
+    There is nothing for a model without an oracle, another format than the reference, a KV cache
+    that rounds more than F16, and an engine that has no way to tell logits. One that has and
+    fails is no such case: its refusal is the cell's verdict.
 
     Raises:
         CellError: the engine failed.
 
     """
     path, profile = run.model(cell.model).oracle, run.profile_of(cell)
-    exact = {profile.type_k, profile.type_v} <= {"F32", "F16"}
-    if path is None or not exact or run.reference_cell(cell) != cell:
-        return None
+    if run.reference_cell(cell) != cell:
+        return Absent(reason="an oracle is of a model's reference alone", is_natural=True)
+    if path is None:
+        reason = f"model {cell.model!r} has no oracle: only those that ship here have one"
+        return Absent(reason=reason, is_noted=False)
+    if not {profile.type_k, profile.type_v} <= {"F32", "F16"}:
+        types = f"type_k {profile.type_k}, type_v {profile.type_v}"
+        return Absent(reason=f"an oracle needs a KV cache of F16 or F32, not {types}")
     request = CompareOracle(
         **model_request_fields(run, cell),
         oracle=str(path),
@@ -85,7 +91,10 @@ def measure_oracle(run: Run, cell: Cell) -> OracleMeasurement | None:
         try:
             return summarize(path, run.engine(cell.engine).ask(request))
         except RequestUnknown:
-            return None
+            return Absent(
+                reason=f"engine {cell.engine!r} tells no logits to compare with the oracle's; take"
+                " an engine of llama-cpp-python"
+            )
 
 
 def summarize(path: Path, reply: OracleCompared) -> OracleMeasurement:

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 class CellMetric:
     """How a metric is measured, and the dataclass that it gives.
 
-    ``measure`` gives None for a cell that has nothing of the kind, and may raise a
-    :class:`~pytest_quantgate.errors.CellError`, the cell's verdict. Where the dataclass has a
+    ``measure`` gives an :class:`~pytest_quantgate.metrics.absent.Absent` for a cell that has
+    nothing of the kind, and may raise a :class:`~pytest_quantgate.errors.CellError`, the cell's
+    verdict. Where the dataclass has a
     property ``notes``, these lines stand under the table. ``figures``
     are the few numbers that stand beside a test's result, by name.
     """

@@ -19,6 +19,7 @@ FAULT_DETECTOR = "fault detector, not a ranking of formats"
 
 _FIRST = ("format", "size MB", "bits/w", "PPL", "ΔPPL vs reference [95 %]", "KLD", "same top")
 _LAST = ("verdict", "why")
+_N_LISTED = 3  # cells that a note names
 _LEFT = frozenset({"format", "ΔPPL vs reference [95 %]", *_LAST})
 
 
@@ -151,6 +152,20 @@ def _twins(cells: Sequence[CellRecord]) -> list[str]:
     return notes
 
 
+def _notes(cells: Sequence[CellRecord]) -> list[str]:
+    """Return what must be said of the cells; what is true of several is said once."""
+    by_note: dict[str, list[str]] = {}
+    for cell in cells:
+        for note in cell.notes:
+            by_note.setdefault(note, []).append(label(cell))
+    return [f"{_listed(labels)}: {note}" for note, labels in by_note.items()]
+
+
+def _listed(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - _N_LISTED} more" if len(labels) > _N_LISTED else ""
+    return ", ".join(labels[:_N_LISTED]) + more
+
+
 def make_tables(record: RunRecord) -> tuple[Table, ...]:
     """Return a table for each model, text and device of a run."""
     groups: dict[tuple[str, str, str, str], list[CellRecord]] = {}
@@ -171,14 +186,13 @@ def _table(key: tuple[str, str, str, str], cells: list[CellRecord]) -> Table:
             value if (value := ppl[cell.id]) is not None and math.isfinite(value) else math.inf
         ),
     )
-    rows, notes, extra = [], _twins(cells), measured_columns(cells)
+    rows, extra = [], measured_columns(cells)
     for cell in ordered:
         is_first = cell.accepted is not None and cell.kind is VerdictKind.MEASURED
         why = "what it is compared with from now on" if is_first else _short(cell.reason)
         better = dominated_by(cell, ordered, chunks)
         if better is not None:
             why = f"larger and worse than {better}; {why}"
-        notes += [f"{label(cell)}: {note}" for note in cell.notes]
         size = None if cell.file_bytes is None else cell.file_bytes / 1e6
         rows.append(
             Row(
@@ -204,7 +218,7 @@ def _table(key: tuple[str, str, str, str], cells: list[CellRecord]) -> Table:
         caveat=FAULT_DETECTOR if any(map(_only_detects_faults, cells)) else None,
         headings=(*_FIRST, *(column.heading for column in extra), *_LAST),
         rows=tuple(rows),
-        notes=tuple(notes),
+        notes=(*_twins(cells), *_notes(ordered)),
     )
 
 

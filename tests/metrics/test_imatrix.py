@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from pytest_quantgate.artifacts.imatrix import read_imatrix, write_gguf
+from pytest_quantgate.formats import find_format
 from pytest_quantgate.judge import declared_looks
 from pytest_quantgate.judging.imatrix import judge_imatrix
+from pytest_quantgate.limits import default_limits
 from pytest_quantgate.metrics.imatrix import (
     Expert,
     ImatrixMeasurement,
@@ -204,5 +206,16 @@ def test_coverage_that_nobody_knows_never_passes_and_no_limit_asks_for_none() ->
     assert "one count for all experts of layer 4" in judgement.reason
     assert judge(unknown, 0) == []
     assert judge(unknown, None) == []
-    assert judge(replace(COVERED, layers=()), 1) == []
     assert judge_imatrix(observe(), Limits(imatrix_min_tokens_per_expert=1), None, LOOK) == []
+
+
+def test_a_model_without_experts_keeps_no_limit_on_them() -> None:
+    """What a test asks for by name is told as not judged; the profile's limits leave a note."""
+    dense = replace(COVERED, layers=())
+    (judgement,) = judge(dense, 1)
+    assert judgement.verdict is VerdictKind.UNSUPPORTED
+    assert "importance matrix 'notes': the model has no experts" in judgement.reason
+    seen = observe(measured={"imatrix": dense})
+    assert judge_imatrix(seen, default_limits(find_format("Q4_K_M")), None, LOOK) == []
+    (note,) = notes_of({"imatrix": dense})
+    assert note.endswith("no experts that it could miss, so no coverage was judged")

@@ -12,6 +12,7 @@ from pytest_quantgate.judging.noise import (
     MAX_SCORE,
     assess,
     describe_outlier,
+    judge_noise,
     limits_below_floor,
 )
 from pytest_quantgate.metrics.noise import (
@@ -21,6 +22,8 @@ from pytest_quantgate.metrics.noise import (
     variations,
 )
 from pytest_quantgate.tables import Limits
+from pytest_quantgate.verdicts import VerdictKind
+from tests.test_judge import LAST, observe
 
 USUAL = Setting(n_threads=2, n_batch=512, n_ubatch=512)
 
@@ -143,3 +146,26 @@ def test_limits_below_three_times_the_largest_shift_are_warned_about() -> None:
     tiny = measured(scores("not repacked", 0.001, 10.0, 0.05003))
     narrow = Limits(kld_vs_baseline=0.0001)
     assert limits_below_floor(tiny, assess(tiny), narrow) == [], "no increase below 1e-4 counts"
+
+
+def refused(name: str, *, is_fault: bool = False) -> SettingScores:
+    """Return a setting that could not be measured."""
+    problem = "no such kernel\nmore"
+    return SettingScores(name=name, setting=USUAL, problem=problem, is_fault=is_fault)
+
+
+def kinds(found: NoiseMeasurement) -> list[VerdictKind]:
+    """Return the verdicts on a cell's settings."""
+    seen = observe(measured={"noise": found})
+    return [item.verdict for item in judge_noise(seen, Limits(), None, LAST)]
+
+
+def test_settings_that_were_all_refused_say_nothing_of_the_noise() -> None:
+    found = measured(refused("a"), refused("b"))
+    assert kinds(found) == [VerdictKind.UNSUPPORTED]
+    (judgement,) = judge_noise(observe(measured={"noise": found}), Limits(), None, LAST)
+    assert judgement.reason == (
+        "no setting but the profile's own could be measured: no such kernel"
+    )
+    assert kinds(measured(refused("a"), scores("b"))) == [VerdictKind.PASS]
+    assert kinds(measured(refused("a", is_fault=True))) == [VerdictKind.REGRESSED]

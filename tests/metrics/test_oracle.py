@@ -17,6 +17,7 @@ from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.errors import CellUnsupported, RequestUnknown
 from pytest_quantgate.limits import MAX_ORACLE_KLD_NATS
 from pytest_quantgate.matrix import Cell
+from pytest_quantgate.metrics.absent import Absent
 from pytest_quantgate.metrics.oracle import OracleMeasurement, measure_oracle, summarize
 from pytest_quantgate.models.source import EMBEDDED
 from pytest_quantgate.run import Run
@@ -111,7 +112,9 @@ def test_only_an_engine_that_cannot_tell_logits_is_not_compared(error: CellUnsup
         setting=Setting(n_threads=1, n_batch=512, n_ubatch=512),
     )
     if isinstance(error, RequestUnknown):
-        assert measure_oracle(cast("Run", run), cast("Cell", cell)) is None
+        found = measure_oracle(cast("Run", run), cast("Cell", cell))
+        assert isinstance(found, Absent)
+        assert found.reason.startswith("engine 'e' tells no logits")
     else:
         with pytest.raises(CellUnsupported, match="llama_decode"):
             measure_oracle(cast("Run", run), cast("Cell", cell))

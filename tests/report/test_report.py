@@ -221,3 +221,10 @@ def test_a_record_of_before_two_engines_were_compared_is_read(tmp_path: Path) ->
     path = tmp_path / "old.json"
     path.write_text(json.dumps(plain), encoding="utf-8")
     assert read_record(path) == made
+
+
+def test_a_note_that_several_cells_have_is_written_once() -> None:
+    cells = [cell(name, 10.0, 5.0, notes=("one thing",)) for name in ("A", "B", "C", "D", "E")]
+    cells[1] = replace(cells[1], notes=("another", "one thing"))
+    (table,) = make_tables(record(*cells))
+    assert table.notes == ("A, B, C and 2 more: one thing", "B: another")
