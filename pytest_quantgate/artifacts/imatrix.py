@@ -176,7 +176,8 @@ def dropped_weights(entries: Mapping[str, Entry], model: GgufFile) -> tuple[str,
     quantizes what is not in the matrix as if there were none. A weight is missed where the
     matrix has the same one of another layer and another one of the same layer, and experts
     wherever the matrix has anything else of their layer. Layers of which it has nothing are not
-    part of the graph, as those that predict a second token.
+    part of the graph, as those that predict a second token. A weight that is there without a
+    token lacks its part as well; of experts the coverage tells which saw none.
     """
     present = [match for name in entries if (match := _LAYER.match(name))]
     layers, kinds = {match[1] for match in present}, {match[2] for match in present}
@@ -184,10 +185,31 @@ def dropped_weights(entries: Mapping[str, Entry], model: GgufFile) -> tuple[str,
         tensor.name
         for tensor in model.tensors
         if (match := _LAYER.match(tensor.name)) is not None
-        and tensor.name not in entries
+        and not _has_tokens(entries.get(tensor.name))
         and match[1] in layers
         and (match[2] in kinds or match[2].endswith("_exps.weight"))
     )
+
+
+def _has_tokens(entry: Entry | None) -> bool:
+    return entry is not None and (len(entry.counts) > 1 or any(entry.counts))
+
+
+def _complete(found: Imatrix, model: GgufFile, advice: str) -> Imatrix:
+    """Return a matrix that has every weight that it should.
+
+    Raises:
+        CellInvalid: it lacks weights; the message ends with the advice.
+
+    """
+    dropped = dropped_weights(found.entries, model)
+    if dropped:
+        more = f" and {len(dropped) - 1} more" if len(dropped) > 1 else ""
+        raise CellInvalid(
+            f"importance matrix {found.name!r} lacks {dropped[0]}{more}: llama.cpp would quantize"
+            f" it as without a matrix; {advice}"
+        )
+    return found
 
 
 class Imatrices:
@@ -220,15 +242,9 @@ class Imatrices:
         path = self.path_of(file)
         header = read_header(name, path)
         found = read_imatrix(name, header.files[0], self._cache.sha256_of(path), model)
-        dropped = dropped_weights(found.entries, model)
-        if dropped:
-            more = f" and {len(dropped) - 1} more" if len(dropped) > 1 else ""
-            raise CellInvalid(
-                f"importance matrix {name!r} lacks {dropped[0]}{more}: llama.cpp would quantize it"
-                " as without a matrix; make the file anew with a current llama-imatrix, or name a"
-                " text instead"
-            )
-        return found
+        return _complete(
+            found, model, "make the file anew with a current llama-imatrix, or name a text instead"
+        )
 
     def path_of(self, file: str) -> Path:
         """Return the path of a file that the configuration names."""
@@ -259,7 +275,7 @@ class Imatrices:
 
         Raises:
             CellUnsupported: this engine's graph cannot be read.
-            CellInvalid: a value came out that is not finite.
+            CellInvalid: a value came out that is not finite, or the engine dropped a weight.
             CellError: the worker died or hung.
 
         """
@@ -301,7 +317,8 @@ class Imatrices:
             return {"chunks": reply.n_chunks}
 
         entry = self._cache.artifact(key, ".gguf", make)
-        return read_imatrix(name, entry.path, entry.sha256, model)
+        found = read_imatrix(name, entry.path, entry.sha256, model)
+        return _complete(found, model, "take a longer text, or another engine")
 
 
 def write_gguf(

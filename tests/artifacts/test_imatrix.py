@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import gguf
 import numpy as np
 import pytest
 
+from pytest_quantgate.artifacts.cache import Cache
 from pytest_quantgate.artifacts.imatrix import (
+    Imatrices,
+    Imatrix,
     dropped_weights,
     read_header,
     read_imatrix,
     write_gguf,
 )
+from pytest_quantgate.engines import Engine
 from pytest_quantgate.errors import CellInvalid, ConfigError
 from pytest_quantgate.models.gguf_file import GgufFile, read_gguf
+from pytest_quantgate.tables import ImatrixSettings
+from pytest_quantgate.texts import make_text
+from pytest_quantgate.worker.messages import CollectImatrix, ImatrixCollected
 from tests.tiny_model import Shape, write_tiny_model
 
 EXPERTS = 4
@@ -191,3 +202,76 @@ def test_a_weight_that_was_dropped_is_missed(
             del arrays[name]
     found = read_imatrix("im", written(tmp_path, arrays), "hash", model)
     assert dropped_weights(found.entries, model) == missed
+
+
+@pytest.mark.parametrize(
+    ("weight", "counts", "missed"),
+    [
+        ("blk.1.attn_k.weight", [0], ("blk.1.attn_k.weight",)),
+        (DOWN, [0], (DOWN,)),
+        # The coverage tells which experts saw none.
+        (DOWN, [0, 0, 0, 0], ()),
+        (DOWN, [5], ()),
+    ],
+)
+def test_a_weight_without_a_token_is_missed_too(
+    model: GgufFile,
+    arrays: Arrays,
+    tmp_path: Path,
+    weight: str,
+    counts: list[int],
+    missed: tuple[str, ...],
+) -> None:
+    arrays[f"{weight}.counts"] = np.array(counts, dtype=np.float32)
+    found = read_imatrix("im", written(tmp_path, arrays), "hash", model)
+    assert dropped_weights(found.entries, model) == missed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collector:
+    """An engine that collects what it is given."""
+
+    arrays: Arrays
+
+    def identity(self) -> SimpleNamespace:
+        """Return what a matrix is kept by."""
+        return SimpleNamespace(library_sha256="l", cpu_name="c", system_info="s")
+
+    def ask(self, request: CollectImatrix, _on_reply: object) -> ImatrixCollected:
+        """Write the matrix."""
+        with Path(request.destination).open("wb") as stream:
+            np.savez(stream, **self.arrays)  # type: ignore[arg-type] # numpy's stub takes no mapping
+        return ImatrixCollected(n_chunks=1)
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_weight_that_an_engine_dropped_while_collecting_is_missed(
+    model: GgufFile, arrays: Arrays, tmp_path: Path, *, is_whole: bool
+) -> None:
+    """As in a user's file: whether it is gone or has no token."""
+    if not is_whole:
+        del arrays[f"{DOWN}.in_sum2"]  # counts alone are nothing
+        arrays["blk.1.attn_k.weight.counts"][:] = 0
+    imatrices = Imatrices(Cache(tmp_path, 1 << 30), tmp_path, 1, nullcontext)
+
+    def collect() -> Imatrix:
+        return imatrices.from_text(
+            "im",
+            ImatrixSettings(text="t"),
+            make_text("t", {"t": b"words"}),
+            model,
+            "hash",
+            cast("Engine", Collector(arrays=arrays)),
+            True,
+            lambda _reply: None,
+        )
+
+    if is_whole:
+        assert len(collect().entries) == len(arrays) // 2
+        return
+    with pytest.raises(CellInvalid) as caught:
+        collect()
+    assert str(caught.value) == (
+        "importance matrix 'im' lacks blk.1.attn_k.weight and 1 more: llama.cpp would quantize it"
+        " as without a matrix; take a longer text, or another engine"
+    )
