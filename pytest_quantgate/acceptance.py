@@ -97,7 +97,7 @@ def make_baseline(
             tensors=pack_tensors(file.tensors),
         ),
         metadata=file.header.settings(),
-        speed={**(kept.speed if kept else {}), **speed_part(maker, measured)},
+        speed=_speeds(kept.speed if kept else {}, speed_part(maker, measured)),
         memory={**(kept.memory if kept else {}), **memory_part(maker, measured)},
         anchor=old.anchor if old is not None and comparable else anchor,
         reason="",
@@ -165,6 +165,19 @@ def speed_part(maker: MadeBy, measured: Mapping[str, Any]) -> dict[str, SpeedBas
         decode_rates=tuple(float(f"{rate:.6g}") for rate in found.rates("decode")),
     )
     return {found.fingerprint.digest: part}
+
+
+def _speeds(
+    old: Mapping[str, SpeedBaseline], new: Mapping[str, SpeedBaseline]
+) -> dict[str, SpeedBaseline]:
+    """Return both, the new in place of the old; the first ones of the same settings are kept."""
+    found = dict(old)
+    for digest, speed in new.items():
+        before = old.get(digest)
+        is_comparable = before is not None and before.settings == speed.settings
+        anchor = before.first if before is not None and is_comparable else None
+        found[digest] = speed.model_copy(update={"anchor": anchor})
+    return found
 
 
 def memory_part(maker: MadeBy, measured: Mapping[str, Any]) -> dict[str, MemoryBaseline]:

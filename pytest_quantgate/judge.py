@@ -29,6 +29,12 @@ WRONG_ENGINE = (
 )
 
 
+DRIFTED = (
+    "cause: the sum of the changes that were accepted one by one; against the last accepted"
+    " baseline the limit is kept"
+)
+
+
 def declared_looks(chunks: tuple[int, ...]) -> tuple[Look, ...]:
     """Return the looks of numbers of chunks declared beforehand."""
     passing = statistics.spending(chunks, statistics.ALPHA_PASS)
@@ -85,8 +91,14 @@ def conclude(judgements: list[Judgement], seen: Observation, baseline: Baseline 
         for item in deciding
         if item.against in {"baseline", "anchor"} or kind is VerdictKind.INVALID
     }
+    last_step = [item for item in judgements if item.against == "baseline" and item.metric in moved]
+    only_drifted = {item.metric for item in last_step} == moved and all(
+        item.verdict.is_green for item in last_step
+    )
     if kind is VerdictKind.REGRESSED and any(item.against == "oracle" for item in deciding):
         cause = WRONG_ENGINE
+    elif kind is VerdictKind.REGRESSED and moved and only_drifted:
+        cause = DRIFTED
     elif (
         kind in _HAS_CAUSE
         and moved

@@ -39,7 +39,8 @@ def default_limits(wanted: Format) -> Limits:
     """Return the limits that hold where nothing else is configured.
 
     Perplexity against the baseline: +0.25 % for formats of 4 bits per weight and more, +0.5 %
-    for 3 to 4, +1 % below 3. The sum of all accepted changes may be four times as large.
+    for 3 to 4, +1 % below 3. The sum of all accepted changes may be four times as large; that of
+    a speed, whose single step may be large already, twice.
     """
     bits = wanted.nominal_bits_per_weight
     ppl = 0.0025 if bits >= 4 else 0.005 if bits >= 3 else 0.01
@@ -55,6 +56,7 @@ def default_limits(wanted: Format) -> Limits:
         size_vs_baseline=0.005,
         imatrix_min_tokens_per_expert=1,
         speed_vs_same_hardware=-0.1,
+        speed_vs_anchor=-0.2,
         resident_vs_same_hardware=0.05,
     )
 

@@ -36,7 +36,8 @@ class Limits(Table):
     ``prefill_*`` and ``decode_*`` are of the two phases' speeds: ``*_vs_reference`` a ratio that
     must be reached, ``*_vs_baseline`` an allowed decrease (−0.1 or ``"-10%"``). ``resident_*``
     are of the peak memory of a fresh process. ``*_vs_same_hardware`` are as ``*_vs_baseline``,
-    but only where the stored figure is of this hardware.
+    but only where the stored figure is of this hardware; so is ``speed_vs_anchor``, a decrease from
+    the first accepted speed.
     """
 
     ppl_max: Positive | None = None
@@ -68,6 +69,7 @@ class Limits(Table):
     decode_vs_baseline: AllowedDecrease | None = None
     decode_tokens_per_s_min: Positive | None = None
     speed_vs_same_hardware: AllowedDecrease | None = None
+    speed_vs_anchor: AllowedDecrease | None = None
     resident_max_bytes: Positive | None = None
     resident_vs_baseline: AllowedIncrease | None = None
     resident_vs_same_hardware: AllowedIncrease | None = None

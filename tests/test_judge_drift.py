@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_quantgate.baselines.schema import Anchor, Baseline
+from pytest_quantgate.judge import DRIFTED as DRIFTED_STEP_BY_STEP
 from pytest_quantgate.judge import conclude
 from pytest_quantgate.judging.perplexity import judge_perplexity
 from pytest_quantgate.limits import default_limits
@@ -31,6 +32,15 @@ def test_small_steps_that_were_accepted_add_up() -> None:
         "baseline": VerdictKind.PASS,
         "anchor": VerdictKind.REGRESSED,
     }
+
+
+def test_the_cause_of_a_drift_is_what_was_accepted() -> None:
+    """Nothing that could be found in the last step has moved it."""
+    judgements = judge_perplexity(DRIFTED, default_limits(FORMAT), LAST_ACCEPTED, LAST)
+    assert conclude(judgements, DRIFTED, LAST_ACCEPTED).cause == DRIFTED_STEP_BY_STEP
+    further = observe(perplexity=measurement(wobble(0.06)))
+    judgements = judge_perplexity(further, default_limits(FORMAT), LAST_ACCEPTED, LAST)
+    assert "not reproducible" in str(conclude(judgements, further, LAST_ACCEPTED).cause)
 
 
 def test_an_anchor_that_says_what_the_baseline_says_is_not_judged_twice() -> None:

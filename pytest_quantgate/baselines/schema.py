@@ -162,8 +162,22 @@ class Size(_Part):
     tensors: Mapping[str, str]
 
 
+SPEED_SETTINGS = ("prefill_tokens", "decode_tokens", "depth", "n_batch", "n_ubatch")
+"""What of a speed is a setting."""
+
+
+class SpeedAnchor(_Part):
+    """The first accepted speeds on one kind of hardware, against which slow drift is judged."""
+
+    prefill_rates: tuple[PositiveFloat, ...] = Field(min_length=2)
+    decode_rates: tuple[PositiveFloat, ...] = Field(min_length=2)
+
+
 class SpeedBaseline(_Part):
-    """Speeds on one kind of hardware: tokens per second, one a fresh process."""
+    """Speeds on one kind of hardware: tokens per second, one a fresh process.
+
+    ``anchor`` is None where these are the first that were accepted with their settings.
+    """
 
     fingerprint: Fingerprint
     engine: str
@@ -175,6 +189,19 @@ class SpeedBaseline(_Part):
     n_ubatch: int
     prefill_rates: tuple[PositiveFloat, ...]
     decode_rates: tuple[PositiveFloat, ...]
+    anchor: SpeedAnchor | None = None
+
+    @property
+    def settings(self) -> tuple[int, ...]:
+        """What two speeds must share to be comparable: lengths, depth and batch."""
+        return tuple(getattr(self, name) for name in SPEED_SETTINGS)
+
+    @property
+    def first(self) -> SpeedAnchor:
+        """The first accepted speeds."""
+        return self.anchor or SpeedAnchor(
+            prefill_rates=self.prefill_rates, decode_rates=self.decode_rates
+        )
 
     @model_validator(mode="after")
     def _enough(self) -> SpeedBaseline:

@@ -11,15 +11,13 @@ from __future__ import annotations
 import math
 
 from pytest_quantgate import statistics
-from pytest_quantgate.baselines.schema import Baseline, SpeedBaseline
+from pytest_quantgate.baselines.schema import SPEED_SETTINGS, Baseline, SpeedBaseline
 from pytest_quantgate.judging.bounds import KIND_OF_OUTCOME, Look, only, other_source
 from pytest_quantgate.judging.hardware import of_other_settings, of_this_hardware
 from pytest_quantgate.metrics.speed import PHASES, SpeedMeasurement
 from pytest_quantgate.observation import Observation, percent
 from pytest_quantgate.tables import Limits
 from pytest_quantgate.verdicts import Judgement, VerdictKind
-
-_SETTINGS = ("prefill_tokens", "decode_tokens", "depth", "n_batch", "n_ubatch")
 
 
 def judge_speed(
@@ -101,24 +99,30 @@ def _against_hardware(
     limits: Limits,
     baseline: Baseline | None,
 ) -> list[Judgement]:
-    """Judge the floor and the change, which need the figures of this hardware."""
+    """Judge the floor, the change and the drift, which need the figures of this hardware."""
     floor = getattr(limits, f"{phase}_tokens_per_s_min")
     asked = getattr(limits, f"{phase}_vs_baseline")
     allowed = limits.speed_vs_same_hardware if asked is None else asked
-    if baseline is None or (floor is None and allowed is None):
+    drift = limits.speed_vs_anchor
+    if baseline is None or (floor is None and allowed is None and drift is None):
         return []
     stored = _comparable(seen, measured, baseline)
     if isinstance(stored, tuple):
         kind, reason = stored
         if floor is None and asked is None:
-            # The default limit is there only where it can be kept.
+            # The default limits are there only where they can be kept.
             kind = VerdictKind.MEASURED
         return [only("speed", "nothing", kind, f"{phase}: {reason}")]
     judgements = []
     if floor is not None:
         judgements.append(_floor(measured, phase, floor))
     if allowed is not None:
-        judgements.append(_change(measured, phase, allowed, getattr(stored, f"{phase}_rates")))
+        before = getattr(stored, f"{phase}_rates")
+        judgements.append(_change(measured, phase, "baseline", allowed, before))
+    # Where no change was accepted yet, the limit against the baseline says it, unless it is wider.
+    if drift is not None and (stored.anchor is not None or allowed is None or allowed < drift):
+        first = getattr(stored.first, f"{phase}_rates")
+        judgements.append(_change(measured, phase, "anchor", drift, first))
     return [_unless_busy(measured, item) for item in judgements]
 
 
@@ -132,7 +136,7 @@ def _comparable(
     stored = of_this_hardware("speed", baseline.speed, measured.fingerprint)
     if isinstance(stored, tuple):
         return stored
-    return of_other_settings("speed", measured, stored, _SETTINGS) or stored
+    return of_other_settings("speed", measured, stored, SPEED_SETTINGS) or stored
 
 
 def _floor(measured: SpeedMeasurement, phase: str, floor: float) -> Judgement:
@@ -148,17 +152,20 @@ def _floor(measured: SpeedMeasurement, phase: str, floor: float) -> Judgement:
 
 
 def _change(
-    measured: SpeedMeasurement, phase: str, allowed: float, before: tuple[float, ...]
+    measured: SpeedMeasurement, phase: str, against: str, allowed: float, before: tuple[float, ...]
 ) -> Judgement:
+    """Judge a change from the speeds of other sessions: the baseline's, or its anchor's."""
     after = measured.rates(phase)
     estimate = statistics.slowdown_unpaired(before, after)
     decision = _decide(measured, estimate, -math.log1p(allowed))
     change, low, high = (_ratio(estimate.mean), *_bounds(decision))
     reason = (
         f"{phase} {percent(change - 1)} [{percent(low - 1)}, {percent(high - 1)}] against the"
-        f" baseline ({_mean(after):,.4g} tokens/s in {len(after)} processes, was"
+        f" {against} ({_mean(after):,.4g} tokens/s in {len(after)} processes, was"
         f" {_mean(before):,.4g} in {len(before)}), limit {percent(allowed)}"
     )
+    if against == "anchor":
+        return _judgement(against, decision, reason, change - 1, low - 1, high - 1, allowed)
     return _or_improved(decision, change, low, high, reason, allowed)
 
 

@@ -431,3 +431,51 @@ def test_a_shape_has_speed_and_memory_from_the_real_engine(own_cache: Project) -
     measured = cells(own_cache)["Q4_0"]["measured"]
     assert len(measured["speed"]["reference"]) == 5
     assert {buffer["kind"] for buffer in measured["memory"]["buffers"]} >= {"model", "KV"}
+
+
+def test_slow_steps_that_were_accepted_add_up(accepted: Project) -> None:
+    """The first accepted rates stay, for each machine apart; each step alone would be allowed."""
+    limits = 'limits = { "*" = { speed_vs_same_hardware = "-30%", speed_vs_anchor = "-10%" } }'
+    first = stored(accepted, "Q4_0")["speed"]
+    accepted.set_faults(Q4_0="slow decode", cpu="another processor")
+    assert accepted.accept("-k", "test_speed").ret == pytest.ExitCode.OK
+    accepted.set_faults(Q4_0="slow decode")
+    assert accepted.accept("-k", "test_speed").ret == pytest.ExitCode.OK
+    (digest,) = first
+    assert set(stored(accepted, "Q4_0")["speed"]) > {digest}
+    for machine, speed in stored(accepted, "Q4_0")["speed"].items():
+        was = first[machine]["decode_rates"] if machine == digest else None
+        assert (speed["anchor"] and speed["anchor"]["decode_rates"]) == was
+    accepted.configure(formats=("F16", "Q4_0"), profile=PROFILE + limits)
+    result = accepted.matrix("-k", "test_speed and Q4_0")
+    result.stdout.fnmatch_lines(
+        [
+            "*tiny-Q4_0-cpu: REGRESSED: decode −*against the anchor *limit −10.00 %",
+            "cause: the sum of the changes that were accepted one by one; *",
+        ]
+    )
+    assert "prefill" not in result.stdout.str().partition("REGRESSED")[2].splitlines()[0]
+    accepted.set_faults(Q4_0="slow decode", cpu="another processor")
+    assert accepted.matrix("-k", "test_speed and Q4_0").ret == pytest.ExitCode.OK
+
+
+def test_other_lengths_begin_a_new_anchor(accepted: Project) -> None:
+    accepted.configure(formats=("F16", "Q4_0"), profile=PROFILE + "speed_decode_tokens = 7")
+    marked(accepted, 'quant_speed(phase="decode", min_vs_baseline="-10%")')
+    accepted.run("-k", "Q4_0", "--snapshot-update", "--quant-reason=shorter")
+    (speed,) = stored(accepted, "Q4_0")["speed"].values()
+    assert speed["decode_tokens"] == 7
+    assert speed["anchor"] is None
+
+
+def test_a_drift_is_judged_without_an_accepted_step_only_where_its_limit_is_tighter(
+    accepted: Project,
+) -> None:
+    """Else the limit against the baseline says the same."""
+    accepted.set_faults(Q4_0="slow decode")
+    for limits, told in (("-10%", ["baseline"]), ("-50%", ["baseline", "anchor"])):
+        table = f'limits = {{ "*" = {{ speed_vs_same_hardware = "{limits}" }} }}'
+        accepted.configure(formats=("F16", "Q4_0"), profile=PROFILE + table)
+        run(accepted, "-k", "test_speed and Q4_0")
+        judged = [item["against"] for item in cells(accepted)["Q4_0"]["judgements"]]
+        assert judged == told * 2
