@@ -17,6 +17,8 @@ from pytest_quantgate.worker.messages import DivergenceSummary
 _NUMBER = r"([-+]?(?:\d+(?:\.\d+)?(?:e[-+]?\d+)?|nan|inf))(?:\([^)]*\))?"
 
 _VERSION = re.compile(r"^version:\s*(\S.*)$")
+_COMMIT = re.compile(r"\((?:build \d+, commit )?([0-9a-f]{4,40})(?:-dirty)?\)")
+_COMPILER = re.compile(r"^built with (\S.*)$")
 _DEVICE = re.compile(r"^ {2}([^\s:()]+): ")
 _SYSTEM_INFO = re.compile(r"system_info: .*?\|\s*(\S.*)$")
 _TENSOR = re.compile(r"\[\s*(\d+)/\s*(\d+)\]")
@@ -33,6 +35,18 @@ _TOKEN_COUNT = re.compile(rb"Total number of tokens: (\d+)\s*\Z")
 def read_version(line: str) -> str | None:
     """Return the version that a line of ``--version`` tells."""
     match = _VERSION.match(line.strip())
+    return match[1] if match else None
+
+
+def read_commit(version: str) -> str | None:
+    """Return the commit in a version such as ``0.5.0 (build 1, commit 0c1e570)``."""
+    match = _COMMIT.search(version)
+    return match[1] if match else None
+
+
+def read_compiler(line: str) -> str | None:
+    """Return the compiler that a line of ``--version`` tells."""
+    match = _COMPILER.match(line.strip())
     return match[1] if match else None
 
 

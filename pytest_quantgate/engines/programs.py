@@ -16,6 +16,8 @@ from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.engines.program_folder import PERPLEXITY, QUANTIZE, Argument, ProgramFolder
 from pytest_quantgate.engines.program_imatrix import collect_imatrix
 from pytest_quantgate.engines.program_output import (
+    read_commit,
+    read_compiler,
     read_device,
     read_system_info,
     read_tensor,
@@ -28,8 +30,10 @@ from pytest_quantgate.errors import CellError, CellUnsupported, ModelFileError, 
 from pytest_quantgate.formats import TENSOR_TYPES
 from pytest_quantgate.models.gguf_file import read_gguf
 from pytest_quantgate.models.source import EMBEDDED
+from pytest_quantgate.worker.build import describe_build, read_cmake_cache
 from pytest_quantgate.worker.host import cpu_name
 from pytest_quantgate.worker.messages import (
+    UNKNOWN,
     CollectImatrix,
     Identify,
     Identity,
@@ -136,7 +140,16 @@ class LlamaPrograms:
             library_sha256=self._hash([perplexity, *libraries], *self._arguments),
             quantizer_sha256=self._hash([quantize, *libraries]),
             devices=tuple(self._programs.read_all(PERPLEXITY, ["--list-devices"], read_device)),
+            commit=read_commit(version) or UNKNOWN,
+            build_options=self._build() or UNKNOWN,
         )
+
+    def _build(self) -> str:
+        """Describe how the programs were built; CMake's folder is above theirs, if it is there."""
+        told = self._programs.read_all(PERPLEXITY, ["--version"], read_compiler)
+        folders = (self._programs.path, self._programs.path.parent)
+        variables = next(filter(None, map(read_cmake_cache, folders)), {})
+        return describe_build(variables, told[0] if told else "")
 
     def _system_info(self) -> str:
         """Return llama.cpp's line of instruction sets, which it prints once a model is loaded."""

@@ -24,6 +24,7 @@ from pytest_quantgate.report.change_texts import (
 )
 from pytest_quantgate.report.record import CellRecord
 from pytest_quantgate.report.sections import Section, section_lines
+from pytest_quantgate.worker.messages import UNKNOWN
 
 MOST_ROWS = 25
 """Rows of what moved within the limits that stand open; the others are folded away."""
@@ -151,8 +152,10 @@ def _engines(found: Comparison) -> list[str]:
     for name, heading in (
         ("version", "engine"),
         ("llama_cpp_version", "llama.cpp"),
+        ("commit", "commit"),
         ("library_sha256", "libraries"),
         ("system_info", "build"),
+        ("build_options", "build options"),
         ("python_version", "Python"),
         ("cpu_name", "processor"),
         ("platform", "platform"),
@@ -163,9 +166,9 @@ def _engines(found: Comparison) -> list[str]:
             before, after = _label(old), _label(new)
         if name == "library_sha256":
             before, after = (f"`{digest[:12]}`" if digest else "" for digest in (before, after))
-        if name == "system_info" and before != after:
+        if name in {"system_info", "build_options"} and before != after:
             before, after = only_differing(before, after)
-        if before or after:
+        if {before, after} - {"", UNKNOWN}:
             rows.append((heading, before or "–", "same" if before == after else after or "–"))
     return _table(("", "old", "new"), rows)
 

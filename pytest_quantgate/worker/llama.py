@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
-import platform
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pytest_quantgate.worker.errors import EngineRefusal
-from pytest_quantgate.worker.host import cpu_name
-from pytest_quantgate.worker.loading import library_folder, low, package_version
-from pytest_quantgate.worker.messages import DevicesListed, Identity, ModelRequest
+from pytest_quantgate.worker.loading import low
+from pytest_quantgate.worker.messages import DevicesListed, ModelRequest
 from pytest_quantgate.worker.placement import SPLIT_MODES, read_placement
 from pytest_quantgate.worker.releases import (
     clear_memory,
@@ -30,27 +27,6 @@ from pytest_quantgate.worker.releases import (
     set_if_known,
     set_repacking,
 )
-
-LIBRARY_NAMES = ("libllama", "llama", "libggml", "ggml")
-QUANTIZER_NAMES = ("libllama", "llama", "libggml-base", "ggml-base")
-
-
-def _hash_libraries(prefixes: Sequence[str]) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(library_folder().iterdir()):
-        stem, _, rest = path.name.partition(".")
-        # The versioned names beside `libllama.so` are copies or links of the same file.
-        if rest in {"so", "dylib", "dll"} and any(
-            stem == name or (name.endswith("ggml") and stem.startswith(f"{name}-"))
-            for name in prefixes
-        ):
-            digest.update(stem.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
-
-
-def _llama_cpp_version() -> str:
-    version = getattr(low, "llama_version", None)
-    return version().decode() if version is not None else ""
 
 
 def devices() -> dict[str, int]:
@@ -113,23 +89,6 @@ def describe_device(device: str) -> tuple[str, str]:
     text = ", ".join(f"{count} × {name}" if count > 1 else name for name, count in told.items())
     options = placement.to_text().partition(";")[2]
     return f"{text}; {options}" if options else text, driver
-
-
-def identify() -> Identity:
-    """Describe this engine: versions, instruction sets, and its libraries' bytes."""
-    low.llama_backend_init()
-    return Identity(
-        kind="llama-cpp-python",
-        version=package_version(),
-        llama_cpp_version=_llama_cpp_version(),
-        python_version=platform.python_version(),
-        platform=f"{sys.platform}-{platform.machine()}",
-        cpu_name=cpu_name(),
-        system_info=low.llama_print_system_info().decode().strip(),
-        library_sha256=_hash_libraries(LIBRARY_NAMES),
-        quantizer_sha256=_hash_libraries(QUANTIZER_NAMES),
-        devices=tuple(devices()),
-    )
 
 
 class LogTap:

@@ -63,6 +63,8 @@ SENT_MODULES = (
     "pytest_quantgate.worker.memory",
     "pytest_quantgate.worker.coding",
     "pytest_quantgate.worker.experts",
+    "pytest_quantgate.worker.build",
+    "pytest_quantgate.worker.identity",
     "pytest_quantgate.worker.serve",
     "pytest_quantgate.codecs",
     "pytest_quantgate.codecs.native",

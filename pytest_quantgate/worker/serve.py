@@ -15,8 +15,9 @@ from pytest_quantgate.worker.batches import compare_batches
 from pytest_quantgate.worker.coding import Coder, WrongValueError
 from pytest_quantgate.worker.errors import EngineRefusal
 from pytest_quantgate.worker.experts import compare_experts
+from pytest_quantgate.worker.identity import identify
 from pytest_quantgate.worker.imatrix import collect_imatrix
-from pytest_quantgate.worker.llama import LogTap, identify, list_devices
+from pytest_quantgate.worker.llama import LogTap, list_devices
 from pytest_quantgate.worker.memory import measure_memory
 from pytest_quantgate.worker.messages import (
     CollectImatrix,

@@ -10,6 +10,8 @@ from pytest_quantgate.engines.program_output import (
     PairedReader,
     PlainReader,
     Tokens,
+    read_commit,
+    read_compiler,
     read_device,
     read_refusal,
     read_system_info,
@@ -55,6 +57,23 @@ Same top p: 87.843 {s} 2.050 %
 )
 def test_a_version_is_all_that_stands_behind_the_word(line: str, version: str | None) -> None:
     assert read_version(line) == version
+
+
+@pytest.mark.parametrize(
+    ("version", "commit"),
+    [
+        ("4589 (eb7cf15a)", "eb7cf15a"),
+        ("0.5.0-dev (build 1, commit 0c1e570)", "0c1e570"),
+        ("0 (unknown)", None),
+    ],
+)
+def test_a_version_names_its_commit(version: str, commit: str | None) -> None:
+    assert read_commit(version) == commit
+
+
+def test_a_version_is_followed_by_its_compiler() -> None:
+    assert read_compiler("built with GNU 12.2.0 for Linux x86_64") == "GNU 12.2.0 for Linux x86_64"
+    assert read_compiler("version: 4589 (eb7cf15a)") is None
 
 
 def test_devices_stand_in_a_list() -> None:

@@ -138,12 +138,15 @@ def test_the_identity_tells_version_devices_and_hashes(start: Start, folder: Pat
     assert (found.kind, found.version) == ("llama.cpp's programs", "9999 (abcdef0)")
     assert found.system_info == "CPU : FAKE = 1 |"
     assert found.devices == ("CUDA0", "CUDA1")
+    assert (found.commit, found.build_options) == ("abcdef0", "nothing for nowhere")
     assert start().identity() == found == start().ask(Identify())
     other = start(("-ngl", "99")).identity()
     assert other.library_sha256 != found.library_sha256, "arguments change what is computed"
     assert other.quantizer_sha256 == found.quantizer_sha256
     (folder / "libggml-base.so").write_bytes(b"a library beside them")
     assert start().identity().quantizer_sha256 != found.quantizer_sha256
+    (folder / "CMakeCache.txt").write_text("GGML_NATIVE:BOOL=OFF\n")
+    assert start().identity().build_options == "GGML_NATIVE=OFF | nothing for nowhere"
 
 
 @pytest.mark.parametrize("chunks", [range(4), range(2, 5)])

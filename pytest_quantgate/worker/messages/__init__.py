@@ -44,6 +44,7 @@ from pytest_quantgate.worker.messages.costs import (
     SpeedMeasured,
 )
 from pytest_quantgate.worker.messages.engine import (
+    UNKNOWN,
     DevicesListed,
     Identify,
     Identity,
@@ -70,6 +71,7 @@ from pytest_quantgate.worker.messages.scores import (
 )
 
 __all__ = [
+    "UNKNOWN",
     "BatchedRequest",
     "BatchesCompared",
     "CodecsListed",

@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from pytest_quantgate.worker.messages.base import Message, Request
 
+UNKNOWN = "unknown"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Identity(Message):
@@ -14,7 +16,8 @@ class Identity(Message):
 
     ``quantizer_sha256`` is over the libraries that make files, ``library_sha256`` over all that
     compute; ``system_info`` is llama.cpp's line of instruction sets and build options;
-    ``devices`` are the devices that its backends list.
+    ``devices`` are the devices that its backends list. ``commit`` is llama.cpp's, and
+    ``build_options`` are CMake's and the compiler; both as far as the build tells them.
     """
 
     kind: str
@@ -27,6 +30,8 @@ class Identity(Message):
     library_sha256: str
     quantizer_sha256: str
     devices: tuple[str, ...]
+    commit: str = UNKNOWN
+    build_options: str = UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)
