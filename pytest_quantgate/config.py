@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pytest_quantgate.command_line import as_named
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.formats import Format, find_format, make_recipe, only_part
 from pytest_quantgate.sharding import Shard, parse_shard
@@ -283,23 +284,6 @@ def _profile(tables: Tables, overrides: Overrides) -> tuple[str, ProfileSettings
         raise ConfigError(_one_line(error, "command line")) from error
 
 
-def _as_named(
-    values: tuple[str, ...] | None, known: Iterable[str], suffixes: tuple[str, ...]
-) -> dict[str, str]:
-    """Return the values that are no known name but a source, each under a name of its own."""
-    named = {}
-    for value in values or ():
-        prefixes = ("package:", "embedded:", "shape:", "hf:")
-        looks_like_source = value.startswith(prefixes) or value.endswith(suffixes)
-        if value not in known and looks_like_source:
-            plain = value.partition("@")[0] if value.startswith("hf:") else value
-            stem = Path(plain.partition(":")[2] or plain).name
-            for suffix in suffixes:
-                stem = stem.removesuffix(suffix)
-            named[value] = re.sub(r"[^A-Za-z0-9_.+]+", "-", stem).strip("-") or "model"
-    return named
-
-
 def _check_engines(
     profile_name: str, profile: ProfileSettings, engines: Mapping[str, EngineSettings]
 ) -> None:
@@ -381,10 +365,10 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
     }
     models = {**_BUILT_IN_MODELS, **tables.models}
     texts = dict(tables.texts)
-    model_names = _as_named(overrides.models, models, (".gguf",))
-    text_names = _as_named(overrides.texts, (*texts, *BUILT_IN_TEXTS), _TEXT_ENDINGS)
+    model_names = as_named("model", overrides.models, models, (".gguf",), root)
+    text_names = as_named("text", overrides.texts, (*texts, *BUILT_IN_TEXTS), _TEXT_ENDINGS, root)
     imatrices = {**_BUILT_IN_IMATRICES, **tables.imatrices}
-    imatrix_names = _as_named(overrides.imatrices, imatrices, (".gguf", ".dat"))
+    imatrix_names = as_named("imatrix", overrides.imatrices, imatrices, (".gguf", ".dat"), root)
     models |= {name: ModelSettings(source=source) for source, name in model_names.items()}
     texts |= {name: TextSettings(source=source) for source, name in text_names.items()}
     imatrices |= {name: ImatrixSettings(file=file) for file, name in imatrix_names.items()}

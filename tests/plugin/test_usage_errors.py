@@ -72,6 +72,17 @@ def _missing_model(project: Project) -> tuple[str, ...]:
     return ()
 
 
+def _missing_text(project: Project) -> tuple[str, ...]:
+    config = project.root / "pyproject.toml"
+    config.write_text(config.read_text().replace(str(project.text), "no.txt"))
+    return ()
+
+
+def _mistyped_text(project: Project) -> tuple[str, ...]:
+    (project.root / "held-out.txt").write_text("word " * 20)
+    return ("--quant-text=held-uot.txt",)
+
+
 def _options(*arguments: str) -> Change:
     return lambda project: arguments  # noqa: ARG005 # a change that changes nothing
 
@@ -99,7 +110,23 @@ ERRORS: dict[str, tuple[Change, str]] = {
     "shard beyond": (_options("--quant-shard=5/4"), "--quant-shard '5/4' is no part*as 2/4"),
     "no shard": (_options("--quant-shard=x"), "--quant-shard 'x' is no part*as 2/4"),
     "missing model": (_missing_model, "*model 'tiny': the file */nothing.gguf does not exist;*"),
-    "missing text": (_options("--quant-text=no.txt"), "*text 'no': the file */no.txt cannot be*"),
+    "missing text": (_missing_text, "*text 'story': the file */no.txt cannot be read*"),
+    "no such model": (
+        _options("--quant-model=nix.gguf"),
+        "*--quant-model 'nix.gguf': there is no file */nix.gguf; check the path",
+    ),
+    "no such folder": (
+        _options("--quant-model=models/nix.gguf"),
+        "*--quant-model 'models/nix.gguf': there is no file */models/nix.gguf; check the path",
+    ),
+    "mistyped text": (
+        _mistyped_text,
+        "*--quant-text 'held-uot.txt': there is no file *(did you mean 'held-out.txt'[?])",
+    ),
+    "no such matrix": (
+        _options("--quant-imatrix=none,x.gguf"),
+        "*--quant-imatrix 'x.gguf': there is no file */x.gguf; check the path",
+    ),
     "text too short": (_short_text, "*text 'short' is too short: 100 of 128 tokens that two*"),
     "empty text": (_empty_text, "*text 'empty' is too short: 0 bytes instead of 128 tokens*"),
     "no GGUF": (_bytes(b"PK\3\4 a zip"), "*bad.gguf is no GGUF file: it begins with*"),
