@@ -134,8 +134,8 @@ def failure(run: Run, cell: Cell, error: CellError, questions: Sequence[Question
         n_chunks = run.looks(cell)[-1] if needs_text(cell, names) else None
         old = measure_old(run, old_cell, n_chunks, names, {})
     except CellError as error:
-        run.without_old.add(cell.id)
-        told = f"nor can the old engine: {error}"
+        run.without_old[cell.id] = error
+        told, others = f"nor can the old engine: {error}", (failed_record(run, old_cell, error),)
     else:
         told, others = "the old engine can", (old.record(run),)
     reason = f"{verdict.reason}; {told}"
@@ -165,6 +165,7 @@ def _ask(
     asked = [(question, _limits(run, cell, question)) for question in questions]
     names = dict.fromkeys(question.metric for question in questions)
     by_name = {question.metric for question in questions if question.limits is not None}
+    wanted_old = run.old_cell(cell)
     unable = _why_old_cannot(run, cell)
     found_once = {name: measure_once(run, name, cell) for name in names if name in CELL_METRICS}
     absent |= {name: item for name, item in found_once.items() if isinstance(item, Absent)}
@@ -233,6 +234,8 @@ def _ask(
         others = (old.record(run), *(item.record for item in crossed))
         if crossed and verdict.cause is not None:
             verdict = replace(verdict, cause=f"{verdict.cause}; {describe_effects(old, crossed)}")
+    elif wanted_old is not None:
+        others = (failed_record(run, wanted_old, run.without_old[cell.id]),)
     return Answer(
         record=record, verdict=verdict, candidate=candidate, measured=measured, others=others
     )
@@ -260,7 +263,7 @@ def _set_old_aside(run: Run, cell: Cell, error: CellError) -> Judgement:
     """
     if isinstance(error, CellUnavailable):
         raise CellUnavailable(f"the old engine: {error}") from error
-    run.without_old.add(cell.id)
+    run.without_old[cell.id] = error
     return Judgement(
         metric="support",
         against="baseline",

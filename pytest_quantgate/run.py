@@ -29,7 +29,7 @@ from pytest_quantgate.config import NO_IMATRIX, Settings
 from pytest_quantgate.devices import default_threads, device_kind, hold_device
 from pytest_quantgate.engines import Engine
 from pytest_quantgate.engines.making import make_engine
-from pytest_quantgate.errors import CellUnavailable, CellUnsupported
+from pytest_quantgate.errors import CellError, CellUnavailable, CellUnsupported
 from pytest_quantgate.formats import FULL_PRECISION, find_format
 from pytest_quantgate.matrix import (
     NO_TEXT,
@@ -90,7 +90,7 @@ class Run:
         self._cell_files: dict[str, CellFile] = {}
         self._found_imatrices: dict[str, Imatrix] = {}
         self.measured_once: dict[tuple[str, str], Any] = {}
-        self.without_old: set[str] = set()
+        self.without_old: dict[str, CellError] = {}
 
     # Cells
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from pytest_quantgate.report.record import RunRecord, read_record
+from pytest_quantgate.report.write import run_markdown
 from tests.conftest import Project
 
 ENGINES = "[tool.quantgate.engines.old]"
@@ -92,6 +93,7 @@ def test_the_same_build_is_no_change(project: Project) -> None:
         assert other.chunk_nll_sum_nats == cell.chunk_nll_sum_nats
         assert (other.engine, cell.engine) == ("old", "default")
     assert not project.baselines
+    result.stdout.fnmatch_lines(["No change: bit-identical on 3 cells, * tokens."])
 
 
 def test_the_old_engine_may_be_an_interpreter_on_the_command_line(project: Project) -> None:
@@ -144,6 +146,13 @@ def test_another_quantizer_is_told_from_the_runtime(own_cache: Project) -> None:
     assert sides["default", "old"].chunk_nll_sum_nats == new.chunk_nll_sum_nats
     assert old.chunk_nll_sum_nats != new.chunk_nll_sum_nats
     assert old.file_bytes != new.file_bytes
+    text = run_markdown(record)
+    assert "- **quantizer** (`tiny-Q4_0-cpu`): " in text
+    assert "tensors changed type" in text
+    after = text[text.index("## Which half of the engine") :]
+    row = next(line for line in after.splitlines() if line.startswith("| `tiny-Q4_0-cpu` | "))
+    _, _, quantizer, runtime, together, left_over, _ = (part.strip() for part in row.split("|"))
+    assert (runtime, left_over, quantizer) == ("identical", "identical", together)
 
 
 # Faults, with a fake.
@@ -174,6 +183,11 @@ def test_what_only_the_new_engine_can_is_new(fake: Project, fault: str) -> None:
     assert result.ret == pytest.ExitCode.OK
     assert verdicts(record) == {"F16": "PASS", "Q8_0": "PASS", "Q4_0": "IMPROVED"}
     assert record.cells[-1].reason.startswith("new: the old engine could not (")
+    old = next(other for other in record.others if other.id == "tiny-Q4_0-cpu@old")
+    kinds = {"crash": "CRASHED", "hang": "TIMEOUT", "refuse": "UNSUPPORTED"}
+    assert old.verdict == kinds[fault]
+    text = run_markdown(record)
+    assert f"- `tiny-Q4_0-cpu`: only the new engine can; the old one gave {kinds[fault]}" in text
 
 
 @pytest.mark.parametrize(
@@ -197,6 +211,7 @@ def test_what_neither_can_is_skipped(fake: Project) -> None:
     result.assert_outcomes(passed=2, skipped=1)
     assert verdicts(record)["Q4_0"] == "UNSUPPORTED"
     assert "nor can the old engine" in record.cells[-1].reason
+    assert "- `tiny-Q4_0-cpu`: neither engine can; the new one gave" in run_markdown(record)
 
 
 def test_a_crash_of_both_stays_red(fake: Project) -> None:
