@@ -1,0 +1,253 @@
+"""What the steps of the composite actions run; the standard library alone, so that it starts first.
+
+Inputs come as environment variables, ``INPUT_`` and the input's name, never as text inside of a
+command. What a later step needs is written to the file that ``GITHUB_OUTPUT`` names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+import venv
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+"""This project's checkout, at the version of the action: what is installed."""
+
+ENGINE = "llama-cpp-python"
+
+NEWEST = "newest"
+"""A version that is looked up in the package index."""
+
+_VERSION = re.compile(r"\d+(\.\d+)*([a-z]+\d+)?")
+_SHARD = re.compile(r"\d+/\d+")
+
+
+class StepError(Exception):
+    """What the workflow's author has to mend; one line."""
+
+
+def given(name: str) -> str:
+    """Return an input, stripped."""
+    return os.environ.get(f"INPUT_{name.upper().replace('-', '_')}", "").strip()
+
+
+def write_outputs(outputs: Mapping[str, str]) -> None:
+    """Give later steps values.
+
+    Raises:
+        StepError: one has a line break, which could add a value of its own.
+
+    """
+    for name, value in outputs.items():
+        if "\n" in value or "\r" in value:
+            raise StepError(f"the {name} is more than one line: {value!r}")
+    with Path(os.environ["GITHUB_OUTPUT"]).open("a", encoding="utf-8") as stream:
+        stream.writelines(f"{name}={value}\n" for name, value in outputs.items())
+
+
+def call(command: Sequence[str | Path], **environment: str) -> None:
+    """Run a command.
+
+    Raises:
+        StepError: it failed.
+
+    """
+    words = [str(word) for word in command]
+    print(f"$ {shlex.join(words)}", flush=True)
+    status = subprocess.run(words, env={**os.environ, **environment}, check=False).returncode
+    if status:
+        raise StepError(f"{Path(words[0]).name} exited with {status}: {shlex.join(words)}")
+
+
+def version_of(name: str) -> str:
+    """Return an input that is a version of the engine, "" for none.
+
+    Raises:
+        StepError: it is no version.
+
+    """
+    version = given(name)
+    if version == NEWEST:
+        said = subprocess.run(
+            [sys.executable, "-m", "pip", "index", "versions", ENGINE],
+            check=False,
+            capture_output=True,
+            text=True,
+        ).stdout
+        found = re.match(rf"{ENGINE} \(([^)]+)\)", said)
+        if found is None:
+            raise StepError(f"the package index told no version of {ENGINE}")
+        return found[1]
+    if version and not _VERSION.fullmatch(version):
+        raise StepError(f"the input {name} is {version!r}; write a version as 0.3.36, or {NEWEST}")
+    return version
+
+
+def machine() -> str:
+    """Name what a compiled wheel can run on, but for the instruction sets: those are chosen."""
+    image = os.environ.get("ImageOS")  # noqa: SIM112 # so GitHub's runners spell it
+    system = image or "-".join(filter(None, platform.libc_ver()))
+    parts = (os.environ.get("RUNNER_OS") or platform.system(), platform.machine(), system)
+    return "-".join(part for part in parts if part)
+
+
+def home() -> Path:
+    """Return the folder of what is kept between runs: at the same place on every runner."""
+    return Path.home() / ".cache" / "quantgate-action"
+
+
+def plan() -> None:
+    """Check the inputs, and tell the next steps where everything is."""
+    shard = given("shard")
+    if shard and not _SHARD.fullmatch(shard):
+        raise StepError(f"the input shard is {shard!r}; write K/N, as 2/4")
+    version, against = version_of("llama-cpp-python"), version_of("against")
+    if not version:
+        raise StepError(f"the input {ENGINE} is empty; write a version as 0.3.36, or {NEWEST}")
+    record = Path(os.environ["GITHUB_WORKSPACE"]) / given("report")
+    if record.suffix != ".json":
+        raise StepError(f"the input report is {given('report')!r}; its ending must be .json")
+    outputs = {
+        "record": str(record),
+        "markdown": str(record.with_suffix(".md")),
+        "artifact": "-".join(filter(None, ("quantgate", against, shard.replace("/", "-of-")))),
+        "cache": str(home() / "cache"),
+        "cache-key": f"quantgate-cache-{machine()}-{shard.replace('/', '-')}",
+        "version": version,
+        "against": against,
+    }
+    build = hashlib.sha256(given("cmake-args").encode()).hexdigest()[:16]
+    python = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    for name, wanted in (("wheel", version), ("old-wheel", against)):
+        key = f"quantgate-wheel-{wanted}-{machine()}-{python}-{build}" if wanted else ""
+        outputs |= {name: str(home() / "wheels" / key) if wanted else "", f"{name}-key": key}
+    write_outputs(outputs)
+
+
+def build_wheel(folder: Path, version: str) -> Path:
+    """Return the engine's wheel from a folder, compiled now if the folder has none."""
+    if not any(folder.glob("*.whl")):
+        folder.mkdir(parents=True, exist_ok=True)
+        # pip's own cache may hold a wheel of other options: its key does not know them.
+        pip = [sys.executable, "-m", "pip", "wheel", "--no-cache-dir", "--no-deps"]
+        options = ["--no-binary", ENGINE, "--wheel-dir", str(folder), f"{ENGINE}=={version}"]
+        call([*pip, *options], CMAKE_ARGS=given("cmake-args"))
+    return next(folder.glob("*.whl"))
+
+
+def old_python() -> Path:
+    """Return the interpreter that the old engine is installed for."""
+    folder = Path(os.environ["RUNNER_TEMP"]) / "quantgate-old"
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def install() -> None:
+    """Install the engine, this project, and for an upgrade the old engine beside them."""
+    wheel = build_wheel(Path(given("wheel")), given("version"))
+    extras = given("extras")
+    project = f"{REPOSITORY}[{extras}]" if extras else str(REPOSITORY)
+    call([sys.executable, "-m", "pip", "install", wheel, project])
+    if given("against"):
+        old_wheel = build_wheel(Path(given("old-wheel")), given("against"))
+        venv.create(old_python().parent.parent, with_pip=True)
+        call([old_python(), "-m", "pip", "install", old_wheel])
+
+
+def pytest_arguments() -> list[str]:
+    """Return what pytest is called with."""
+    record = Path(given("record"))
+    arguments = ["--quant-matrix", "--quant-cache", given("cache")]
+    arguments += ["--quant-report", str(record)]
+    arguments += ["--quant-report", str(record.with_suffix(".md"))]
+    if given("profile"):
+        arguments += ["--quant-profile", given("profile")]
+    if given("shard"):
+        arguments += ["--quant-shard", given("shard")]
+    if given("against"):
+        arguments += ["--quant-against", f"python={old_python()}"]
+    return arguments + shlex.split(given("arguments"))
+
+
+def run() -> int:
+    """Run the matrix in the folder of the configuration, and return pytest's exit status."""
+    folder = Path(os.environ["GITHUB_WORKSPACE"]) / given("config")
+    if not folder.is_dir():
+        raise StepError(f"the input config is {given('config')!r}, which is no folder")
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    # What a fork has instead of the secret: no token is something else than an empty one.
+    if not environment.get("HF_TOKEN"):
+        environment.pop("HF_TOKEN", None)
+    command = [sys.executable, "-m", "pytest", *pytest_arguments()]
+    print(f"$ {shlex.join(command)}", flush=True)
+    return subprocess.run(command, cwd=folder, env=environment, check=False).returncode
+
+
+def _quantgate(*arguments: str | Path) -> int:
+    program = "import sys; from pytest_quantgate.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, *(str(word) for word in arguments)]
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    return subprocess.run(command, env=environment, check=False).returncode
+
+
+def report() -> int:
+    """Show the record as the step's summary and as annotations."""
+    record = Path(given("record"))
+    if not record.is_file():
+        raise StepError("no run record was written: the run ended before; see the step above")
+    return _quantgate("report", record, "--github")
+
+
+def install_to_merge() -> None:
+    """Install this project without an engine, which joining records does not need."""
+    with (REPOSITORY / "pyproject.toml").open("rb") as stream:
+        needed = tomllib.load(stream)["project"]["dependencies"]
+    others = [item for item in needed if not item.startswith(ENGINE)]
+    call([sys.executable, "-m", "pip", "install", *others])
+    call([sys.executable, "-m", "pip", "install", "--no-deps", REPOSITORY])
+
+
+def merge() -> int:
+    """Join the records below a folder; 1 where a cell is red or missing."""
+    workspace = Path(os.environ["GITHUB_WORKSPACE"])
+    folder = workspace / given("records")
+    # The .json of the joined record may stand there too, from a try before.
+    joined = workspace / given("report")
+    if joined.suffix != ".json":
+        raise StepError(f"the input report is {given('report')!r}; its ending must be .json")
+    records = sorted(path for path in folder.rglob("*.json") if path != joined)
+    if not records:
+        raise StepError(f"there is no run record below {given('records')!r}: no shard wrote one")
+    write_outputs({"record": str(joined), "markdown": str(joined.with_suffix(".md"))})
+    return _quantgate("merge", *records, "-o", joined, "-o", joined.with_suffix(".md"))
+
+
+STEPS: Mapping[str, Callable[[], int | None]] = {
+    "plan": plan,
+    "install": install,
+    "run": run,
+    "report": report,
+    "install-to-merge": install_to_merge,
+    "merge": merge,
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one step and return its exit status; an error becomes an annotation."""
+    try:
+        return STEPS[arguments[0]]() or 0
+    except StepError as error:
+        text = str(error).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+        print(f"::error title=quantgate::{text}")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
