@@ -50,8 +50,8 @@ SLOWER_SOURCE = '''
 
 import time
 
+from pytest_quantgate.worker.serve import serve as serve_as_ever  # first: it loads llama.cpp
 from pytest_quantgate.worker import speed
-from pytest_quantgate.worker.serve import serve as serve_as_ever
 
 decode_at_full_speed = speed.Sequence._decode
 
