@@ -19,9 +19,10 @@ MAX_BATCH_KLD_NATS = 0.03
 """Mean divergence between batch geometries: kernels of one format differ by up to 0.008 where
 they quantize the activations differently (SmolLM2, Q4_K_M, AVX-512); a broken one is far above."""
 
-MAX_DEVICE_KLD_NATS = 0.03
-"""Mean divergence between devices: their kernels differ as those of batch geometries do. Repacked
-against plain weights on a CPU with AVX2: up to 0.006 (SmolLM2, Q4_K_M), 5e-6 in F16."""
+MAX_DEVICE_KLD_NATS = 0.1
+"""Mean divergence between devices, some three times the largest one measured between sound ones:
+SmolLM2 on an H100 against a CPU, 0.036 in Q5_K_S, 1.5e-4 in F16 (docs/benchmarks.md). Repacked
+against plain weights on a CPU with AVX2: up to 0.006 (Q4_K_M)."""
 
 MIN_ROUTE_INCREASE = 0.005
 """An increase of the share of changed routes below this is never a regression: rounding in
