@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from pytest_quantgate.report.noise import noise_tables
 from pytest_quantgate.report.record import RunRecord
-from pytest_quantgate.report.table import markdown
+from pytest_quantgate.report.write import run_markdown
 
 MAX_SUMMARY_BYTES = 1 << 20
 """A step's summary, above which GitHub shows none of it."""
@@ -65,12 +65,12 @@ def summary(record: RunRecord, room_bytes: int = MAX_SUMMARY_BYTES) -> str:
 
     One that is longer has the red cells alone, and if that is too long, what of it has room.
     """
-    text = markdown(record)
+    text = run_markdown(record)
     if len(text.encode()) <= room_bytes:
         return text
     red = tuple(cell for cell in record.cells if cell.is_red)
     heading = text.partition("\n")[0]
-    rest = markdown(replace(record, cells=red)).partition("\n")[2]
+    rest = run_markdown(replace(record, cells=red)).partition("\n")[2]
     return _cut(f"{heading}\n{rest}", room_bytes)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.report.record import CellRecord, RunRecord, to_plain
 
-_ENGINE = ("kind", "version", "llama_cpp_version", "system_info")
+_ENGINE = ("kind", "version", "llama_cpp_version", "commit", "build_options", "system_info")
 """What makes two engines one: not their bytes, which differ from build to build by the names of
 the compiler's folders, nor the machine's own facts."""
 

@@ -240,6 +240,18 @@ def _escape(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
+def completeness_lines(record: RunRecord) -> list[str]:
+    """Say which part of a matrix a record is of, what it lacks, and what must be told of it."""
+    lines = []
+    if record.shard is not None:
+        lines += [f"Shard {record.shard.number} of {record.shard.count}."]
+    if record.missing:
+        lines += ["", "## What is missing", "", *(f"- {what}" for what in record.missing)]
+    if record.warnings:
+        lines += ["", *(f"- Warning: {_escape(warning)}" for warning in record.warnings)]
+    return lines
+
+
 def markdown(record: RunRecord) -> str:
     """Write a run's report as Markdown."""
     red = [cell for cell in record.cells if cell.is_red]
@@ -251,12 +263,7 @@ def markdown(record: RunRecord) -> str:
     engine = record.engine
     if "version" in engine:
         lines += [f"Engine {engine['kind']} {engine['version']} on {engine['cpu_name']}."]
-    if record.shard is not None:
-        lines += [f"Shard {record.shard.number} of {record.shard.count}."]
-    if record.missing:
-        lines += ["", "## What is missing", "", *(f"- {what}" for what in record.missing)]
-    if record.warnings:
-        lines += ["", *(f"- Warning: {_escape(warning)}" for warning in record.warnings)]
+    lines += completeness_lines(record)
     for table in make_tables(record):
         lines += ["", f"## {table.title}", ""]
         if table.caveat:

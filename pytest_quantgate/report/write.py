@@ -9,14 +9,18 @@ from pytest_quantgate.artifacts.cache import write_atomically
 from pytest_quantgate.changes.comparison import compare_engines
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.report.record import RunRecord, to_plain
-from pytest_quantgate.report.table import markdown
+from pytest_quantgate.report.table import completeness_lines, markdown
 from pytest_quantgate.report.upgrade import upgrade_markdown
 
 
 def run_markdown(record: RunRecord) -> str:
     """Return a run's report: of the upgrade where it held two engines against each other."""
     found = compare_engines(record)
-    return markdown(record) if found is None else upgrade_markdown(found)
+    if found is None:
+        return markdown(record)
+    told = completeness_lines(record)
+    title, _, rest = upgrade_markdown(found).partition("\n")
+    return "\n".join([title, *(["", *told] if told else []), rest])
 
 
 ENDINGS = (".json", ".md")

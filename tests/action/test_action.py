@@ -275,7 +275,6 @@ def test_two_shards_and_their_joining_run_through_the_actions_scripts(
         ran = runner.run("quantgate-action", "run", given)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         assert f"shard {number}/2" in ran.stdout
-        assert runner.run("quantgate-action", "report", given).returncode == 0
         assert Path(outputs["markdown"]).is_file()
     given = {"records": "records", "report": "all.json"}
     merged = runner.run("quantgate-action/merge", "merge", given)
@@ -285,7 +284,7 @@ def test_two_shards_and_their_joining_run_through_the_actions_scripts(
     cells = json.loads((project.root / "all.json").read_text())["cells"]
     assert [cell["id"] for cell in cells] == ["tiny-F16-cpu", "tiny-Q8_0-cpu", "tiny-Q4_0-cpu"]
     summary = (runner.home / "summary").read_text()
-    assert summary.count("# Quantization gate: all green\n") == 3
+    assert summary.startswith("# Quantization gate: all green\n")
 
 
 def test_a_red_run_keeps_its_exit_status_and_its_cells_are_annotated(

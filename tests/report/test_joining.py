@@ -13,7 +13,9 @@ from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.report.joining import join
 from pytest_quantgate.report.record import RunRecord, ShardRecord
 from pytest_quantgate.report.table import markdown
+from pytest_quantgate.report.write import run_markdown
 from tests.report.test_report import cell, record
+from tests.report.test_upgrade import upgraded
 
 ENGINE: dict[str, Any] = {
     "kind": "llama-cpp-python",
@@ -196,3 +198,24 @@ def test_the_cells_of_an_old_engine_are_joined_too() -> None:
 def test_nothing_cannot_be_joined() -> None:
     with pytest.raises(ConfigError, match="there is no record to join"):
         join({})
+
+
+def test_the_report_of_an_upgrade_is_joined_and_says_what_is_missing() -> None:
+    """Half of it in each shard: all of them give the whole report, one of them is incomplete."""
+    whole = upgraded()
+    half = len(whole.cells) // 2
+    parts = {}
+    for number, cells in enumerate((whole.cells[:half], whole.cells[half:]), start=1):
+        formats = {cell.format for cell in cells}
+        parts[str(number)] = replace(
+            whole,
+            cells=cells,
+            others=tuple(cell for cell in whole.others if cell.format in formats),
+            shard=ShardRecord(number=number, count=2, cells=tuple(cell.id for cell in cells)),
+        )
+    joined = join(parts)
+    assert joined.cells == whole.cells
+    assert run_markdown(joined) == run_markdown(replace(whole, seconds_s=2 * whole.seconds_s))
+    lines = run_markdown(join({"1": parts["1"]})).splitlines()
+    assert lines[0].startswith("# Upgrade: ")
+    assert lines[1:6] == ["", "", "## What is missing", "", "- shard 2/2"]
