@@ -78,7 +78,8 @@ class HostState:
 
     ``clock_mhz`` is the mean of the cores' present clocks, ``governor`` Linux's policy for them,
     ``load_average`` the number of runnable processes over the last minute, ``temperature_c``
-    the hottest sensor, ``on_battery`` whether a laptop runs on its own.
+    the hottest sensor, ``on_battery`` whether a laptop runs on its own, ``turbo`` whether cores
+    may run above their base clock, ``throttled`` how often heat has slowed a core since the start.
     """
 
     clock_mhz: float | None
@@ -86,6 +87,8 @@ class HostState:
     load_average: float | None
     temperature_c: float | None
     on_battery: bool | None
+    turbo: bool | None = None
+    throttled: int | None = None
 
 
 def host_state() -> HostState:
@@ -96,6 +99,8 @@ def host_state() -> HostState:
         load_average=_load_average(),
         temperature_c=_temperature_c(),
         on_battery=_on_battery(),
+        turbo=_turbo(),
+        throttled=_throttled(),
     )
 
 
@@ -109,8 +114,29 @@ def _clock_mhz() -> float | None:
     return float(current) if current else None
 
 
+_CPUS = Path("/sys/devices/system/cpu")  # Linux alone has it
+
+
 def _governor() -> str | None:
-    path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return _read(_CPUS / "cpu0/cpufreq/scaling_governor")
+
+
+def _turbo() -> bool | None:
+    # Intel's driver tells what is off, the others what is on.
+    for name, on in (("intel_pstate/no_turbo", "0"), ("cpufreq/boost", "1")):
+        value = _read(_CPUS / name)
+        if value is not None:
+            return value == on
+    return None
+
+
+def _throttled() -> int | None:
+    counts = [_read(path) for path in _CPUS.glob("cpu*/thermal_throttle/core_throttle_count")]
+    return sum(int(count) for count in counts if count and count.isdecimal()) if counts else None
+
+
+def _read(path: Path) -> str | None:
+    """Return what a file of the system says, None where it is not or says nothing."""
     try:
         return path.read_text(encoding="utf-8").strip() or None
     except OSError:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 from pytest_quantgate.config import NO_IMATRIX, Settings
 from pytest_quantgate.errors import ConfigError
-from pytest_quantgate.formats import Format, find_format, keep_at, only_part
+from pytest_quantgate.formats import FULL_PRECISION, Format, find_format, keep_at, only_part
+from pytest_quantgate.models.gguf_file import GgufFile
+from pytest_quantgate.parts import quantized_parts
 
 NO_TEXT = ""
 """The text of a cell that has no quality to be measured: a shape's."""
@@ -124,6 +126,24 @@ def expand(
         if ids.count(cell_id) > 1:
             raise ConfigError(f"two cells have the id {cell_id!r}; name one format once")
     return tuple(cells)
+
+
+def expand_sources(settings: Settings, sources: Mapping[str, GgufFile]) -> tuple[Cell, ...]:
+    """Return the cells of the active profile, as the models' sources that were found have them.
+
+    Raises:
+        ConfigError: as :func:`expand`.
+
+    """
+    types = {name: source.main_type() for name, source in sources.items()}
+    return expand(
+        settings,
+        {name: found for name, found in types.items() if found in FULL_PRECISION},
+        {
+            name: quantized_parts(tensor.name for tensor in source.tensors)
+            for name, source in sources.items()
+        },
+    )
 
 
 def make_cell(settings: Settings, like: Cell, wanted: Format, imatrix: str | None) -> Cell:

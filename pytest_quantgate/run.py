@@ -21,12 +21,13 @@ from pytest_quantgate.artifacts.cache import Cache
 from pytest_quantgate.artifacts.files import CellFile, Files
 from pytest_quantgate.artifacts.imatrix import Imatrices, Imatrix, read_header
 from pytest_quantgate.artifacts.measurements import Measurements
+from pytest_quantgate.baselines.keys import key_of_cell
 from pytest_quantgate.baselines.orphans import orphaned, with_device
 from pytest_quantgate.baselines.schema import Key
 from pytest_quantgate.baselines.store import Found, Store
 from pytest_quantgate.computing import Setting, placement_of
 from pytest_quantgate.config import NO_IMATRIX, Settings
-from pytest_quantgate.devices import default_threads, device_kind, hold_device
+from pytest_quantgate.devices import default_threads, hold_device
 from pytest_quantgate.engines import Engine
 from pytest_quantgate.engines.making import make_engine
 from pytest_quantgate.errors import CellError, CellUnavailable, CellUnsupported
@@ -35,13 +36,13 @@ from pytest_quantgate.matrix import (
     NO_TEXT,
     Cell,
     expand,
+    expand_sources,
     make_cell,
     reference_format,
     with_engines,
 )
 from pytest_quantgate.metrics.size import SizeMeasurement, measure_size
 from pytest_quantgate.models.source import Model, find_model
-from pytest_quantgate.parts import quantized_parts
 from pytest_quantgate.sharding import cells_of, models_of
 from pytest_quantgate.tables import ProfileSettings
 from pytest_quantgate.texts import Text, check_held_out, domain_of, load_text
@@ -143,16 +144,13 @@ class Run:
         Models of other shards alone are not looked for: their cells are what the settings tell.
         """
         self._check_imatrices()
-        own, parts = {}, {}
+        sources = {}
         shard, names = self.settings.shard, frozenset(self.settings.profile.models)
         for name in names if shard is None else models_of(self._nominal, shard):
             model = self.find_model(name)
-            source = None if model is None else model.source
-            if source is not None and source.main_type() in FULL_PRECISION:
-                own[name] = source.main_type()
-            if source is not None:
-                parts[name] = quantized_parts(tensor.name for tensor in source.tensors)
-        return expand(self.settings, own, parts)
+            if model is not None and model.source is not None:
+                sources[name] = model.source
+        return expand_sources(self.settings, sources)
 
     def reference_cell(self, cell: Cell) -> Cell:
         """Return the cell that a cell is compared with; itself if it is the reference.
@@ -185,18 +183,7 @@ class Run:
 
     def key(self, cell: Cell) -> Key:
         """Return what a cell's baseline is found by."""
-        profile = self.profile_of(cell)
-        return Key(
-            model=cell.model,
-            format=cell.format.name,
-            imatrix=cell.imatrix,
-            text=cell.text,
-            n_ctx=0 if cell.text == NO_TEXT else profile.n_ctx,
-            flash_attention=profile.flash_attention,
-            type_k=profile.type_k,
-            type_v=profile.type_v,
-            device_kind=device_kind(self.placement(cell)),
-        )
+        return key_of_cell(self.settings, cell)
 
     @cached_property
     def gated(self) -> bool:

@@ -175,15 +175,21 @@ class Cache:
 
     def sha256_of(self, path: Path) -> str:
         """Hash a user's file once; it is remembered by path, size and modification time."""
-        state = path.stat()
-        known = self.sub("hashes") / f"{key_of(path=str(path.resolve()))}.json"
-        remembered = read_json(known)
-        identity = {"n_bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
-        if isinstance(remembered, dict) and remembered.get("of") == identity:
-            return str(remembered["sha256"])
-        digest = file_sha256(path)
-        write_json(known, {"of": identity, "path": str(path), "sha256": digest})
+        digest = self.known_sha256(path)
+        if digest is None:
+            digest = file_sha256(path)
+            write_json(
+                self.sub("hashes") / _hash_name(path),
+                {"of": _state(path), "path": str(path), "sha256": digest},
+            )
         return digest
+
+    def known_sha256(self, path: Path) -> str | None:
+        """Return the hash that is remembered of a user's file, None where there is none."""
+        remembered = read_json(self.folder / "hashes" / _hash_name(path))
+        if not isinstance(remembered, dict) or remembered.get("of") != _state(path):
+            return None
+        return str(remembered["sha256"])
 
     def is_locked(self, name: str) -> bool:
         """Tell whether a process holds a lock; one that a killed process left goes with this."""
@@ -195,6 +201,10 @@ class Cache:
                 return False
         except (Timeout, PermissionError):
             return True
+
+    def locks(self) -> list[str]:
+        """Return the names of the locks that are held, or that killed processes left."""
+        return [path.stem for path in _entries(self.folder / "locks") if path.suffix == ".lock"]
 
     def contents(self) -> dict[str, tuple[int, int]]:
         """Return the number of files and bytes of each folder; unknown ones come last."""
@@ -219,6 +229,8 @@ class Cache:
             if part.kept_s is not None:
                 _remove(_older(self.folder / name, part.kept_s))
         _remove(self.leftovers())
+        for name in self.locks():
+            self.is_locked(name)
 
     def leftovers(self) -> list[Path]:
         """Return what killed processes left half-written.
@@ -305,11 +317,22 @@ def _stamp_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
+def _hash_name(path: Path) -> str:
+    """Return the name of the file that remembers a file's hash."""
+    return f"{key_of(path=str(path.resolve()))}.json"
+
+
+def _state(path: Path) -> dict[str, int]:
+    """Return what changes when a file does."""
+    state = path.stat()
+    return {"n_bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
+
+
 def _entries(folder: Path) -> list[Path]:
     """Return what is in a folder; nothing where there is none."""
     try:
         return sorted(folder.iterdir())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from pytest_quantgate.commands import cache, claims, compare, devices, merge, report
+from pytest_quantgate.commands import cache, claims, compare, devices, doctor, merge, report
 
 if TYPE_CHECKING:
     # Generic for type checkers alone.
@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "claims": claims,
         "compare": compare,
         "devices": devices,
+        "doctor": doctor,
         "merge": merge,
         "report": report,
     }

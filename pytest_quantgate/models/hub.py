@@ -51,52 +51,99 @@ def parse_hub_source(source: str, model: str) -> HubFile:
     return HubFile(repository=match["repository"], file=match["file"], revision=match["revision"])
 
 
-def fetch(wanted: HubFile, root: Path, model: str) -> Path:
+def fetch(wanted: HubFile, root: Path, model: str, *, is_offline: bool = False) -> Path:
     """Return the file of the hub library's cache, downloaded if need be; all parts if it is split.
+
+    With ``is_offline`` nothing is downloaded, and the hub is not asked.
 
     Raises:
         CellUnavailable: the library is not installed, or it could not get the file; the message
             says what to type, and which file to place where instead.
 
     """
+    hub = _library(wanted, root, model)
+    how = {"local_files_only": True} if is_offline else {}
+    paths = []
+    for part in _parts(wanted):
+        try:
+            path = hub.hf_hub_download(wanted.repository, part, revision=wanted.revision, **how)
+        # The library raises its own errors, those of its HTTP client and the system's.
+        except Exception as error:
+            if _is_refusal(error):
+                raise _refused(wanted, root, model, error) from error
+            why = "" if is_offline else f" and could not be downloaded ({_said(error)})"
+            revision = f" --revision {wanted.revision}" if wanted.revision else ""
+            raise CellUnavailable(
+                f"model {model!r}: {wanted.file} of {wanted.repository} is not in the hub's"
+                f" cache{why}; with a network, type:"
+                f" hf download {wanted.repository} {wanted.file}{revision};"
+                f" {_by_hand(wanted, root, model)}"
+            ) from error
+        paths.append(Path(path))
+    return paths[0]
+
+
+def ask_for(wanted: HubFile, root: Path, model: str) -> int:
+    """Return a file's bytes, those of all parts if it is split, as the hub tells; without them.
+
+    Raises:
+        CellUnavailable: the library is not installed, or the hub does not give the file: it is
+            not there, or not for this token.
+
+    """
+    hub = _library(wanted, root, model)
+    n_bytes = 0
+    for part in _parts(wanted):
+        try:
+            url = hub.hf_hub_url(wanted.repository, part, revision=wanted.revision)
+            n_bytes += hub.get_hf_file_metadata(url).size or 0
+        except Exception as error:
+            if _is_refusal(error):
+                raise _refused(wanted, root, model, error) from error
+            # A failed connection's text names hosts, a proxy's too; this goes into reports.
+            raise CellUnavailable(
+                f"model {model!r}: the hub does not tell of {part} of {wanted.repository}"
+                f" ({type(error).__name__}); {_by_hand(wanted, root, model)}"
+            ) from error
+    return n_bytes
+
+
+def has_token() -> bool | None:
+    """Tell whether the hub's library has a token, None where it is not installed."""
     try:
         hub: Any = importlib.import_module("huggingface_hub")
+    except ImportError:
+        return None
+    return bool(hub.get_token())
+
+
+def _library(wanted: HubFile, root: Path, model: str) -> Any:
+    try:
+        return importlib.import_module("huggingface_hub")
     except ImportError:
         raise CellUnavailable(
             f"model {model!r}: a source hf: needs the hub's library; type: pip install"
             f' "pytest-quantgate[hf]"; {_by_hand(wanted, root, model)}'
         ) from None
+
+
+def _parts(wanted: HubFile) -> list[str]:
+    """Return the paths of a file's parts in its repository."""
     folder, _, name = wanted.file.rpartition("/")
-    try:
-        paths = [
-            Path(
-                hub.hf_hub_download(
-                    wanted.repository,
-                    f"{folder}/{part}" if folder else part,
-                    revision=wanted.revision,
-                )
-            )
-            for part in part_names(name)
-        ]
-    # The library raises its own errors, those of its HTTP client and the system's.
-    except Exception as error:
-        first_line = str(error).strip().partition("\n")[0]
-        said = f"{type(error).__name__}: {first_line}"
-        if _is_refusal(error):
-            raise CellUnavailable(
-                f"model {model!r}: the hub refused {wanted.file} of {wanted.repository} ({said});"
-                " if the repository is gated or private, set HF_TOKEN to a token that may read it,"
-                " in CI from a secret, which a pull request from a fork does not get;"
-                f" {_by_hand(wanted, root, model)}"
-            ) from error
-        revision = f" --revision {wanted.revision}" if wanted.revision else ""
-        raise CellUnavailable(
-            f"model {model!r}: {wanted.file} of {wanted.repository} is not in the hub's cache and"
-            f" could not be downloaded ({said}); with a network, type:"
-            f" hf download {wanted.repository} {wanted.file}{revision};"
-            f" {_by_hand(wanted, root, model)}"
-        ) from error
-    return paths[0]
+    return [f"{folder}/{part}" if folder else part for part in part_names(name)]
+
+
+def _refused(wanted: HubFile, root: Path, model: str, error: Exception) -> CellUnavailable:
+    return CellUnavailable(
+        f"model {model!r}: the hub refused {wanted.file} of {wanted.repository} ({_said(error)});"
+        " if the repository is gated or private, set HF_TOKEN to a token that may read it,"
+        " in CI from a secret, which a pull request from a fork does not get;"
+        f" {_by_hand(wanted, root, model)}"
+    )
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def _is_refusal(error: Exception) -> bool:

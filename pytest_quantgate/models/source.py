@@ -53,8 +53,8 @@ class Model:
         return self.source is not None and self.source.main_type() not in FULL_PRECISION
 
 
-def find_source(source: str, root: Path, model: str) -> Path:
-    """Return the file of a source.
+def find_source(source: str, root: Path, model: str, *, is_offline: bool = False) -> Path:
+    """Return the file of a source; with ``is_offline`` no hub is asked.
 
     A package is looked up, not imported: a package of models may depend on much.
 
@@ -84,7 +84,7 @@ def find_source(source: str, root: Path, model: str) -> Path:
     if colon and kind == "embedded":
         return _find_embedded(rest, model)
     if colon and kind == "hf":
-        return fetch(parse_hub_source(rest, model), root, model)
+        return fetch(parse_hub_source(rest, model), root, model, is_offline=is_offline)
     if colon and len(kind) > 1 and "/" not in kind and "\\" not in kind and kind != "path":
         raise ModelFileError(
             f"model {model!r}: source {source!r} is of the unknown kind {kind!r};"
@@ -128,8 +128,8 @@ def find_shape(model: ModelSettings, name: str) -> Shape:
     return Shape(name=wanted, settings=SHAPES[wanted])
 
 
-def find_model(name: str, settings: Settings) -> Model:
-    """Find a model's files and read their headers.
+def find_model(name: str, settings: Settings, *, is_offline: bool = False) -> Model:
+    """Find a model's files and read their headers; with ``is_offline`` no hub is asked.
 
     Raises:
         ModelFileError: a file is missing, is no GGUF, truncated or no language model.
@@ -142,7 +142,7 @@ def find_model(name: str, settings: Settings) -> Model:
         return Model(name=name, source=shape.file(), files={}, pinned_sha256={}, shape=shape)
 
     def read(source: str) -> GgufFile:
-        file = read_gguf(find_source(source, settings.root, name))
+        file = read_gguf(find_source(source, settings.root, name, is_offline=is_offline))
         check_language_model(file)
         return file
 

@@ -95,11 +95,22 @@ def slowdown_unpaired(before_rates: npt.ArrayLike, after_rates: npt.ArrayLike) -
     )
 
 
+def relative_width(estimate: MeanEstimate, alpha: float) -> float:
+    """Return the width of the interval of confidence 1 − 2·alpha of a ratio: 0.1 is 10 %.
+
+    It is the upper bound over the lower one, less 1; infinite or NaN where there is no interval.
+    """
+    half = _times(t_quantile(estimate.degrees_of_freedom, alpha), estimate.standard_error)
+    try:
+        return math.expm1(2 * half)
+    except OverflowError:
+        return math.inf
+
+
 def is_narrow(estimate: MeanEstimate, margin: float, alpha: float) -> bool:
     """Tell whether the interval of confidence 1 − 2·alpha is narrower than a margin.
 
     A difference of twice the margin is then decided either way. The margin is relative: 0.1
     is 10 %.
     """
-    half = _times(t_quantile(estimate.degrees_of_freedom, alpha), estimate.standard_error)
-    return math.isfinite(estimate.mean) and 2 * half <= math.log1p(margin)
+    return math.isfinite(estimate.mean) and relative_width(estimate, alpha) <= margin

@@ -150,6 +150,8 @@ def test_the_record_has_the_settings_and_every_run(fake: Project) -> None:
         "load_average",
         "temperature_c",
         "on_battery",
+        "turbo",
+        "throttled",
     }
 
 

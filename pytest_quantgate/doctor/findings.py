@@ -1,0 +1,112 @@
+"""What an examination says: sections of lines, and numbered findings with what mends them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+VERSION = 1
+"""Of the JSON that :func:`to_json` gives."""
+
+_COMMAND = re.compile(r"type: (.+?)(?:;|$)")
+
+
+class Severity(StrEnum):
+    """Whether a run will be red or impossible for it, or only slower or less sure."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that is wrong, in one line; ``mend`` is the command, "" where ``what`` says all."""
+
+    severity: Severity
+    what: str
+    mend: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One part of the examination: ``lines`` for people, ``facts`` plain values for programs."""
+
+    name: str
+    lines: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def error(what: str, mend: str | None = None) -> Finding:
+    """Return a finding that makes the examination fail; see :func:`_finding`."""
+    return _finding(Severity.ERROR, what, mend)
+
+
+def warning(what: str, mend: str | None = None) -> Finding:
+    """Return a finding that does not make it fail; see :func:`_finding`."""
+    return _finding(Severity.WARNING, what, mend)
+
+
+def _finding(severity: Severity, what: str, mend: str | None) -> Finding:
+    """Take a message's first line; without ``mend`` its own ``type: COMMAND`` is the command."""
+    line = what.strip().partition("\n")[0]
+    match = _COMMAND.search(line) if mend is None else None
+    if match is not None:
+        mend = match[1].strip()
+        line = f"{line[: match.start()].rstrip(' ;,')}{line[match.end(1) :]}"
+    return Finding(severity=severity, what=line, mend=mend or "")
+
+
+def section_lines(section: Section) -> list[str]:
+    """Return a section as it is printed."""
+    return [section.name, *(f"  {line}" for line in section.lines), ""]
+
+
+def finding_lines(sections: Iterable[Section]) -> list[str]:
+    """Return all findings, numbered, errors first."""
+    findings = sorted(
+        (finding for section in sections for finding in section.findings),
+        key=lambda finding: finding.severity is not Severity.ERROR,
+    )
+    if not findings:
+        return ["nothing is wrong"]
+    lines = []
+    for number, finding in enumerate(findings, 1):
+        lines.append(f"{number}. {finding.severity}: {finding.what}")
+        if finding.mend:
+            lines.append(f"   {finding.mend}")
+    return lines
+
+
+def is_well(sections: Iterable[Section]) -> bool:
+    """Tell whether there is no error; warnings are none."""
+    return not any(
+        finding.severity is Severity.ERROR for section in sections for finding in section.findings
+    )
+
+
+def to_json(sections: Sequence[Section]) -> dict[str, Any]:
+    """Return all of it as plain values."""
+    return {
+        "version": VERSION,
+        "is_well": is_well(sections),
+        "sections": [
+            {
+                "name": section.name,
+                "lines": list(section.lines),
+                "facts": dict(section.facts),
+                "findings": [
+                    {
+                        "severity": str(finding.severity),
+                        "what": finding.what,
+                        "mend": finding.mend,
+                    }
+                    for finding in section.findings
+                ],
+            }
+            for section in sections
+        ],
+    }
