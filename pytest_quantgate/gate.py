@@ -40,9 +40,9 @@ from pytest_quantgate.metrics.table import CELL_METRICS, measure_once, notes_of
 from pytest_quantgate.observation import Observation
 from pytest_quantgate.old_engine import (
     OldSide,
-    describe_effects,
     measure_crossed,
     measure_old,
+    measured_cause,
     needs_text,
 )
 from pytest_quantgate.recording import cell_record, failed_record, verdict_of
@@ -233,7 +233,7 @@ def _ask(
         crossed = measure_crossed(run, cell, old, file, chunks if by_chunk else None)
         others = (old.record(run), *(item.record for item in crossed))
         if crossed and verdict.cause is not None:
-            verdict = replace(verdict, cause=f"{verdict.cause}; {describe_effects(old, crossed)}")
+            verdict = replace(verdict, cause=measured_cause(verdict.cause, old, crossed))
     elif wanted_old is not None:
         others = (failed_record(run, wanted_old, run.without_old[cell.id]),)
     return Answer(

@@ -27,6 +27,9 @@ from pytest_quantgate.recording import cell_record, difference, failed_record
 from pytest_quantgate.report.record import CellRecord
 from pytest_quantgate.run import Run
 
+_PARTS = ("quantizer", "runtime kernels")
+"""What an engine consists of, in the order of the crossed cells."""
+
 _ONCE = ("routing", "memory")
 """What the old engine measures too; speed is measured of both sides at once."""
 
@@ -153,22 +156,28 @@ def _measure(run: Run, cell: Cell, n_chunks: int) -> Crossed:
     return Crossed(record=record, perplexity=perplexity)
 
 
-def describe_effects(old: OldSide, crossed: Sequence[Crossed]) -> str:
-    """Say how far each engine's part moves the old engine's perplexity by itself."""
-    told = []
-    for what, side in zip(("quantizer", "runtime"), crossed, strict=True):
+def measured_cause(cause: str, old: OldSide, crossed: Sequence[Crossed]) -> str:
+    """Complete a cause that hashes gave by how far each part moves the perplexity by itself.
+
+    Hashes tell that the file and the libraries changed; only this tells which of them mattered.
+    """
+    told, moved = [], []
+    for part, side in zip(_PARTS, crossed, strict=True):
         if side.perplexity is None or old.perplexity is None:
-            told.append(f"{what} alone {side.record.verdict}: {side.record.reason}")
+            told.append(f"{part} alone {side.record.verdict}: {side.record.reason}")
+            moved.append(part)
             continue
         found = difference(side.perplexity, old.perplexity)
-        if found.tokens_changed == 0:
-            told.append(f"{what} alone: identical")
+        if found.change == 0 and found.low == found.high:
+            told.append(f"{part} alone: identical")
         else:
-            told.append(
-                f"{what} alone: PPL {percent(found.change)}"
-                f" [{percent(found.low)}, {percent(found.high)}]"
-            )
-    return f"measured apart: {'; '.join(told)}"
+            change, low, high = (percent(x) for x in (found.change, found.low, found.high))
+            told.append(f"{part} alone: PPL {change} [{low}, {high}]")
+            moved.append(part)
+    inferred = f"cause: {_PARTS[0]} ("
+    if cause.startswith(inferred) and moved:
+        cause = f"cause: {' and '.join(moved)} ({cause.removeprefix(inferred)}"
+    return f"{cause}; measured apart: {'; '.join(told)}"
 
 
 def needs_text(cell: Cell, names: Collection[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Which formats an engine can make, found by making each of them of a tiny model."""
+"""Which formats an engine can make, found by asking for each of them of a tiny model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from pytest_quantgate.formats import FILE_TYPES
 from pytest_quantgate.models.gguf_file import read_gguf
 from pytest_quantgate.models.shapes import Shape
 from pytest_quantgate.tables import ShapeSettings
-from pytest_quantgate.worker.messages import ListCodecs, Quantize
+from pytest_quantgate.worker.messages import ListCodecs, PlanQuantization, Quantize, Request
 
 _TINY = Shape(
     name="tiny",
@@ -49,7 +50,7 @@ class FormatSupport:
 
 
 def find_support(cache: Cache, engine: Engine) -> FormatSupport:
-    """Return what an engine supports; it is tried once, since some formats' tables take seconds."""
+    """Return what an engine supports; it is tried once."""
     path = cache.sub("support") / f"{engine.identity().library_sha256}.json"
     known = read_json(path)
     if not isinstance(known, dict):
@@ -65,31 +66,41 @@ def find_support(cache: Cache, engine: Engine) -> FormatSupport:
 def try_formats(engine: Engine) -> FormatSupport:
     """Try every format, with an importance matrix, so that none is refused for want of one.
 
-    An engine that dies of one of them is asked the next all the same.
+    llama.cpp's dry run refuses what it cannot make; an engine without it makes the files. An
+    engine that dies of one format is asked the next all the same.
     """
     writes, refuses = [], {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = folder / "tiny.gguf"
         write_shape(source, _TINY.header(FILE_TYPES["F16"]), _TINY.file(), _no_encoder)
-        request = partial(
-            Quantize,
+        plan = partial(
+            PlanQuantization,
             source=str(source),
             overrides=(),
             allow_requantize=False,
-            n_threads=1,
             imatrix=_even_importances(folder / "imatrix.gguf", source),
         )
+        has_dry_run = _refusal(engine, plan(file_type=FILE_TYPES["Q8_0"].number)) is None
         for row in FILE_TYPES.values():
-            made = folder / f"{row.name}.gguf"
-            try:
-                engine.ask(request(destination=str(made), file_type=row.number))
-            except CellError as error:
-                refuses[row.name] = str(error).splitlines()[0]
-            else:
+            request: Request[Any] = plan(file_type=row.number)
+            if not has_dry_run:
+                made = str(folder / "made.gguf")
+                request = Quantize(**vars(request), destination=made, n_threads=1)
+            reason = _refusal(engine, request)
+            if reason is None:
                 writes.append(row.name)
-            made.unlink(missing_ok=True)
+            else:
+                refuses[row.name] = reason
     return FormatSupport(writes=tuple(writes), refuses=refuses, tensor_types=_tensor_types(engine))
+
+
+def _refusal(engine: Engine, request: Request[Any]) -> str | None:
+    try:
+        engine.ask(request)
+    except CellError as error:
+        return str(error).splitlines()[0]
+    return None
 
 
 def _no_encoder(type_name: str, rows: np.ndarray) -> np.ndarray:

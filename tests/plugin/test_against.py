@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -139,7 +140,7 @@ def test_another_quantizer_is_told_from_the_runtime(own_cache: Project) -> None:
     result.stdout.fnmatch_lines(
         [
             "cause: quantizer (*Q4_1 → Q4_0*; measured apart: quantizer alone: PPL *;"
-            " runtime alone: identical"
+            " runtime kernels alone: identical"
         ]
     )
     assert verdicts(record)["F16"] == "PASS"
@@ -158,6 +159,19 @@ def test_another_quantizer_is_told_from_the_runtime(own_cache: Project) -> None:
     row = next(line for line in after.splitlines() if line.startswith("| `tiny-Q4_0-cpu` | "))
     _, _, quantizer, runtime, together, left_over, _ = (part.strip() for part in row.split("|"))
     assert (runtime, left_over, quantizer) == ("identical", "identical", together)
+
+
+def test_files_that_exist_need_no_reference(project: Project, tiny_model: Path) -> None:
+    """One file of a user's, as it is, through both runtimes."""
+    project.configure(
+        tables=f"{SAME_BUILD}\n[tool.quantgate.models.mine]\n"
+        f"files = {{ F16 = {json.dumps(str(tiny_model))} }}",
+        profile='models = ["mine"]',
+    )
+    result, record = compare(project)
+    assert result.ret == pytest.ExitCode.OK
+    assert [(c.id, c.verdict, c.quantizer) for c in record.cells] == [("mine-F16-cpu", "PASS", "")]
+    assert [(c.id, c.engine) for c in record.others] == [("mine-F16-cpu@old", "old")]
 
 
 # Faults, with a fake.
