@@ -40,7 +40,8 @@ def plan_cell(run: Run, cell: Cell, *, calibrates: bool = False) -> CellPlan:
     """Estimate one cell: nominal bits for a file to be made, two operations a weight and token.
 
     The size of a shape is told without its file, which its speed and memory need. A run that
-    ``calibrates`` scores the chunks once for each of the settings that it varies.
+    ``calibrates`` scores the chunks once for each of the settings that it varies, one that holds
+    two engines against each other once with each.
     """
     model, profile = run.model(cell.model), run.settings.profile
     if model.shape is not None and not (profile.speed or profile.memory):
@@ -63,7 +64,8 @@ def plan_cell(run: Run, cell: Cell, *, calibrates: bool = False) -> CellPlan:
     logits_bytes = 4 * vocabulary * profile.n_ctx
     # Of a shape a few rows are quantized, and the rest is written.
     quantize_s = made / (4e7 if model.shape is None else _WRITTEN_BYTES_PER_S)
-    passes = 1 + (len(variations(run.setting, is_cpu=run.placement(cell).is_cpu)) * calibrates)
+    passes = 1 if run.old_cell(cell) is None else 2
+    passes += len(variations(run.setting, is_cpu=run.placement(cell).is_cpu)) * calibrates
     return CellPlan(
         cell=cell,
         disk_bytes=made + _base_file_bytes(run, cell, vocabulary, chunks),
@@ -83,10 +85,10 @@ def _base_file_bytes(run: Run, cell: Cell, n_vocab: int, chunks: int) -> int:
 
 
 def _speed_s(run: Run, cell: Cell) -> float:
-    """Estimate the first look at a cell's speed: fresh processes of it and of its reference."""
+    """Estimate the first look at a cell's speed: fresh processes of it and of the other side."""
     profile, weights = run.settings.profile, _active_parameters(run, cell)
-    reference = run.reference_cell(cell)
-    sides = [cell] if reference == cell else [cell, reference]
+    other = run.old_cell(cell) or run.reference_cell(cell)
+    sides = [cell] if other == cell else [cell, other]
     runs = profile.speed_repetitions + 2  # two warm-ups at least
     prompt = 2 * weights * (runs * profile.speed_prefill_tokens + 2 * profile.speed_depth)
     seconds_s = 0.0
@@ -136,6 +138,7 @@ def not_counted(run: Run, *, calibrates: bool) -> list[str]:
         f"speed beyond {MIN_PROCESSES} processes a side": profile.speed
         and profile.speed_processes > MIN_PROCESSES,
         "codecs": profile.codecs,
+        "what two quantizers make differently": profile.against is not None,
     }
     return [name for name, is_measured in found.items() if is_measured]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -286,6 +287,17 @@ def test_stored_baselines_are_left_alone(fake: Project, way: tuple[str, ...]) ->
     assert set(verdicts(record).values()) == {"PASS"}
     assert [path.read_bytes() for path in fake.baselines] == stored
     assert len(record.others) == 3
+
+
+def test_a_plan_counts_both_engines(project: Project) -> None:
+    def seconds(*options: str) -> float:
+        output = project.run("--quant-plan", *options).stdout.str()
+        found = re.search(r"up to about ([0-9.]+) s", output)
+        assert found is not None
+        return float(found[1])
+
+    project.configure(tables=SAME_BUILD, profile="chunks = 20\nn_ctx = 256")
+    assert seconds("--quant-against=old") > 1.5 * seconds() > 0
 
 
 @pytest.mark.parametrize(
