@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from pytest_quantgate.changes.comparison import compare_engines
 from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.report.fitting import table_width, text_lines
 from pytest_quantgate.report.github import MAX_SUMMARY_BYTES, annotation_lines, summary
 from pytest_quantgate.report.record import RunRecord, read_record
 from pytest_quantgate.report.sections import make_sections, section_lines
-from pytest_quantgate.report.table import make_tables, text_lines
+from pytest_quantgate.report.table import make_tables
 from pytest_quantgate.report.upgrade import upgrade_lines
 from pytest_quantgate.report.write import check_ending, run_markdown, write_report
 
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         _tell_github(record)
     else:
         for table in make_tables(record):
-            print("\n".join(text_lines(table)))
+            print("\n".join(text_lines(table, table_width())))
         for section in make_sections(record):
             print("\n".join(section_lines(section)))
         found = compare_engines(record)

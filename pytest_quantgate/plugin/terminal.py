@@ -19,6 +19,7 @@ from pytest_quantgate.changes.comparison import compare_engines
 from pytest_quantgate.plugin.state import State
 from pytest_quantgate.plugin.suites import CALIBRATION_NODE, MATRIX_NODE
 from pytest_quantgate.provenance import engine_facts, settings_used
+from pytest_quantgate.report.fitting import lay_out, table_width
 from pytest_quantgate.report.noise import noise_tables, noise_text_lines
 from pytest_quantgate.report.record import (
     CellRecord,
@@ -27,7 +28,7 @@ from pytest_quantgate.report.record import (
     cell_from_plain,
     merge_records,
 )
-from pytest_quantgate.report.table import make_tables, text_lines
+from pytest_quantgate.report.table import make_tables
 from pytest_quantgate.report.upgrade import upgrade_lines
 from pytest_quantgate.report.write import write_report
 from pytest_quantgate.run import Run
@@ -251,16 +252,17 @@ def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
     record = make_record(state, run)
     state.close()
     reporter.section("quantization gate", "=")
+    width = table_width()
     for table in make_tables(record):
-        first, heading, *rest = text_lines(table)
-        reporter.write_line(first, bold=True)
-        reporter.write_line(heading)
-        for number, line in enumerate(rest):
-            red = number < len(table.rows) and not table.rows[number].is_green
-            reporter.write_line(line, red=red)
-        reporter.write_line("")
+        lines = lay_out(table, width)
+        reporter.write_line(lines.title, bold=True)
+        reporter.write_line(lines.heading)
+        for row, line in zip(table.rows, lines.rows, strict=True):
+            reporter.write_line(line, red=not row.is_green)
+        for line in (*lines.below, ""):
+            reporter.write_line(line)
     for noise in noise_tables(record):
-        first, heading, *rest = noise_text_lines(noise)
+        first, heading, *rest = noise_text_lines(noise, width)
         reporter.write_line(first, bold=True)
         reporter.write_line(heading)
         for number, line in enumerate(rest):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from pytest_quantgate.report.record import CellRecord, RunRecord
 
 HEADINGS = ("format", "setting", "PPL", "ΔPPL", "KLD", "ΔKLD", "tokens changed", "RMS nats", "")
 _RIGHT = frozenset({2, 3, 4, 5, 6, 7})
+_SETTING = HEADINGS.index("setting")
+_LEAST_NAMES = 20
+_GAP = "  "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,17 +128,27 @@ def _largest(found: Assessment, measured: NoiseMeasurement) -> tuple[str, ...]:
     return f"{100 * found.ppl_shift:.4f} %", relative, kld, ""
 
 
-def noise_text_lines(table: NoiseTable) -> list[str]:
-    """Lay a table out for a terminal: the title, the headings, the rows, the warnings."""
+def noise_text_lines(table: NoiseTable, width: int) -> list[str]:
+    """Lay a table out for a terminal of so many columns: title, headings, rows, warnings.
+
+    Where the names of settings do not fit, a row takes several lines; no figure is left out.
+    """
     grid = [HEADINGS, *table.rows]
     widths = [max(len(line[i]) for line in grid) for i in range(len(HEADINGS))]
+    others = sum(widths) - widths[_SETTING] + len(_GAP) * (len(widths) - 1)
+    widths[_SETTING] = min(widths[_SETTING], max(width - others, _LEAST_NAMES))
     lines = [table.title]
     for line in grid:
+        names = textwrap.wrap(line[_SETTING], widths[_SETTING]) or [""]
         padded = [
-            text.rjust(width) if i in _RIGHT else text.ljust(width)
-            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+            text.rjust(room) if i in _RIGHT else text.ljust(room)
+            for i, (text, room) in enumerate(
+                zip((*line[:_SETTING], names[0], *line[_SETTING + 1 :]), widths, strict=True)
+            )
         ]
-        lines.append("  ".join(padded).rstrip())
+        indent = " " * (sum(widths[:_SETTING]) + len(_GAP) * _SETTING)
+        more = (f"{indent}{name}" for name in names[1:])
+        lines.append("\n".join([_GAP.join(padded).rstrip(), *more]))
     return [*lines, *(f"warning: {note}" for note in table.notes)]
 
 

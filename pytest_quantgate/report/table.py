@@ -17,10 +17,12 @@ from pytest_quantgate.verdicts import VerdictKind
 
 FAULT_DETECTOR = "fault detector, not a ranking of formats"
 
-_FIRST = ("format", "size MB", "bits/w", "PPL", "ΔPPL vs reference [95 %]", "KLD", "same top")
-_LAST = ("verdict", "why")
+CHANGE = "ΔPPL vs reference [95 %]"
+FIRST = ("format", "size MB", "bits/w", "PPL", CHANGE, "KLD", "same top")
+LAST = ("verdict", "why")
+_MARKDOWN_REASON = 60  # characters of a reason in a table; red ones stand below in full
 _N_LISTED = 3  # cells that a note names
-_LEFT = frozenset({"format", "ΔPPL vs reference [95 %]", *_LAST})
+LEFT = frozenset({"format", CHANGE, *LAST})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +115,16 @@ def dominated_by(cell: CellRecord, peers: Sequence[CellRecord], chunks: set[int]
     return None
 
 
-def _short(text: str, width: int = 60) -> str:
-    first = text.splitlines()[0] if text else ""
-    return first if len(first) <= width else f"{first[: width - 1]}…"
+def shortened(text: str, width: int) -> str:
+    """Return a text of at most so many characters: whole clauses of it, else whole words."""
+    if len(text) <= width:
+        return text
+    clauses, _, _ = text[: width - 1].rpartition("; ")
+    # A short clause alone says less than the words that have room.
+    if 2 * len(clauses) >= width:
+        return f"{clauses}; …"
+    words, _, _ = text[:width].rpartition(" ")
+    return f"{words or text[: width - 1]}…"
 
 
 def _delta(cell: CellRecord) -> str:
@@ -189,7 +198,8 @@ def _table(key: tuple[str, str, str, str], cells: list[CellRecord]) -> Table:
     rows, extra = [], measured_columns(cells)
     for cell in ordered:
         is_first = cell.accepted is not None and cell.kind is VerdictKind.MEASURED
-        why = "what it is compared with from now on" if is_first else _short(cell.reason)
+        first_line = cell.reason.partition("\n")[0]
+        why = "what it is compared with from now on" if is_first else first_line
         better = dominated_by(cell, ordered, chunks)
         if better is not None:
             why = f"larger and worse than {better}; {why}"
@@ -216,24 +226,10 @@ def _table(key: tuple[str, str, str, str], cells: list[CellRecord]) -> Table:
     return Table(
         title=f"{model} on {device}{text_part}, reference {cells[0].reference}{engine_part}",
         caveat=FAULT_DETECTOR if any(map(_only_detects_faults, cells)) else None,
-        headings=(*_FIRST, *(column.heading for column in extra), *_LAST),
+        headings=(*FIRST, *(column.heading for column in extra), *LAST),
         rows=tuple(rows),
         notes=(*_twins(cells), *_notes(ordered)),
     )
-
-
-def text_lines(table: Table) -> list[str]:
-    """Lay a table out for a terminal."""
-    lines = [table.title + (f" ({table.caveat})" if table.caveat else "")]
-    grid = [table.headings, *(row.columns for row in table.rows)]
-    widths = [max(len(line[i]) for line in grid) for i in range(len(table.headings))]
-    for line in grid:
-        padded = [
-            cell.ljust(width) if heading in _LEFT else cell.rjust(width)
-            for heading, cell, width in zip(table.headings, line, widths, strict=True)
-        ]
-        lines.append("  ".join(padded).rstrip())
-    return [*lines, *(f"note: {note}" for note in table.notes)]
 
 
 def _escape(text: str) -> str:
@@ -269,9 +265,12 @@ def markdown(record: RunRecord) -> str:
         if table.caveat:
             lines += [f"*{table.caveat.capitalize()}.*", ""]
         lines.append("| " + " | ".join(table.headings) + " |")
-        rules = ("---" if heading in _LEFT else "--:" for heading in table.headings)
+        rules = ("---" if heading in LEFT else "--:" for heading in table.headings)
         lines.append("|" + "|".join(rules) + "|")
-        lines += ["| " + " | ".join(_escape(c) for c in row.columns) + " |" for row in table.rows]
+        for row in table.rows:
+            *figures, reason = row.columns
+            texts = (*figures, shortened(reason, _MARKDOWN_REASON))
+            lines.append("| " + " | ".join(_escape(text) for text in texts) + " |")
         lines += [""] + [f"- {note}" for note in table.notes]
     lines += noise_markdown(record)
     sections = make_sections(record)

@@ -6,13 +6,15 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from pytest_quantgate.computing import Setting
 from pytest_quantgate.metrics.noise import (
     OWN,
     NoiseMeasurement,
     SettingScores,
 )
-from pytest_quantgate.report.noise import noise_tables, noise_text_lines
+from pytest_quantgate.report.noise import NoiseTable, noise_tables, noise_text_lines
 from pytest_quantgate.report.record import RunRecord, read_record
 from pytest_quantgate.report.table import make_tables, markdown
 from pytest_quantgate.report.write import write_report
@@ -92,7 +94,7 @@ def test_a_table_shows_each_setting_and_marks_the_outliers(tmp_path: Path) -> No
     assert [row[8] for row in table.rows] == ["", "", "", "OUTLIER", "OUTLIER", "OUTLIER", ""]
     assert table.red_rows == {3, 4, 5}
     assert table.rows[6][3] == "0.1000 %", "outliers are no noise"
-    lines = noise_text_lines(table)
+    lines = noise_text_lines(table, 200)
     assert lines[-1] == "warning: Q4_0: the limit is low"
     assert len(lines) == 2 + len(table.rows) + 1
 
@@ -104,3 +106,24 @@ def test_a_calibrated_cell_is_in_no_table_of_formats() -> None:
     text = markdown(record)
     assert "## Settings noise: m on cpu, text t, 2 chunks, 510 tokens" in text
     assert "- warning: Q4_0: the limit is low" in text
+
+
+@pytest.mark.parametrize("width", [100, 120, 160])
+def test_names_of_settings_take_several_lines_where_they_do_not_fit(width: int) -> None:
+    names = "1 thread, n_ubatch 256, n_ubatch 64, n_batch 256, not repacked"
+    figures = ("29.2477", "identical", "0.04028", "identical", "0", "0", "")
+    table = NoiseTable(
+        title="m",
+        rows=(("Q4_K_M", OWN, *figures), ("", names, *figures)),
+        red_rows=frozenset(),
+        notes=(),
+    )
+    _, heading, first, second = noise_text_lines(table, width)
+    lines = [heading, first, *second.splitlines()]
+    assert max(map(len, lines)) <= width
+    assert (len(second.splitlines()) == 1) == (width == 160)
+    column = heading.index("setting")
+    assert {line[:column].strip() for line in second.splitlines()} == {""}
+    told = " ".join(line[column:] for line in second.splitlines())
+    for word in (*names.replace(",", "").split(), *filter(None, figures)):
+        assert word in told

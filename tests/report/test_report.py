@@ -17,7 +17,7 @@ from pytest_quantgate.report.record import (
     read_record,
     to_plain,
 )
-from pytest_quantgate.report.table import FAULT_DETECTOR, make_tables, markdown, text_lines
+from pytest_quantgate.report.table import FAULT_DETECTOR, make_tables, markdown, shortened
 from pytest_quantgate.report.write import write_report
 from pytest_quantgate.verdicts import Judgement, VerdictKind
 
@@ -145,13 +145,6 @@ def test_models_texts_and_devices_have_tables_of_their_own() -> None:
     assert [table.title.split(",")[0] for table in tables] == ["m on cpu", "n on cpu", "m on cpu"]
 
 
-def test_text_lines_are_aligned() -> None:
-    (table,) = make_tables(record(cell("F16", 20, 9), cell("Q4_K_M", 21.5, 5)))
-    _, heading, *rows = text_lines(table)
-    column = heading.index("verdict")
-    assert {row[column : column + 4] for row in rows} == {"PASS"}
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_record_with_what_is_not_finite_survives_its_json(value: float) -> None:
     odd = cell(
@@ -228,3 +221,34 @@ def test_a_note_that_several_cells_have_is_written_once() -> None:
     cells[1] = replace(cells[1], notes=("another", "one thing"))
     (table,) = make_tables(record(*cells))
     assert table.notes == ("A, B, C and 2 more: one thing", "B: another")
+
+
+REASON = "PPL identical to the baseline's; mean KLD within 1; size as it was"
+
+
+@pytest.mark.parametrize(
+    ("width", "text"),
+    [
+        (100, REASON),
+        (len(REASON), REASON),
+        (len(REASON) - 1, "PPL identical to the baseline's; mean KLD within 1; …"),
+        (34, "PPL identical to the baseline's; …"),
+        (33, "PPL identical to the baseline's;…"),
+        (20, "PPL identical to…"),
+        (14, "PPL identical…"),
+        (3, "PP…"),
+    ],
+)
+def test_a_reason_is_shortened_by_its_clauses(width: int, text: str) -> None:
+    assert shortened(REASON, width) == text
+    assert len(text) <= width
+    assert shortened("measured; no baseline is stored yet", 28) == "measured; no baseline is…"
+
+
+def test_a_table_in_markdown_has_short_reasons() -> None:
+    line = next(
+        line
+        for line in markdown(record(cell("F16", 20, 9, reason=REASON))).splitlines()
+        if line.startswith("| F16")
+    )
+    assert line.endswith("| PPL identical to the baseline's; mean KLD within 1; … |")
