@@ -14,15 +14,9 @@ from pytest_quantgate.engines.programs import LlamaPrograms
 from pytest_quantgate.errors import CellCrashed, CellUnavailable, CellUnsupported
 from pytest_quantgate.formats import TENSOR_TYPES
 from pytest_quantgate.worker.messages import MeasureSpeed, Message, Progress
-from tests.engines.fake_programs import calls, set_faults, write_programs
+from tests.engines.fake_programs import calls, set_faults
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the fakes are scripts")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Programs without a fault."""
-    return write_programs(tmp_path / "bin")
 
 
 def engine(folder: Path, arguments: tuple[str, ...] = ()) -> LlamaPrograms:
