@@ -19,7 +19,7 @@ from pytest_quantgate.metrics.perplexity import PerplexityMeasurement
 from pytest_quantgate.observation import Observation
 from pytest_quantgate.tables import Limits
 from pytest_quantgate.verdicts import VerdictKind
-from tests.test_judge import BASELINE, FORMAT, measurement, observe, wobble
+from tests.judged import BASELINE, FORMAT, measurement, observe, wobble
 
 LAST = declared_looks((16,))[0]
 

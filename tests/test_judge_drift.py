@@ -12,7 +12,7 @@ from pytest_quantgate.limits import default_limits
 from pytest_quantgate.observation import Observation
 from pytest_quantgate.tables import Limits
 from pytest_quantgate.verdicts import VerdictKind
-from tests.test_judge import BASELINE, FORMAT, LAST, baseline_of, measurement, observe, wobble
+from tests.judged import BASELINE, FORMAT, LAST, baseline_of, measurement, observe, wobble
 
 DRIFTED = observe(perplexity=measurement(wobble(0.02)))
 LAST_ACCEPTED = baseline_of(DRIFTED).model_copy(update={"anchor": BASELINE.anchor})

@@ -14,7 +14,7 @@ from pytest_quantgate.metrics.routing import LayerRouting, RoutingMeasurement
 from pytest_quantgate.observation import Observation
 from pytest_quantgate.tables import Limits
 from pytest_quantgate.verdicts import Judgement, VerdictKind
-from tests.test_judge import BASELINE, observe
+from tests.judged import BASELINE, observe
 
 LAST = declared_looks((16,))[0]
 DEFAULT = default_limits(find_format("Q4_K_M"))

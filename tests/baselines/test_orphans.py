@@ -10,7 +10,7 @@ from pytest_quantgate.baselines.orphans import orphaned, with_device
 from pytest_quantgate.baselines.schema import Key, dump
 from pytest_quantgate.baselines.store import Store, file_name
 from pytest_quantgate.tables import DeviceSettings, ProfileSettings
-from tests.test_judge import BASELINE, KEY
+from tests.judged import BASELINE, KEY
 
 DEVICES = {"cpu": DeviceSettings(), "small": DeviceSettings(type_k="Q8_0", flash_attention=False)}
 PROFILE = ProfileSettings(models=(KEY.model,), texts=(KEY.text,), n_ctx=KEY.n_ctx)

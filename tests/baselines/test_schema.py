@@ -13,7 +13,7 @@ from pytest_quantgate.baselines.store import Store, file_name
 from pytest_quantgate.baselines.tensors import compare_tensors, pack_tensors
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.models.gguf_file import TensorDigest
-from tests.test_judge import BASELINE, KEY
+from tests.judged import BASELINE, KEY
 
 
 def change(**values: object) -> str:

@@ -18,7 +18,7 @@ from pytest_quantgate.doctor.inputs import Models
 from pytest_quantgate.doctor.stored import examine_stored
 from pytest_quantgate.matrix import expand_sources
 from tests.doctor.conftest import Configure
-from tests.test_judge import BASELINE
+from tests.judged import BASELINE
 
 Store = Callable[..., Path]
 

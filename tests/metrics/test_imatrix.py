@@ -24,7 +24,7 @@ from pytest_quantgate.metrics.table import notes_of
 from pytest_quantgate.models.gguf_file import GgufFile, read_gguf
 from pytest_quantgate.tables import Limits
 from pytest_quantgate.verdicts import Judgement, VerdictKind
-from tests.test_judge import observe
+from tests.judged import observe
 from tests.tiny_model import Shape, write_tiny_model
 
 LOOK = declared_looks((16,))[0]

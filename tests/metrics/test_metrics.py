@@ -22,7 +22,7 @@ from pytest_quantgate.metrics.perplexity import (
 from pytest_quantgate.metrics.size import measure_size
 from pytest_quantgate.models.gguf_file import GgufFile, Tensor
 from pytest_quantgate.worker.messages import DivergenceSummary
-from tests.test_judge import measurement
+from tests.judged import measurement
 
 
 def values(seen: PerplexityMeasurement) -> tuple[FloatArray, IntArray]:

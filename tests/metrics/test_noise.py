@@ -23,7 +23,7 @@ from pytest_quantgate.metrics.noise import (
 )
 from pytest_quantgate.tables import Limits
 from pytest_quantgate.verdicts import VerdictKind
-from tests.test_judge import LAST, observe
+from tests.judged import LAST, observe
 
 USUAL = Setting(n_threads=2, n_batch=512, n_ubatch=512)
 
