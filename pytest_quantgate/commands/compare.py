@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_quantgate.artifacts.cache import write_atomically
 from pytest_quantgate.changes.comparison import compare_records
 from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.report.fitting import table_width
 from pytest_quantgate.report.record import read_record
 from pytest_quantgate.report.upgrade import upgrade_lines, upgrade_markdown
 
@@ -41,5 +42,5 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.markdown:
         print(upgrade_markdown(found), end="")
     else:
-        print("\n".join(upgrade_lines(found)))
+        print("\n".join(upgrade_lines(found, table_width())))
     return 1 if found.red else 0

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
             print("\n".join(section_lines(section)))
         found = compare_engines(record)
         if found is not None:
-            print("\n".join(["", *upgrade_lines(found)]))
+            print("\n".join(["", *upgrade_lines(found, table_width())]))
     return 0
 
 

@@ -270,7 +270,7 @@ def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
         reporter.write_line("")
     upgrade = compare_engines(record)
     if upgrade is not None:
-        first, *rest = upgrade_lines(upgrade)
+        first, *rest = upgrade_lines(upgrade, width)
         reporter.write_line(first, bold=True)
         for line in rest:
             reporter.write_line(line)

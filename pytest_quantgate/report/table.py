@@ -248,18 +248,9 @@ def completeness_lines(record: RunRecord) -> list[str]:
     return lines
 
 
-def markdown(record: RunRecord) -> str:
-    """Write a run's report as Markdown."""
-    red = [cell for cell in record.cells if cell.is_red]
-    state = f"{len(red)} of {len(record.cells)} cells red" if red else "all green"
-    if record.missing:
-        state = f"incomplete, {state}" if red else "incomplete"
-    lines = [f"# Quantization gate: {state}", ""]
-    lines += [f"Profile `{record.profile}`, {len(record.cells)} cells, {record.seconds_s:.0f} s."]
-    engine = record.engine
-    if "version" in engine:
-        lines += [f"Engine {engine['kind']} {engine['version']} on {engine['cpu_name']}."]
-    lines += completeness_lines(record)
+def tables_markdown(record: RunRecord) -> list[str]:
+    """Return the lines of a run's tables."""
+    lines: list[str] = []
     for table in make_tables(record):
         lines += ["", f"## {table.title}", ""]
         if table.caveat:
@@ -272,6 +263,22 @@ def markdown(record: RunRecord) -> str:
             texts = (*figures, shortened(reason, _MARKDOWN_REASON))
             lines.append("| " + " | ".join(_escape(text) for text in texts) + " |")
         lines += [""] + [f"- {note}" for note in table.notes]
+    return lines
+
+
+def markdown(record: RunRecord) -> str:
+    """Write a run's report as Markdown."""
+    red = [cell for cell in record.cells if cell.is_red]
+    state = f"{len(red)} of {len(record.cells)} cells red" if red else "all green"
+    if record.missing:
+        state = f"incomplete, {state}" if red else "incomplete"
+    lines = [f"# Quantization gate: {state}", ""]
+    lines += [f"Profile `{record.profile}`, {len(record.cells)} cells, {record.seconds_s:.0f} s."]
+    engine = record.engine
+    if "version" in engine:
+        lines += [f"Engine {engine['kind']} {engine['version']} on {engine['cpu_name']}."]
+    lines += completeness_lines(record)
+    lines += tables_markdown(record)
     lines += noise_markdown(record)
     sections = make_sections(record)
     if sections:

@@ -19,7 +19,6 @@ from pytest_quantgate.report.change_texts import (
 )
 from pytest_quantgate.report.layout import escape, markdown_table
 from pytest_quantgate.report.record import CellRecord
-from pytest_quantgate.report.sections import Section, section_lines
 from pytest_quantgate.report.upgrade_facts import (
     cost_lines,
     engine_lines,
@@ -32,6 +31,9 @@ from pytest_quantgate.report.upgrade_facts import (
 
 MOST_ROWS = 25
 """Rows of what moved within the limits that stand open; the others are folded away."""
+
+_GIVES_WAY = ("how sure", "mean KLD, same top", "size")
+"""The columns that a narrow terminal does without; a Markdown report has them."""
 
 _NAMED = 3
 """As many red cells are named in the headline; more are counted."""
@@ -87,17 +89,32 @@ def _count(n_cells: int) -> str:
     return f"{n_cells} cell" if n_cells == 1 else f"{n_cells} cells"
 
 
-def upgrade_lines(found: Comparison) -> list[str]:
-    """Lay out for a terminal what moved, below the engines and the headline."""
+def upgrade_lines(found: Comparison, width: int) -> list[str]:
+    """Lay out for a terminal of so many columns what moved, below the engines and the headline.
+
+    Where not all columns fit, those of ``_GIVES_WAY`` are left out, one after the other.
+    """
     moved = ordered(found.moved)
     lines = [title(found), headline(found)]
     if moved:
-        section = Section(title="", headings=HEADINGS, rows=tuple(map(row, moved[:MOST_ROWS])))
-        lines += section_lines(section)[2:]
+        lines += _fitting([HEADINGS, *map(row, moved[:MOST_ROWS])], width)
     if len(moved) > MOST_ROWS:
         lines.append(f"{len(moved) - MOST_ROWS} more cells moved; a Markdown report has them all")
     lines += [f"note: {text}" for text in (*support_lines(found), *_not_compared_lines(found))]
     return [line.replace("`", "").replace("**", "") for line in lines]
+
+
+def _fitting(grid: Sequence[tuple[str, ...]], width: int) -> list[str]:
+    columns = list(zip(*grid, strict=True))
+    for heading in (None, *_GIVES_WAY):
+        columns = [column for column in columns if column[0] != heading]
+        widths = [max(map(len, column)) for column in columns]
+        if sum(widths) + 2 * (len(widths) - 1) <= width:
+            break
+    return [
+        "  ".join(text.ljust(room) for text, room in zip(texts, widths, strict=True)).rstrip()
+        for texts in zip(*columns, strict=True)
+    ]
 
 
 def upgrade_markdown(found: Comparison) -> str:

@@ -9,8 +9,9 @@ from pytest_quantgate.artifacts.cache import write_atomically
 from pytest_quantgate.changes.comparison import compare_engines
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.report.record import RunRecord, to_plain
-from pytest_quantgate.report.table import completeness_lines, markdown
+from pytest_quantgate.report.table import completeness_lines, markdown, tables_markdown
 from pytest_quantgate.report.upgrade import upgrade_markdown
+from pytest_quantgate.report.upgrade_facts import engine_name
 
 
 def run_markdown(record: RunRecord) -> str:
@@ -20,7 +21,9 @@ def run_markdown(record: RunRecord) -> str:
         return markdown(record)
     told = completeness_lines(record)
     title, _, rest = upgrade_markdown(found).partition("\n")
-    return "\n".join([title, *(["", *told] if told else []), rest])
+    summary = f"<summary>All cells of {engine_name(record.engine)}</summary>"
+    tables = ["<details>", summary, *tables_markdown(record), "", "</details>"]
+    return "\n".join([title, *(["", *told] if told else []), rest, *tables]) + "\n"
 
 
 ENDINGS = (".json", ".md")

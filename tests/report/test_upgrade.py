@@ -87,9 +87,19 @@ def test_the_command_writes_the_same_report_from_the_record(
 
 
 def test_a_terminal_gets_no_markup() -> None:
-    text = "\n".join(upgrade_lines(engines(upgraded())))
+    text = "\n".join(upgrade_lines(engines(upgraded()), 300))
     assert "`" not in text
     assert "*" not in text
+
+
+@pytest.mark.parametrize(("width", "left_out"), [(300, 0), (150, 1), (120, 2), (20, 3)])
+def test_a_narrow_terminal_does_without_some_columns(width: int, left_out: int) -> None:
+    lines = upgrade_lines(engines(upgraded()), width)
+    order = ("how sure", "mean KLD, same top", "size")
+    assert [name in lines[2] for name in order] == [n >= left_out for n in range(len(order))]
+    assert all(name in lines[2] for name in ("cell", "verdict", "ΔPPL [95 %]", "cause"))
+    if left_out < len(order):
+        assert max(map(len, lines[2:7])) <= width
 
 
 def test_nothing_moved_is_said_plainly() -> None:
@@ -116,7 +126,7 @@ def test_many_moves_within_the_limits_are_folded() -> None:
     text = upgrade_markdown(found)
     assert "<summary>3 more within the limits</summary>" in text
     assert text.count("| `m") == MOST_ROWS + 3
-    assert any(line.startswith("3 more cells moved") for line in upgrade_lines(found))
+    assert any(line.startswith("3 more cells moved") for line in upgrade_lines(found, 100))
 
 
 def test_one_build_against_itself_and_another_build_are_named() -> None:
