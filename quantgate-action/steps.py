@@ -162,18 +162,22 @@ def install() -> None:
 
 
 def pytest_arguments() -> list[str]:
-    """Return what pytest is called with."""
+    """Return what pytest is called with.
+
+    A value stands behind its option's ``=``: of one that stands apart and is a path, pytest takes
+    the folder for one of tests, and may find another root folder than the project's.
+    """
     record = Path(given("record"))
-    arguments = ["--quant-matrix", "--quant-cache", given("cache")]
-    arguments += ["--quant-report", str(record)]
-    arguments += ["--quant-report", str(record.with_suffix(".md"))]
-    if given("profile"):
-        arguments += ["--quant-profile", given("profile")]
-    if given("shard"):
-        arguments += ["--quant-shard", given("shard")]
-    if given("against"):
-        arguments += ["--quant-against", f"python={old_python()}"]
-    return arguments + shlex.split(given("arguments"))
+    values = [
+        ("report", str(record)),
+        ("report", str(record.with_suffix(".md"))),
+        ("cache", given("cache")),
+        ("profile", given("profile")),
+        ("shard", given("shard")),
+        ("against", f"python={old_python()}" if given("against") else ""),
+    ]
+    arguments = [f"--quant-{name}={value}" for name, value in values if value]
+    return ["--quant-matrix", *arguments, *shlex.split(given("arguments"))]
 
 
 def run() -> int:

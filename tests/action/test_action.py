@@ -140,7 +140,8 @@ def test_the_options_that_the_action_passes_exist(
     parser = pytest.Parser(_ispytest=True)
     add_options(parser)
     known = {name for group in parser._groups for item in group.options for name in item.names()}
-    assert {word for word in words if word.startswith("--")} <= known
+    assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known
+    assert len(words) == 9
     make_parser().parse_args(["report", "x.json", "--github"])
     make_parser().parse_args(["merge", "x.json", "-o", "a.json", "-o", "a.md"])
 
@@ -275,6 +276,7 @@ def test_two_shards_and_their_joining_run_through_the_actions_scripts(
         ran = runner.run("quantgate-action", "run", given)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         assert f"shard {number}/2" in ran.stdout
+        assert f"rootdir: {project.root}\n" in ran.stdout, "whatever other folders are there"
         assert Path(outputs["markdown"]).is_file()
     given = {"records": "records", "report": "all.json"}
     merged = runner.run("quantgate-action/merge", "merge", given)
