@@ -24,6 +24,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from kept_lines import read_lines
+
 from pytest_quantgate import statistics
 from pytest_quantgate.config import Overrides, load_settings
 from pytest_quantgate.devices import default_threads, hold_device
@@ -75,14 +77,6 @@ def llama_bench(program: Path, request: MeasureSpeed) -> dict[str, float]:
         phase = "prefill" if test["n_prompt"] else "decode"
         rates[phase] = 1e9 * tokens / median(test["samples_ns"])
     return rates
-
-
-def read_pairs(path: Path, settings: dict[str, object]) -> list[dict[str, Any]]:
-    """Return the pairs that an earlier run has measured with the same settings."""
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["settings"] == settings]
 
 
 def summarize(name: str, pairs: list[dict[str, Any]]) -> bool:
@@ -183,7 +177,7 @@ def main() -> None:
             "repetitions": options.repetitions,
             "threads": options.threads,
         }
-        pairs = read_pairs(options.out, settings)
+        pairs = read_lines(options.out, settings)
         for number in range(len(pairs), options.runs):
             sides: dict[str, dict[str, float]] = {}
             load = OutsideLoad()

@@ -25,8 +25,10 @@ from dataclasses import asdict
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from kept_lines import read_lines
 
 from pytest_quantgate import statistics
 from pytest_quantgate.devices import default_threads, hold_device
@@ -125,20 +127,12 @@ def compare(
     return line
 
 
-def read_lines(path: Path, settings: dict[str, object]) -> list[dict[str, object]]:
-    """Return what an earlier run has measured with the same settings."""
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["settings"] == settings]
-
-
-def summarize(what: str, lines: list[dict[str, object]]) -> None:
+def summarize(what: str, lines: list[dict[str, Any]]) -> None:
     """Print how many comparisons got which verdict."""
     print(f"{what}: {len(lines)} comparisons")
     for phase in PHASES:
-        verdicts = Counter(line[phase]["verdict"] for line in lines)  # type: ignore[index]
-        ratios = sorted(line[phase]["ratio"] for line in lines)  # type: ignore[index]
+        verdicts = Counter(line[phase]["verdict"] for line in lines)
+        ratios = sorted(line[phase]["ratio"] for line in lines)
         if ratios:
             print(
                 f"  {phase:8s} {dict(sorted(verdicts.items()))}, ratio {ratios[0]:.3f} to"

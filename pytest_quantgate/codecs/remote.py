@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -15,6 +15,18 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pytest_quantgate.engines import Engine
+
+
+class _Rows(TypedDict):
+    type_name: str
+    data: bytes
+    n_rows: int
+    row_bytes: int
+
+
+def _rows(name: str, data: npt.NDArray[np.uint8]) -> _Rows:
+    """Return what a request says of quantized rows, uint8 (n, bytes)."""
+    return _Rows(type_name=name, data=data.tobytes(), n_rows=data.shape[0], row_bytes=data.shape[1])
 
 
 class WorkerCodecs:
@@ -79,14 +91,7 @@ class WorkerCodecs:
         """Decode ``data`` uint8 (n, bytes) to float32 (n, k)."""
         source = np.ascontiguousarray(data, dtype=np.uint8)
         found = self.type(name)
-        reply = self._engine.ask(
-            Decode(
-                type_name=name,
-                data=source.tobytes(),
-                n_rows=source.shape[0],
-                row_bytes=source.shape[1],
-            )
-        )
+        reply = self._engine.ask(Decode(**_rows(name, source)))
         columns = source.shape[1] // found.block_bytes * found.block_elements
         return np.frombuffer(reply.data, dtype=np.float32).reshape(len(source), columns)
 
@@ -100,10 +105,7 @@ class WorkerCodecs:
         """Multiply rows with a vector; see ``NativeKernels.vec_dot``."""
         reply = self._engine.ask(
             VecDot(
-                type_name=name,
-                data=data.tobytes(),
-                n_rows=data.shape[0],
-                row_bytes=data.shape[1],
+                **_rows(name, data),
                 activations=activations.astype(np.float32).tobytes(),
             )
         )
@@ -122,10 +124,7 @@ class WorkerCodecs:
         """Multiply through a backend; see ``NativeKernels.matmul``."""
         reply = self._engine.ask(
             MatMul(
-                type_name=name,
-                data=data.tobytes(),
-                n_rows=data.shape[0],
-                row_bytes=data.shape[1],
+                **_rows(name, data),
                 activations=activations.astype(np.float32).tobytes(),
                 n_activations=activations.shape[0],
                 device=device,

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import TESTS, Project
+from tests.plugin.test_shapes import SHAPE
 
 PROFILE = "speed = true\nspeed_processes = 5\nspeed_repetitions = 1\n"
 
@@ -397,20 +398,6 @@ def test_a_platform_without_peak_memory_is_unsupported_where_a_limit_asks(fake: 
     result = fake.run("-k", "Q4_0")
     result.stdout.fnmatch_lines(["*UNSUPPORTED: this platform does not tell*"])
     memory(fake, "-k", "test_memory and Q4_0").assert_outcomes(passed=1)
-
-
-SHAPE = """
-[tool.quantgate.models.small.shape]
-architecture = "olmoe"
-layers = 2
-hidden = 256
-feed_forward = 256
-heads = 4
-kv_heads = 4
-vocabulary = 600
-experts = 4
-experts_used = 2
-"""
 
 
 def test_a_shape_has_speed_and_memory_from_the_real_engine(own_cache: Project) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pytest_quantgate.worker.messages.base import Message, Request
+from pytest_quantgate.worker.messages.base import Message, ReplyT, Request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,15 +43,20 @@ class Encode(Request[Coded]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decode(Request[Coded]):
-    """Dequantize ``data``, uint8 of shape (n_rows, row_bytes)."""
-
-    reply: ClassVar[type[Message]] = Coded
+class RowsRequest(Request[ReplyT]):
+    """Base of what is asked of quantized rows: ``data``, uint8 of shape (n_rows, row_bytes)."""
 
     type_name: str
     data: bytes
     n_rows: int
     row_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decode(RowsRequest[Coded]):
+    """Dequantize the rows."""
+
+    reply: ClassVar[type[Message]] = Coded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +68,11 @@ class Dotted(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VecDot(Request[Dotted]):
-    """Multiply quantized rows, uint8 (n_rows, row_bytes), with a float32 vector on the CPU."""
+class VecDot(RowsRequest[Dotted]):
+    """Multiply the rows with a float32 vector on the CPU."""
 
     reply: ClassVar[type[Message]] = Dotted
 
-    type_name: str
-    data: bytes
-    n_rows: int
-    row_bytes: int
     activations: bytes
 
 
@@ -84,18 +85,14 @@ class Multiplied(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatMul(Request[Multiplied]):
-    """Multiply quantized rows, as in :class:`VecDot`, with float32 rows through a backend.
+class MatMul(RowsRequest[Multiplied]):
+    """Multiply the rows with float32 rows through a backend.
 
     ``device`` is a name that ggml lists; ``repack`` asks for the CPU's repacked layout.
     """
 
     reply: ClassVar[type[Message]] = Multiplied
 
-    type_name: str
-    data: bytes
-    n_rows: int
-    row_bytes: int
     activations: bytes
     n_activations: int
     device: str
