@@ -13,7 +13,7 @@ import pytest
 from pytest_quantgate.formats import find_format
 from tests.conftest import Project
 from tests.engines.faulty_interpreter import make_faulty_interpreter
-from tests.worker.interpreters import make_interpreter, write_script
+from tests.worker.interpreters import make_interpreter, put_foreign_library, write_script
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="interpreters here are scripts")
 
@@ -71,6 +71,18 @@ def test_each_fault_is_one_cells_verdict(own_cache: Project, tmp_path: Path) -> 
     assert {name: cell["ppl"] for name, cell in honest.items()} == {
         name: cells[name]["ppl"] for name in honest
     }, "what the others measured is what an engine without faults measures"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libraries are ELF files there")
+def test_a_library_of_another_architecture_is_told_in_one_line(
+    own_cache: Project, tmp_path: Path
+) -> None:
+    library, machine = put_foreign_library(tmp_path)
+    cells, _ = run(own_cache, make_interpreter(tmp_path), ("F16", "Q8_0", "Q4_0"))
+    assert {cell["verdict"] for cell in cells.values()} == {"UNAVAILABLE"}
+    (reason,) = {cell["reason"] for cell in cells.values()}
+    assert reason.startswith(f"{library} is built for {machine}, and ")
+    assert "\n" not in reason
 
 
 def test_an_interpreter_that_never_answers_costs_its_deadline_once(

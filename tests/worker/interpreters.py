@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import llama_cpp
 import numpy as np
+
+from pytest_quantgate.worker.loading import elf_machine
 
 PACKAGES = Path(np.__file__).parent.parent
 ENGINE = ("llama_cpp", "diskcache", "jinja2", "markupsafe", "typing_extensions.py")
@@ -52,3 +55,20 @@ def copy_engine(folder: Path) -> Path:
     for path in [*real.glob("*.py"), *real.glob("lib/lib*")]:
         (own / path.relative_to(real)).symlink_to(path)
     return own
+
+
+def put_foreign_library(folder: Path) -> tuple[Path, str]:
+    """Give an interpreter a libllama for another kind of machine: the header of one.
+
+    Returns:
+        The library, and what it is built for.
+
+    """
+    own = elf_machine(Path(sys.executable))
+    number, name = (183, "AArch64") if own != "AArch64" else (62, "x86-64")
+    library = copy_engine(folder) / "lib" / "libllama.so"
+    library.unlink()
+    ident = b"\x7fELF" + bytes([2, 1, 1, 0]) + bytes(8)
+    rest = struct.pack("<HHIQQQIHHHHHH", 3, number, 1, 0, 64, 0, 0, 64, 56, 0, 64, 0, 0)
+    library.write_bytes(ident + rest)
+    return library, name

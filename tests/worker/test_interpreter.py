@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from tests.worker.interpreters import (
     add_module,
     copy_engine,
     make_interpreter,
+    put_foreign_library,
     write_script,
 )
 
@@ -123,19 +123,10 @@ def test_one_whose_packages_are_incomplete(tmp_path: Path) -> None:
     assert line.endswith("-m pip install --force-reinstall --no-cache-dir llama-cpp-python")
 
 
-def _elf_of(machine: int) -> bytes:
-    """Return the header of a shared library of 64 bits for some machine, and nothing behind it."""
-    ident = b"\x7fELF" + bytes([2, 1, 1, 0]) + bytes(8)
-    return ident + struct.pack("<HHIQQQIHHHHHH", 3, machine, 1, 0, 64, 0, 0, 64, 56, 0, 64, 0, 0)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="libraries are ELF files there")
 def test_one_whose_library_is_of_another_architecture(tmp_path: Path) -> None:
     own = elf_machine(Path(sys.executable))
-    number, name = (183, "AArch64") if own != "AArch64" else (62, "x86-64")
-    library = copy_engine(tmp_path) / "lib" / "libllama.so"
-    library.unlink()
-    library.write_bytes(_elf_of(number))
+    library, name = put_foreign_library(tmp_path)
     line = refusal(make_interpreter(tmp_path), tmp_path)
     assert f"{library} is built for {name}, and " in line
     assert f" for {own}; install a llama-cpp-python for this machine: " in line
