@@ -74,15 +74,17 @@ def open_engine(settings: Settings, name: str, log: Path, stall_s: float) -> Eng
     )
 
 
-def examine_engines(settings: Settings) -> tuple[Section, dict[str, Answer]]:
-    """Ask every engine of the configuration, the profile's first."""
-    wanted = settings.profile.engine
-    names = [wanted, *sorted(set(settings.engines) - {wanted, "default"})]
-    if wanted != "default":
-        names.append("default")
+def examine_engines(settings: Settings, answers: dict[str, Answer]) -> Section:
+    """Ask every engine of the configuration, the profile's first, the unconfigured one last.
+
+    What those told that answered is put into ``answers``.
+    """
+    against = settings.profile.against
+    wanted = [settings.profile.engine, *([against] if against is not None else [])]
+    others = sorted(set(settings.engines) - set(wanted), key=lambda name: (name == "default", name))
+    names = [*wanted, *others]
     lines: list[str] = []
     findings: list[Finding] = []
-    answers: dict[str, Answer] = {}
     facts: dict[str, Any] = {}
     until_s = time.monotonic() + ALL_S
     for name in names:
@@ -91,7 +93,7 @@ def examine_engines(settings: Settings) -> tuple[Section, dict[str, Answer]]:
             lines.append(f"{name}: not asked, the others took {ALL_S:.0f} s")
             facts[name] = {"error": "not asked"}
             continue
-        tell = error if name == wanted else warning
+        tell = error if name in wanted else warning
         answer, problem = ask_engine(settings, name, min(ANSWER_S, left_s))
         if answer is not None:
             answers[name] = answer
@@ -108,7 +110,7 @@ def examine_engines(settings: Settings) -> tuple[Section, dict[str, Answer]]:
             findings.append(
                 tell(f"engine {name!r}: {_told(problem)}", _mend(settings, name, problem))
             )
-    return Section(name=NAME, lines=tuple(lines), findings=tuple(findings), facts=facts), answers
+    return Section(name=NAME, lines=tuple(lines), findings=tuple(findings), facts=facts)
 
 
 def ask_engine(

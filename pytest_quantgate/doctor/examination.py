@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from pytest_quantgate.artifacts.cache import Cache
 from pytest_quantgate.config import Overrides, Settings, load_settings
-from pytest_quantgate.doctor.engines import examine_engines
+from pytest_quantgate.doctor.engines import NAME as ENGINES
+from pytest_quantgate.doctor.engines import Answer, examine_engines
 from pytest_quantgate.doctor.findings import Section, error
+from pytest_quantgate.doctor.inputs import NAME as INPUTS
 from pytest_quantgate.doctor.inputs import Models, examine_inputs
+from pytest_quantgate.doctor.installed import NAME as INSTALLED
 from pytest_quantgate.doctor.installed import examine_installed
+from pytest_quantgate.doctor.quietness import NAME as SPEED
 from pytest_quantgate.doctor.quietness import examine_quietness
+from pytest_quantgate.doctor.storage import NAME as CACHE
 from pytest_quantgate.doctor.storage import examine_storage
+from pytest_quantgate.doctor.stored import NAME as BASELINES
 from pytest_quantgate.doctor.stored import examine_stored
 from pytest_quantgate.errors import ConfigError
 
@@ -34,7 +41,7 @@ def examine(
         with_speed: whether the machine's quietness is measured, which takes most of the time.
 
     """
-    yield examine_installed()
+    yield _guarded(INSTALLED, examine_installed)
     try:
         settings = load_settings(root, Overrides(profile=profile))
     except ConfigError as problem:
@@ -46,19 +53,28 @@ def examine(
         )
         with tempfile.TemporaryDirectory() as empty:
             defaults = load_settings(Path(empty))
-            engines, _ = examine_engines(defaults)
-            yield engines
-            yield examine_storage(defaults)
+            yield _guarded(ENGINES, lambda: examine_engines(defaults, {}))
+            yield _guarded(CACHE, lambda: examine_storage(defaults))
         return
     yield _configuration(settings)
-    engines, answers = examine_engines(settings)
-    yield engines
-    models = Models()
-    yield examine_inputs(settings, models, answers, is_online=is_online)
-    yield examine_storage(settings)
-    yield examine_stored(settings, models)
+    answers: dict[str, Answer] = {}
+    models = Models(Cache(settings.cache_dir, settings.cache_max_bytes))
+    yield _guarded(ENGINES, lambda: examine_engines(settings, answers))
+    yield _guarded(INPUTS, lambda: examine_inputs(settings, models, answers, is_online=is_online))
+    yield _guarded(CACHE, lambda: examine_storage(settings))
+    yield _guarded(BASELINES, lambda: examine_stored(settings, models))
     if with_speed:
-        yield examine_quietness(settings, answers)
+        yield _guarded(SPEED, lambda: examine_quietness(settings, answers))
+
+
+def _guarded(name: str, examine_part: Callable[[], Section]) -> Section:
+    """Return a section; what nobody thought of ends its own section alone."""
+    try:
+        return examine_part()
+    except Exception as problem:  # noqa: BLE001 # the other sections are still worth having
+        what = f"{type(problem).__name__}: {problem}".partition("\n")[0]
+        finding = error(f"{name} could not be examined ({what}); this is a fault of the doctor's")
+        return Section(name=name, lines=("could not be examined",), findings=(finding,))
 
 
 def _configuration(settings: Settings) -> Section:
@@ -73,6 +89,7 @@ def _configuration(settings: Settings) -> Section:
         "devices": profile.devices,
         "texts": profile.texts,
         "engine": (profile.engine,),
+        **({"against": (profile.against,)} if profile.against is not None else {}),
     }
     return Section(
         name=CONFIGURATION,

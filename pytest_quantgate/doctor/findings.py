@@ -11,7 +11,7 @@ from typing import Any
 VERSION = 1
 """Of the JSON that :func:`to_json` gives."""
 
-_COMMAND = re.compile(r"type: (.+?)(?:;|$)")
+_COMMAND = re.compile(r"type: (.+?)(?:;|$)|\((cmake [^)]+)\)")
 
 
 class Severity(StrEnum):
@@ -55,8 +55,10 @@ def _finding(severity: Severity, what: str, mend: str | None) -> Finding:
     line = what.strip().partition("\n")[0]
     match = _COMMAND.search(line) if mend is None else None
     if match is not None:
-        mend = match[1].strip()
-        line = f"{line[: match.start()].rstrip(' ;,')}{line[match.end(1) :]}"
+        command = 1 if match[1] else 2
+        mend = match[command].strip()
+        if command == 1:
+            line = f"{line[: match.start()].rstrip(' ;,')}{line[match.end(1) :]}"
     return Finding(severity=severity, what=line, mend=mend or "")
 
 

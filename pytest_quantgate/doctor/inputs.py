@@ -3,46 +3,82 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_quantgate.artifacts.cache import file_sha256
+from pytest_quantgate.artifacts.cache import Cache, file_sha256
 from pytest_quantgate.artifacts.imatrix import read_header
 from pytest_quantgate.config import NO_IMATRIX, Settings
 from pytest_quantgate.doctor.deadline import within
 from pytest_quantgate.doctor.engines import Answer
 from pytest_quantgate.doctor.findings import Finding, Section, error, warning
-from pytest_quantgate.errors import CellError, ConfigError
-from pytest_quantgate.models.gguf_file import GgufFile
+from pytest_quantgate.errors import CellError, CellTimeout, ConfigError
+from pytest_quantgate.models.gguf_file import GgufFile, read_gguf
 from pytest_quantgate.models.hub import ask_for, has_token, parse_hub_source
-from pytest_quantgate.models.source import Model, find_model
+from pytest_quantgate.models.source import Model, find_model, find_source
 from pytest_quantgate.texts import check_held_out, domain_of, load_text
 
 NAME = "Devices, models and texts of the profile"
 
-HUB_S = 10.0
-"""How long the hub may take for one model."""
+HUB_S = 15.0
+"""How long the hub may take for all models."""
 
-HASHED_BYTES = 1 << 29
-"""Files above this are not hashed here: half a gigabyte is a second or two."""
+HASH_S = 8.0
+"""For how long files are hashed; no further one is begun then."""
+
+_HASHED_BYTES = 1 << 29  # larger files are not: half a gigabyte is a second or two
+
+
+_BUILD_OPTIONS = {
+    "CUDA": "GGML_CUDA",
+    "ROCm": "GGML_HIP",
+    "Vulkan": "GGML_VULKAN",
+    "SYCL": "GGML_SYCL",
+    "Metal": "GGML_METAL",
+    "MTL": "GGML_METAL",
+}
+"""What llama.cpp is built with for the devices of a name."""
 
 
 class Models:
-    """The models that are here, each looked for once; no hub is asked."""
+    """The models that are here, each looked for once; no hub is asked.
 
-    def __init__(self) -> None:
+    Args:
+        cache: may remember the hash of a file.
+
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
         self._found: dict[str, Model | str] = {}
+        self._hashes: dict[Path, str] = {}
+        self._hashing_s = 0.0
 
     def find(self, settings: Settings, name: str) -> Model | str:
         """Return a model, or in one line why it is not here."""
         if name not in self._found:
             try:
                 self._found[name] = find_model(name, settings, is_offline=True)
-            except (ConfigError, CellError) as problem:
+            except (ConfigError, CellError, OSError) as problem:
                 self._found[name] = str(problem)
         return self._found[name]
+
+    def sha256(self, path: Path) -> str | None:
+        """Return a file's hash where it is known or quickly found, else None."""
+        known = self._hashes.get(path) or self._cache.known_sha256(path)
+        if known is None:
+            if path.stat().st_size > _HASHED_BYTES or self._hashing_s > HASH_S:
+                return None
+            began_s = time.monotonic()
+            known = file_sha256(path)
+            self._hashing_s += time.monotonic() - began_s
+        self._hashes[path] = known
+        return known
 
     def sources(self, settings: Settings) -> dict[str, GgufFile]:
         """Return the sources of the profile's models that are here and have one."""
@@ -74,9 +110,15 @@ def examine_inputs(
 
     """
     told = _Told(lines=[], findings=[], facts={})
-    _devices(settings, answers.get(settings.profile.engine), told)
+    answer = answers.get(settings.profile.engine)
+    _devices(settings, answer, told)
+    until_s = time.monotonic() + HUB_S if is_online else None
     for name in settings.profile.models:
-        _model(settings, name, models.find(settings, name), told, is_online=is_online)
+        found = models.find(settings, name)
+        _model(settings, name, found, told, until_s)
+        if isinstance(found, Model):
+            _pins(models, found, told)
+    _memory(settings, models, answer, told)
     _texts(settings, told)
     _imatrices(settings, told)
     _token(settings, told)
@@ -97,42 +139,106 @@ def _devices(settings: Settings, answer: Answer | None, told: _Told) -> None:
                 error(
                     f"device {name!r}: engine {settings.profile.engine!r} has no {missing[0]!r};"
                     f" there are: {', '.join(there)}",
-                    f"quantgate devices --engine {settings.profile.engine}",
+                    _device_command(settings, missing[0], there),
                 )
             )
         told.lines.append(f"device {name} ({', '.join(wanted)}): {state}")
         told.facts[f"device {name}"] = not missing and there is not None
 
 
+def _device_command(settings: Settings, wanted: str, there: Sequence[str]) -> str:
+    """Return what builds the engine for a device's backend, if it has none of that backend."""
+    engine = settings.engines[settings.profile.engine]
+    backend = wanted.rstrip("0123456789")
+    has_backend = any(name.startswith(backend) for name in there)
+    option = _BUILD_OPTIONS.get(backend)
+    if option is None or has_backend:
+        return f"quantgate devices --engine {settings.profile.engine}"
+    options = f"-D{option}=ON -DGGML_NATIVE=OFF"
+    if engine.tools is not None:
+        return f"cmake -B build {options} && cmake --build build --config Release -j"
+    python = shlex.quote(engine.python or sys.executable)
+    return (
+        f'CMAKE_ARGS="{options}" {python} -m pip install --force-reinstall --no-cache-dir --no-deps'
+        " --no-binary llama-cpp-python llama-cpp-python"
+    )
+
+
 def _model(
-    settings: Settings, name: str, found: Model | str, told: _Told, *, is_online: bool
+    settings: Settings, name: str, found: Model | str, told: _Told, until_s: float | None
 ) -> None:
+    """Tell of a model; the hub is asked until a time, None not at all."""
     told.facts[f"model {name}"] = isinstance(found, Model)
-    if isinstance(found, str):
-        first = found.partition("\n")[0]
-        told.lines.append(f"model {name}: UNAVAILABLE")
-        hub = _hub_sources(settings, name)
-        if hub and is_online:
-            try:
-                n_bytes = within(HUB_S, lambda: sum(_ask(settings, name, item) for item in hub))
-            except CellError as problem:
-                told.findings.append(error(str(problem)))
-                return
-            told.lines[-1] += f"; {n_bytes / 1e9:,.2f} GB are on the hub, a run downloads them"
-            return
-        told.findings.append(error(first))
+    if isinstance(found, Model):
+        told.lines.append(f"model {name}: {_kind(found)}")
         return
-    if found.shape is not None:
-        kind = "a shape: sizes and speed, no quality"
-    else:
-        files = [found.source] if found.source is not None else list(found.files.values())
-        n_bytes = sum(file.n_bytes for file in files)
-        types = [found.source.main_type()] if found.source is not None else list(found.files)
-        kind = f"{', '.join(types)}, {n_bytes / 1e6:,.0f} MB"
-        kind += "; quantized before: a fault detector" if found.is_requantized else ""
-        kind += "; a miniature: a fault detector" if found.is_miniature else ""
-    told.lines.append(f"model {name}: {kind}")
-    _pins(found, told)
+    told.lines.append(f"model {name}: UNAVAILABLE")
+    hub = _hub_sources(settings, name)
+    if not hub or until_s is None:
+        told.findings += [error(problem) for problem in _problems(settings, name, found)]
+        return
+    try:
+        left_s = max(0.1, until_s - time.monotonic())
+        n_bytes = within(left_s, lambda: sum(_ask(settings, name, item) for item in hub))
+    except CellError as problem:
+        what = str(problem)
+        if isinstance(problem, CellTimeout):
+            what = f"model {name!r}: the hub gives {problem}"
+        told.findings.append(error(what))
+        return
+    told.lines[-1] += f"; {n_bytes / 1e9:,.2f} GB are on the hub, a run downloads them"
+
+
+def _kind(model: Model) -> str:
+    if model.shape is not None:
+        return "a shape: sizes and speed, no quality"
+    files = [model.source] if model.source is not None else list(model.files.values())
+    types = [model.source.main_type()] if model.source is not None else list(model.files)
+    kind = f"{', '.join(types)}, {sum(file.n_bytes for file in files) / 1e6:,.0f} MB"
+    kind += "; quantized before: a fault detector" if model.is_requantized else ""
+    return kind + ("; a miniature: a fault detector" if model.is_miniature else "")
+
+
+def _problems(settings: Settings, name: str, first: str) -> list[str]:
+    """Return what is wrong with a model, of existing files with each of them."""
+    found = []
+    for source in (settings.models[name].files or {}).values():
+        try:
+            read_gguf(find_source(source, settings.root, name, is_offline=True))
+        except (ConfigError, CellError, OSError) as problem:
+            found.append(str(problem))
+    where = f"model {name!r}"
+    return [
+        problem if problem.startswith(where) else f"{where}: {problem}"
+        for problem in found or [first]
+    ]
+
+
+def _memory(settings: Settings, models: Models, answer: Answer | None, told: _Told) -> None:
+    """Hold the largest file of each model against each device's memory."""
+    profile = settings.profile
+    there = {device.name: device for device in answer.devices} if answer is not None else {}
+    for name in profile.models:
+        model = models.find(settings, name)
+        is_file = isinstance(model, Model) and (
+            model.shape is None or profile.speed or profile.memory
+        )
+        if not isinstance(model, Model) or not is_file:
+            continue
+        files = [model.source] if model.source is not None else list(model.files.values())
+        largest = max(file.n_bytes for file in files)
+        for device in profile.devices:
+            parts = [
+                there[item].total_bytes for item in settings.devices[device].names if item in there
+            ]
+            if 0 < sum(parts) < largest and settings.devices[device].n_gpu_layers is None:
+                told.findings.append(
+                    warning(
+                        f"model {name!r} takes {largest / 1e9:,.1f} GB and device {device!r} has"
+                        f" {sum(parts) / 1e9:,.1f} GB: its largest format will hardly run there;"
+                        " leave it out of formats, or set n_gpu_layers for the device"
+                    )
+                )
 
 
 def _hub_sources(settings: Settings, name: str) -> list[str]:
@@ -145,16 +251,15 @@ def _ask(settings: Settings, name: str, source: str) -> int:
     return ask_for(parse_hub_source(source, name), settings.root, name)
 
 
-def _pins(model: Model, told: _Told) -> None:
-    """Hold files that are not too large against the SHA-256 that the configuration wants."""
+def _pins(models: Models, model: Model, told: _Told) -> None:
+    """Hold files that are hashed or quickly hashed against what the configuration wants."""
     for key, pinned in model.pinned_sha256.items():
         file = model.files[key] if key else model.source
         assert file is not None
-        if len(file.files) > 1 or file.n_bytes > HASHED_BYTES:
+        digest = models.sha256(file.files[0]) if len(file.files) == 1 else None
+        if digest is None:
             told.lines.append(f"  its SHA-256 is checked by a run ({file.n_bytes / 1e9:,.1f} GB)")
-            continue
-        digest = file_sha256(file.files[0])
-        if digest != pinned.lower():
+        elif digest != pinned.lower():
             told.findings.append(
                 error(
                     f"model {model.name!r}: {file.files[0]} has the SHA-256 {digest}, not the"

@@ -223,10 +223,9 @@ def _judge(settings: Settings, measured: Quietness, where: str) -> Section:
     too_wide, needed = [], statistics.MIN_PROCESSES
     for phase in PHASES:
         width, pairs = measured.width(phase), measured.pairs_for(phase, margin)
-        lines.append(
-            f"  {phase}: within {_percent(width)}, the margin is {_percent(margin)}"
-            + ("" if width <= margin else f"; that would take {_pairs(pairs)}")
-        )
+        reached = f"within {_percent(width)}" if math.isfinite(width) else "no interval"
+        needs = "" if width <= margin or pairs is None else f"; that would take {pairs} pairs"
+        lines.append(f"  {phase}: {reached}, the margin is {_percent(margin)}{needs}")
         if pairs is None or pairs > most:
             too_wide.append(phase)
         else:
@@ -300,10 +299,6 @@ def _state_lines(measured: Quietness) -> list[str]:
     hidden = [name for name, value in told.items() if value is None]
     lines = [", ".join(known)] if known else []
     return [*lines, f"not told by this platform: {', '.join(hidden)}"] if hidden else lines
-
-
-def _pairs(pairs: int | None) -> str:
-    return "too many pairs" if pairs is None else f"about {pairs} pairs"
 
 
 def _percent(width: float) -> str:

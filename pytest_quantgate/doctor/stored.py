@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_quantgate.artifacts.cache import Cache, file_sha256, key_of
+from pytest_quantgate.artifacts.cache import key_of
 from pytest_quantgate.baselines.keys import key_of_cell
 from pytest_quantgate.baselines.schema import VERSION, Baseline, Key, parse
 from pytest_quantgate.baselines.store import Store, file_name
 from pytest_quantgate.config import BUILT_IN_PROFILES, Overrides, Settings, load_settings
 from pytest_quantgate.doctor.findings import Finding, Section, error, warning
-from pytest_quantgate.doctor.inputs import HASHED_BYTES, Models
+from pytest_quantgate.doctor.inputs import Models
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.matrix import expand_sources
 from pytest_quantgate.models.source import Model
@@ -83,6 +83,8 @@ def examine_stored(settings: Settings, models: Models) -> Section:
 def _profile_line(settings: Settings, n_cells: int, n_missing: int, findings: list[Finding]) -> str:
     """Count a profile's cells with a baseline; say what a gated one lacks."""
     name = settings.profile_name
+    if settings.profile.against is not None:
+        return f"profile {name}: {n_cells} cells, held against engine {settings.profile.against}"
     gates = settings.profile.gate or n_missing < n_cells
     if gates and n_missing:
         findings.append(
@@ -174,7 +176,6 @@ class _Hashes:
     def __init__(self, settings: Settings, models: Models, not_hashed: set[str]) -> None:
         self._settings = settings
         self._models = models
-        self._cache = Cache(settings.cache_dir, settings.cache_max_bytes)
         self._known: dict[str, str | None] = {}
         self._not_hashed = not_hashed
 
@@ -192,9 +193,7 @@ class _Hashes:
             return None
         if model.shape is not None:
             return model.shape.sha256
-        hashes = [self._cache.known_sha256(path) for path in model.source.files]
-        if None in hashes and model.source.n_bytes <= HASHED_BYTES:
-            hashes = [file_sha256(path) for path in model.source.files]
+        hashes = [self._models.sha256(path) for path in model.source.files]
         if None in hashes:
             self._not_hashed.add(name)
             return None

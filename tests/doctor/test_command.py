@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_quantgate.cli import main
+from pytest_quantgate.doctor import examination
 from tests.doctor.conftest import Configure
 
 NAMES = [
@@ -86,3 +87,17 @@ def test_it_is_quick(configure: Configure) -> None:
     began_s = time.monotonic()
     main(["doctor", "--quick"])
     assert time.monotonic() - began_s < 30
+
+
+def test_what_nobody_thought_of_ends_one_section_alone(
+    configure: Configure, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise RuntimeError("a surprise\nof two lines")
+
+    configure()
+    monkeypatch.setattr(examination, "examine_storage", fail)
+    assert main(["doctor", "--quick"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line in NAMES] == NAMES
+    assert lines[-1].startswith("1. error: Cache could not be examined (RuntimeError: a surprise)")

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pytest_quantgate.config import Settings
 from pytest_quantgate.doctor import engines
-from pytest_quantgate.doctor.engines import compute_a_little, examine_engines
-from pytest_quantgate.doctor.findings import Severity
+from pytest_quantgate.doctor.engines import Answer, compute_a_little, examine_engines
+from pytest_quantgate.doctor.findings import Section, Severity
 from pytest_quantgate.errors import CellInvalid
 from pytest_quantgate.worker.messages import Quantize, ScoredChunk
 from tests.doctor.conftest import Configure
@@ -25,8 +26,14 @@ def table(name: str, key: str, path: Path) -> str:
     return f'[tool.quantgate.engines.{name}]\n{key} = "{path.as_posix()}"\n'
 
 
+def examine(settings: Settings) -> tuple[Section, dict[str, Answer]]:
+    """Return the section and the engines that answered."""
+    answers: dict[str, Answer] = {}
+    return examine_engines(settings, answers), answers
+
+
 def test_an_engine_that_works_is_told_with_its_devices(configure: Configure) -> None:
-    section, answers = examine_engines(configure())
+    section, answers = examine(configure())
     assert section.findings == ()
     assert section.lines[0].startswith("default: llama-cpp-python ")
     assert "quantizes and computes" in section.lines[0]
@@ -45,7 +52,7 @@ def test_an_interpreter_that_never_starts_is_ended(
     monkeypatch.setattr(engines, "ANSWER_S", 2.0)
     settings = configure(table("hangs", "python", script), 'engine = "hangs"')
     began_s = time.monotonic()
-    section, answers = examine_engines(settings)
+    section, answers = examine(settings)
     assert time.monotonic() - began_s < 15
     assert list(answers) == ["default"], "the others are asked all the same"
     (finding,) = section.findings
@@ -63,7 +70,7 @@ def test_engines_that_are_left_when_time_is_up_are_not_asked(
     script.chmod(0o755)
     monkeypatch.setattr(engines, "ANSWER_S", 2.0)
     monkeypatch.setattr(engines, "ALL_S", 2.5)
-    section, _ = examine_engines(configure(table("hangs", "python", script), 'engine = "hangs"'))
+    section, _ = examine(configure(table("hangs", "python", script), 'engine = "hangs"'))
     assert section.lines[-1] == "default: not asked, the others took 2 s"
 
 
@@ -73,7 +80,7 @@ def test_a_build_for_another_cpu_is_told_with_its_command(
     configure: Configure, interpreter: Callable[[str], Path], signal: str
 ) -> None:
     python = interpreter(f"import os, signal\nos.kill(os.getpid(), signal.{signal})\n")
-    section, _ = examine_engines(configure(table("native", "python", python), 'engine = "native"'))
+    section, _ = examine(configure(table("native", "python", python), 'engine = "native"'))
     (finding,) = section.findings
     assert finding.severity is Severity.ERROR
     assert f"killed by {signal}. A build for the instruction sets of another CPU" in finding.what
@@ -83,17 +90,24 @@ def test_a_build_for_another_cpu_is_told_with_its_command(
 def test_an_engine_that_the_profile_does_not_use_is_a_warning(
     configure: Configure, tmp_path: Path
 ) -> None:
-    section, answers = examine_engines(configure(table("gone", "python", tmp_path / "none")))
+    section, answers = examine(configure(table("gone", "python", tmp_path / "none")))
     assert list(answers) == ["default"]
     (finding,) = section.findings
     assert finding.severity is Severity.WARNING
     assert finding.mend == "change [tool.quantgate.engines.gone], or remove it"
 
 
+def test_the_old_engine_of_a_profile_is_an_error_too(configure: Configure, tmp_path: Path) -> None:
+    tables = table("old", "python", tmp_path / "none")
+    section, _ = examine(configure(tables, 'against = "old"'))
+    (finding,) = section.findings
+    assert finding.severity is Severity.ERROR
+
+
 @posix
 def test_programs_are_asked_too(configure: Configure, tmp_path: Path) -> None:
     folder = write_programs(tmp_path / "bin")
-    section, answers = examine_engines(configure(table("tools", "tools", folder)))
+    section, answers = examine(configure(table("tools", "tools", folder)))
     names = [device.name for device in answers["tools"].devices]
     assert names == ["cpu", "CUDA0", "CUDA1"]
     assert section.findings == ()

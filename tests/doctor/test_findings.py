@@ -20,6 +20,9 @@ def test_a_message_gives_its_own_command() -> None:
     assert found.what == "model 'm' is not here; or place it"
     assert found.mend == "hf download o/r f.gguf"
     assert error("no command").mend == ""
+    built = error("there is no program; build it there (cmake --build b --target x) or change it")
+    assert built.mend == "cmake --build b --target x"
+    assert "or change it" in built.what
     assert error("two; type: one", "other").mend == "other"
 
 

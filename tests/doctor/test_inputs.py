@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pytest_quantgate.artifacts.cache import Cache
 from pytest_quantgate.config import Settings
+from pytest_quantgate.doctor import inputs
 from pytest_quantgate.doctor.engines import Answer
 from pytest_quantgate.doctor.findings import Section, Severity
 from pytest_quantgate.doctor.inputs import Models, examine_inputs
@@ -21,10 +24,14 @@ HUB = '[tool.quantgate.models.far]\nsource = "hf:org/repo/far.gguf"\n'
 TOKEN = "hf_stand_in_for_a_secret"
 
 
-def examine(settings: Settings, *, is_online: bool = False) -> Section:
-    cpu = DeviceFound(name="cpu", description="", free_bytes=0, total_bytes=0)
+def models_of(settings: Settings) -> Models:
+    return Models(Cache(settings.cache_dir, settings.cache_max_bytes))
+
+
+def examine(settings: Settings, *, is_online: bool = False, memory_bytes: int = 0) -> Section:
+    cpu = DeviceFound(name="cpu", description="", free_bytes=0, total_bytes=memory_bytes)
     answer = Answer(identity=None, devices=(cpu,), seconds_s=0.0)  # type: ignore[arg-type]
-    return examine_inputs(settings, Models(), {"default": answer}, is_online=is_online)
+    return examine_inputs(settings, models_of(settings), {"default": answer}, is_online=is_online)
 
 
 def test_what_is_there_is_told(configure: Configure) -> None:
@@ -35,13 +42,19 @@ def test_what_is_there_is_told(configure: Configure) -> None:
     assert "24 documents" in section.lines[2]
 
 
-def test_a_device_that_the_engine_has_not(configure: Configure) -> None:
-    section = examine(
-        configure('[tool.quantgate.devices.gpu]\nbackend = "CUDA0"\n', 'devices = ["gpu"]')
-    )
-    (finding,) = section.findings
-    assert finding.what == "device 'gpu': engine 'default' has no 'CUDA0'; there are: cpu"
-    assert finding.mend == "quantgate devices --engine default"
+@pytest.mark.parametrize(
+    ("backend", "mend"),
+    [
+        ("CUDA0", 'CMAKE_ARGS="-DGGML_CUDA=ON -DGGML_NATIVE=OFF" '),
+        ("Vulkan1", 'CMAKE_ARGS="-DGGML_VULKAN=ON -DGGML_NATIVE=OFF" '),
+        ("Other0", "quantgate devices --engine default"),
+    ],
+)
+def test_a_device_that_the_engine_has_not(configure: Configure, backend: str, mend: str) -> None:
+    tables = f'[tool.quantgate.devices.gpu]\nbackend = "{backend}"\n'
+    (finding,) = examine(configure(tables, 'devices = ["gpu"]')).findings
+    assert finding.what == f"device 'gpu': engine 'default' has no '{backend}'; there are: cpu"
+    assert finding.mend.startswith(mend)
 
 
 def test_what_is_missing_is_named_with_what_to_do(configure: Configure) -> None:
@@ -96,6 +109,53 @@ def test_a_pinned_file_is_held_against_its_hash(configure: Configure, tiny_model
     assert examine(configure(tables(right), profile)).findings == ()
     (finding,) = examine(configure(tables("0" * 64), profile)).findings
     assert f"has the SHA-256 {right}, not the pinned" in finding.what
+
+
+def test_every_file_of_a_model_is_looked_at(
+    configure: Configure, tmp_path: Path, tiny_model: Path
+) -> None:
+    (tmp_path / "half.gguf").write_bytes(tiny_model.read_bytes()[:500_000])
+    section = examine(
+        configure(
+            "[tool.quantgate.models.published]\n"
+            f'files = {{ F16 = "{tiny_model.as_posix()}",'
+            ' Q8_0 = "half.gguf", Q4_0 = "no.gguf" }\n',
+            'models = ["published"]',
+        )
+    )
+    first, second = section.findings
+    assert first.what.startswith("model 'published': ")
+    assert "half.gguf is truncated" in first.what
+    assert "no.gguf does not exist" in second.what
+
+
+def test_a_model_that_is_larger_than_the_devices_memory(configure: Configure) -> None:
+    assert examine(configure(), memory_bytes=10_000_000).findings == ()
+    (finding,) = examine(configure(), memory_bytes=1_000_000).findings
+    assert finding.severity is Severity.WARNING
+    assert "its largest format will hardly run there" in finding.what
+
+
+def test_a_shape_takes_memory_only_for_speed(configure: Configure) -> None:
+    profile = 'models = ["olmoe-1b-7b"]\n'
+    assert examine(configure(profile=profile), memory_bytes=10**9).findings == ()
+    (finding,) = examine(configure(profile=f"{profile}speed = true"), memory_bytes=10**9).findings
+    assert "takes 13.8 GB and device 'cpu' has 1.0 GB" in finding.what
+
+
+def test_hashing_ends_when_its_time_is_up(
+    configure: Configure, tiny_model: Path, story: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = configure()
+    models = models_of(settings)
+    monkeypatch.setattr(inputs, "HASH_S", -1.0)
+    assert models.sha256(tiny_model) is None
+    monkeypatch.setattr(inputs, "HASH_S", 10.0)
+    assert models.sha256(tiny_model) == hashlib.sha256(tiny_model.read_bytes()).hexdigest()
+    monkeypatch.setattr(inputs, "HASH_S", -1.0)
+    assert models.sha256(tiny_model) is not None, "it is known now"
+    Cache(settings.cache_dir, settings.cache_max_bytes).sha256_of(story)
+    assert models.sha256(story) is not None, "a run hashed it"
 
 
 class Hub(SimpleNamespace):
@@ -167,6 +227,18 @@ def test_a_connection_that_fails_names_no_host(
     (finding,) = section.findings
     assert "the hub does not tell of far.gguf of org/repo (ConnectionError)" in finding.what
     assert "proxy.example" not in str(section)
+
+
+def test_a_hub_that_is_silent_is_not_waited_for(
+    configure: Configure, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "HUB_S", 0.5)
+    monkeypatch.setattr(hub, "get_hf_file_metadata", lambda _url: time.sleep(20))
+    began_s = time.monotonic()
+    section = examine(configure(HUB, 'models = ["far"]'), is_online=True)
+    assert time.monotonic() - began_s < 10
+    (finding,) = section.findings
+    assert finding.what.startswith("model 'far': the hub gives no answer within")
 
 
 def test_a_missing_token_is_a_warning(

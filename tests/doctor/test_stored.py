@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_quantgate.artifacts.cache import Cache
 from pytest_quantgate.baselines.keys import key_of_cell
 from pytest_quantgate.baselines.schema import Key, dump
 from pytest_quantgate.baselines.store import file_name
@@ -37,14 +38,18 @@ def store(tmp_path: Path) -> Store:
     return write
 
 
+def models_of(settings: Settings) -> Models:
+    return Models(Cache(settings.cache_dir, settings.cache_max_bytes))
+
+
 def keys(settings: Settings) -> list[Key]:
     """Return the keys of the profile's cells."""
-    cells = expand_sources(settings, Models().sources(settings))
+    cells = expand_sources(settings, models_of(settings).sources(settings))
     return [key_of_cell(settings, cell) for cell in cells]
 
 
 def examine(settings: Settings) -> Section:
-    return examine_stored(settings, Models())
+    return examine_stored(settings, models_of(settings))
 
 
 def test_without_baselines_nothing_is_wrong(configure: Configure) -> None:
@@ -182,6 +187,13 @@ def test_a_baseline_of_another_source(configure: Configure, store: Store) -> Non
     (finding,) = examine(settings).findings
     assert "of another source of tiny" in finding.what
     assert finding.mend.startswith("pytest --quant-matrix --quant-model tiny ")
+
+
+def test_a_profile_against_an_engine_needs_no_baseline(configure: Configure) -> None:
+    tables = '[tool.quantgate.engines.old]\npython = "/old/python"\n'
+    section = examine(configure(tables, 'against = "old"\ngate = true'))
+    assert section.findings == ()
+    assert section.lines[0] == "profile default: 2 cells, held against engine old"
 
 
 def test_a_file_of_claims_is_no_baseline(configure: Configure, tmp_path: Path) -> None:
