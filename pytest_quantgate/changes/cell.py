@@ -202,7 +202,13 @@ def find_obstacle(old: CellRecord, new: CellRecord) -> str | None:
         other.append(f"device kind {new.key.device_kind} (was {old.key.device_kind})")
     if other:
         return f"other settings: {', '.join(other)}"
-    return not_comparable(as_observation(new), as_baseline(old))
+    obstacle = not_comparable(as_observation(new), as_baseline(old))
+    return None if obstacle is None else _of_old_record(obstacle)
+
+
+def _of_old_record(reason: str) -> str:
+    """Name what stood for the baseline."""
+    return reason.replace("the baseline", "the old record")
 
 
 def _retokenized(old: CellRecord, new: CellRecord) -> int:
@@ -231,7 +237,10 @@ def judge_cells(old: Side, new: Side) -> Verdict:
         if name == "routing" and baseline.routing is None:
             continue
         judgements += JUDGES[name](seen, limits, baseline, look)
-    return conclude(judgements, seen, baseline)
+    # MEASURED is what nothing could be held against, such as a speed of other hardware.
+    judged = [item for item in judgements if item.verdict is not VerdictKind.MEASURED]
+    told = [replace(item, reason=_of_old_record(item.reason)) for item in judged]
+    return conclude(told, seen, baseline)
 
 
 def comparing_limits(record: CellRecord) -> Limits:

@@ -87,7 +87,7 @@ def test_another_text_is_told_in_a_line_a_cell(
     assert compare(folder, run_of(other)) == 1
     said = capsys.readouterr().out
     assert "m-Q4_K_M-cpu NOT_COMPARABLE" in said
-    assert "note: m-Q4_K_M-cpu: the text's bytes are not the baseline's (SHA-256 000000" in said
+    assert "note: m-Q4_K_M-cpu: the text's bytes are not the old record's (SHA-256 000000" in said
 
 
 def test_a_record_of_before_is_not_comparable(

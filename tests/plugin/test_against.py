@@ -265,6 +265,10 @@ def test_both_speeds_are_measured_between_each_other(fake: Project) -> None:
     speed = record.cells[0].measured["speed"]
     assert len(speed.against) == len(speed.cell) >= 5
     assert not speed.reference
+    text = run_markdown(record)
+    assert "| cell | prefill [95 %] | decode [95 %] |\n" in text
+    assert "pairs of fresh processes, run in turn" in text
+    assert "- memory was not measured" in text
 
 
 def test_both_memories_are_measured(fake: Project) -> None:
@@ -275,6 +279,7 @@ def test_both_memories_are_measured(fake: Project) -> None:
     memory = next(j for j in record.cells[0].judgements if j.metric == "memory")
     assert memory.verdict.value == "REGRESSED"
     assert "peak memory +10.00 % against the old engine" in memory.reason
+    assert "(+10.0 %) |\n" in run_markdown(record)
 
 
 @pytest.mark.parametrize("way", [(), ("-n2",)], ids=["plain", "n2"])
