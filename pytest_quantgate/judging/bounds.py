@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pytest_quantgate import statistics
 from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.metrics.perplexity import ChunkScore
-from pytest_quantgate.observation import Observation
+from pytest_quantgate.observation import Observation, percent
 from pytest_quantgate.verdicts import Judgement, VerdictKind
 
 KIND_OF_OUTCOME = {
@@ -143,6 +143,24 @@ def at_most(metric: str, name: str, value: float, limit: float, unit: str) -> Ju
         verdict=verdict,
         reason=f"{name} {figure(value)}{unit} {relation} {figure(limit)}{unit}",
         estimate=value,
+        limit=limit,
+    )
+
+
+def grown_bytes(
+    metric: str, name: str, against: str, now_bytes: int, before_bytes: int, limit: float
+) -> Judgement:
+    """Judge how much a number of bytes grew, relative to what it was."""
+    change = now_bytes / before_bytes - 1
+    return Judgement(
+        metric=metric,
+        against=against,
+        verdict=VerdictKind.PASS if change <= limit else VerdictKind.REGRESSED,
+        reason=(
+            f"{name} {percent(change)} against the {against} ({now_bytes:,} bytes, was"
+            f" {before_bytes:,}), limit {percent(limit)}"
+        ),
+        estimate=change,
         limit=limit,
     )
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pytest_quantgate.baselines.schema import Baseline
-from pytest_quantgate.judging.bounds import Look, at_most, only, other_source
+from pytest_quantgate.judging.bounds import Look, at_most, grown_bytes, only, other_source
 from pytest_quantgate.judging.hardware import of_other_settings, of_this_hardware
 from pytest_quantgate.metrics.memory import MemoryMeasurement
-from pytest_quantgate.observation import Observation, percent
+from pytest_quantgate.observation import Observation
 from pytest_quantgate.tables import Limits
 from pytest_quantgate.verdicts import Judgement, VerdictKind
 
@@ -57,15 +57,4 @@ def _against_baseline(
         kind = VerdictKind.MEASURED if asked is None else kind
         return only("memory", "nothing", kind, reason)
     before = stored.peak_resident_bytes
-    change = peak_bytes / before - 1
-    return Judgement(
-        metric="memory",
-        against="baseline",
-        verdict=VerdictKind.PASS if change <= allowed else VerdictKind.REGRESSED,
-        reason=(
-            f"peak memory {percent(change)} against the baseline ({peak_bytes:,} bytes, was"
-            f" {before:,}), limit {percent(allowed)}"
-        ),
-        estimate=change,
-        limit=allowed,
-    )
+    return grown_bytes("memory", "peak memory", "baseline", peak_bytes, before, allowed)

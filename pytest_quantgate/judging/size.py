@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.baselines.tensors import compare_tensors, pack_tensors
-from pytest_quantgate.judging.bounds import Look, at_most, not_comparable, only, other_source
-from pytest_quantgate.metrics.size import SizeMeasurement
-from pytest_quantgate.observation import Observation, percent
+from pytest_quantgate.judging.bounds import (
+    Look,
+    at_most,
+    grown_bytes,
+    not_comparable,
+    only,
+    other_source,
+)
+from pytest_quantgate.observation import Observation
 from pytest_quantgate.tables import Limits
 from pytest_quantgate.verdicts import Judgement, VerdictKind
 
@@ -27,7 +33,14 @@ def judge_size(
         judgements.append(at_most("size", name, size.fallback_fraction, limits.fallback_max, ""))
     if limits.size_vs_reference is not None and seen.reference_file_bytes is not None:
         judgements.append(
-            _relative_size("reference", size, seen.reference_file_bytes, limits.size_vs_reference)
+            grown_bytes(
+                "size",
+                "size",
+                "reference",
+                size.file_bytes,
+                seen.reference_file_bytes,
+                limits.size_vs_reference,
+            )
         )
     if limits.size_vs_baseline is not None and baseline is not None:
         other = other_source(seen, baseline)
@@ -38,24 +51,13 @@ def judge_size(
             reason = changes.describe_types()
             judgements.append(only("size", "baseline", VerdictKind.REGRESSED, reason))
         judgements.append(
-            _relative_size("baseline", size, baseline.size.file_bytes, limits.size_vs_baseline)
+            grown_bytes(
+                "size",
+                "size",
+                "baseline",
+                size.file_bytes,
+                baseline.size.file_bytes,
+                limits.size_vs_baseline,
+            )
         )
     return judgements
-
-
-def _relative_size(
-    against: str, size: SizeMeasurement, before_bytes: int, limit: float
-) -> Judgement:
-    change = size.file_bytes / before_bytes - 1
-    verdict = VerdictKind.PASS if change <= limit else VerdictKind.REGRESSED
-    return Judgement(
-        metric="size",
-        against=against,
-        verdict=verdict,
-        reason=(
-            f"size {percent(change)} against the {against} ({size.file_bytes:,} bytes, was"
-            f" {before_bytes:,}), limit {percent(limit)}"
-        ),
-        estimate=change,
-        limit=limit,
-    )
