@@ -72,6 +72,14 @@ def shift_text(shift: Shift | None) -> str:
     return f"{percent(shift.change, digits)} [{low}, {high}]"
 
 
+def is_rounding(change: CellChange) -> bool:
+    """Tell whether a green cell moved by so little that another order of sums explains it."""
+    shift = change.ppl
+    if change.is_red or change.file_changed or change.costs_moved or shift is None:
+        return False
+    return not change.retokenized and max(map(abs, (shift.low, shift.high))) < _LEAST
+
+
 def largest_text(changes: Iterable[CellChange]) -> str:
     """Say how far perplexity moved at most, "" where it moved nowhere."""
     moves = [

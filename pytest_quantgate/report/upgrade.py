@@ -10,6 +10,7 @@ from pytest_quantgate.changes.comparison import Comparison
 from pytest_quantgate.report.change_texts import (
     HEADINGS,
     explanation,
+    is_rounding,
     largest_text,
     names,
     ordered,
@@ -94,14 +95,28 @@ def upgrade_lines(found: Comparison, width: int) -> list[str]:
 
     Where not all columns fit, those of ``_GIVES_WAY`` are left out, one after the other.
     """
-    moved = ordered(found.moved)
+    shown, folded = _open_and_folded(ordered(found.moved))
     lines = [title(found), headline(found)]
-    if moved:
-        lines += _fitting([HEADINGS, *map(row, moved[:MOST_ROWS])], width)
-    if len(moved) > MOST_ROWS:
-        lines.append(f"{len(moved) - MOST_ROWS} more cells moved; a Markdown report has them all")
+    if shown:
+        lines += _fitting([HEADINGS, *map(row, shown)], width)
+    if folded:
+        lines.append(f"{_folded(folded)}; a Markdown report has them all")
     lines += [f"note: {text}" for text in (*support_lines(found), *_not_compared_lines(found))]
     return [line.replace("`", "").replace("**", "") for line in lines]
+
+
+def _open_and_folded(
+    moved: Sequence[CellChange],
+) -> tuple[list[CellChange], list[CellChange]]:
+    """Part what stands open from what is folded away: rounding, and what is too much."""
+    clear = [change for change in moved if not is_rounding(change)]
+    shown = clear[: sum(change.is_red for change in moved) + MOST_ROWS]
+    return shown, [change for change in moved if change not in shown]
+
+
+def _folded(changes: Sequence[CellChange]) -> str:
+    most = largest_text(changes)
+    return f"{len(changes)} more moved within the limits{f', {most}' if most else ''}"
 
 
 def _fitting(grid: Sequence[tuple[str, ...]], width: int) -> list[str]:
@@ -139,11 +154,10 @@ def _moved(found: Comparison) -> list[str]:
     moved = [change for change in ordered(found.moved) if change.is_compared or change.is_red]
     if not moved:
         return []
-    red = sum(change.is_red for change in moved)
-    open_rows, folded = moved[: red + MOST_ROWS], moved[red + MOST_ROWS :]
-    lines = markdown_table(HEADINGS, map(_row, open_rows))
+    shown, folded = _open_and_folded(moved)
+    lines = markdown_table(HEADINGS, map(_row, shown)) if shown else []
     if folded:
-        lines += ["", "<details>", f"<summary>{len(folded)} more within the limits</summary>", ""]
+        lines += [""] * bool(shown) + ["<details>", f"<summary>{_folded(folded)}</summary>", ""]
         lines += [*markdown_table(HEADINGS, map(_row, folded)), "", "</details>"]
     groups: dict[tuple[str, str], list[CellChange]] = {}
     for change in moved:

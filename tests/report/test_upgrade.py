@@ -120,13 +120,27 @@ def test_many_red_cells_are_counted() -> None:
 
 def test_many_moves_within_the_limits_are_folded() -> None:
     models = [f"m{number}" for number in range(MOST_ROWS + 3)]
-    cells = [scored(model=model, shift=wobble(1e-5)) for model in models]
+    cells = [scored(model=model, shift=wobble(1e-4)) for model in models]
     others = [scored(model=model, engine="old") for model in models]
     found = engines(run_of(*cells, others=others))
     text = upgrade_markdown(found)
-    assert "<summary>3 more within the limits</summary>" in text
+    assert "<summary>3 more moved within the limits, PPL by less than 0.0001 %</summary>" in text
     assert text.count("| `m") == MOST_ROWS + 3
-    assert any(line.startswith("3 more cells moved") for line in upgrade_lines(found, 100))
+    assert any(
+        line.startswith("3 more moved within the limits") for line in upgrade_lines(found, 100)
+    )
+
+
+def test_rounding_does_not_stand_between_what_matters() -> None:
+    cells = [scored("Q8_0", shift=wobble(1e-7)), scored("Q4_K_M", shift=wobble(1e-4))]
+    others = [scored(name, engine="old") for name in ("Q8_0", "Q4_K_M")]
+    found = engines(run_of(*cells, others=others))
+    lines = upgrade_lines(found, 200)
+    assert [line.split()[0] for line in lines[3:]] == ["m-Q4_K_M-cpu", "1"]
+    text = upgrade_markdown(found)
+    assert text.index("| `m-Q4_K_M-cpu`") < text.index("<summary>1 more") < text.index("`m-Q8_0-")
+    alone = engines(run_of(cells[0], others=others[:1]))
+    assert len(upgrade_lines(alone, 200)) == 3, "no table of nothing"
 
 
 def test_one_build_against_itself_and_another_build_are_named() -> None:
