@@ -57,7 +57,7 @@ class ProgramTimer:
 
         Raises:
             CellError: what went wrong; ``CellUnsupported`` for further arguments, which are
-                llama-perplexity's.
+                llama-perplexity's, and for repacking that cannot be turned off.
 
         """
         if self._arguments:
@@ -97,6 +97,22 @@ class ProgramTimer:
             driver="",
         )
 
+    def _check_repack(self) -> None:
+        """See that repacking can be turned off, which an older llama-bench would take for an error.
+
+        Raises:
+            CellUnsupported: it cannot.
+
+        """
+        told = self._programs.read_all(
+            BENCH, ["--help"], lambda line: line if "--repack" in line else None
+        )
+        if not told:
+            raise CellUnsupported(
+                "this llama-bench is too old to load a model without repacked weights; take a"
+                " newer engine"
+            )
+
     def _pinned(self, request: MeasureSpeed) -> list[Argument]:
         placement = read_placement(request.device)
         layers = placement.n_gpu_layers
@@ -115,9 +131,11 @@ class ProgramTimer:
             "-dev": "/".join(placement.devices) or "none",
             "-ngl": 0 if placement.is_cpu else 999 if layers is None else layers,
             "-sm": placement.split_mode,
-            "--repack": int(placement.repack),
             "-o": "json",
         }
+        if not (placement.repack and request.repack):
+            self._check_repack()
+            pinned["--repack"] = 0  # on by default; older ones do not know the word
         if placement.tensor_split:
             pinned["-ts"] = "/".join(f"{share:g}" for share in placement.tensor_split)
         return [*(part for pair in pinned.items() for part in pair), "--progress"]

@@ -50,6 +50,9 @@ if "--version" in arguments:
     warn("version: 9999 (abcdef0)" if fault != "stranger" else "GNU coreutils 9.1")
     warn("built with nothing for nowhere")
     sys.exit(0)
+if "--help" in arguments:
+    say("options:\n  --repack <0|1>" if fault != "old" else "options:")
+    sys.exit(0)
 if "--list-devices" in arguments:
     say("Available devices:\n  CUDA0: A card (80000 MiB, 79000 MiB free)\n  CUDA1: Another")
     sys.exit(0)

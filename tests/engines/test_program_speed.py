@@ -60,13 +60,22 @@ def test_every_run_is_read(folder: Path) -> None:
 def test_everything_is_pinned(folder: Path) -> None:
     engine(folder).ask(request())
     engine(folder).ask(request("CUDA0,CUDA1;split_mode=row;tensor_split=3/1;repack=0"))
-    on_cpu, on_gpus = calls(folder, "llama-bench")
+    on_cpu, asked, on_gpus = calls(folder, "llama-bench")
+    assert "--help" in asked
     line = " ".join(map(str, on_cpu))
     assert "-p 64 -n 8 -d 32 -r 2 -b 2048 -ub 512 -t 3 -fa on -ctk f16 -ctv q8_0" in line
-    assert "-dev none -ngl 0 -sm layer --repack 1 -o json" in line
-    assert "-dev CUDA0/CUDA1 -ngl 999 -sm row --repack 0 -o json -ts 3/1" in " ".join(
+    assert "-dev none -ngl 0 -sm layer -o json" in line
+    assert "--repack" not in line, "it is on by default, and older ones do not know it"
+    assert "-dev CUDA0/CUDA1 -ngl 999 -sm row -o json --repack 0 -ts 3/1" in " ".join(
         map(str, on_gpus)
     )
+
+
+def test_repacking_that_cannot_be_turned_off_is_refused(folder: Path) -> None:
+    set_faults(folder, llama_bench="old")
+    assert engine(folder).ask(request()).decode_ns
+    with pytest.raises(CellUnsupported, match="this llama-bench is too old to load a model"):
+        engine(folder).ask(request("cpu;repack=0"))
 
 
 def test_its_threads_wait_as_it_has_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
