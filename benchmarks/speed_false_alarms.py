@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--prefill", type=int, default=192)
     parser.add_argument("--decode", type=int, default=96)
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=14, help="at most, a side")
+    parser.add_argument("--processes", type=int, default=40, help="at most, a side")
     parser.add_argument(
         "--threads",
         type=int,

@@ -333,7 +333,7 @@ class ProfileSettings(Table):
     speed_decode_tokens: int = Field(default=128, ge=1, le=1 << 20)
     speed_depth: int = Field(default=0, ge=0, le=1 << 20)
     speed_repetitions: int = Field(default=3, ge=1, le=1000)
-    speed_processes: int = Field(default=14, ge=5, le=1000)
+    speed_processes: int = Field(default=40, ge=5, le=1000)
     speed_seconds: Positive = 600.0
     speed_margin: Margin = 0.1
     memory: bool = False

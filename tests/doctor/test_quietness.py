@@ -88,7 +88,7 @@ def test_a_quiet_machine(configure: Configure, engine: Any) -> None:
     assert section.findings == ()
     assert section.facts["is_quiet"]
     assert section.facts["pairs"] == 5
-    assert section.lines[-1].startswith("quiet enough: 5 of speed_processes = 14 pairs")
+    assert section.lines[-1].startswith("quiet enough: 5 of speed_processes = 40 pairs")
 
 
 def test_a_machine_that_scatters(configure: Configure, engine: Any) -> None:
