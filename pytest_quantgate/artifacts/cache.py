@@ -57,6 +57,7 @@ PARTS: Mapping[str, Part] = MappingProxyType(
         "plans": Part(what="tensor types of shapes", kept_s=60 * _DAY_S),
         "texts": Part(what="the texts' bytes", kept_s=60 * _DAY_S),
         "equal": Part(what="which engines quantize alike", kept_s=60 * _DAY_S),
+        "support": Part(what="which formats engines make", kept_s=60 * _DAY_S),
         "digests": Part(what="hashes of tensors", kept_s=365 * _DAY_S),
         "hashes": Part(what="hashes of your files", kept_s=365 * _DAY_S),
         "runs": Part(what="records, events and logs", kept_s=7 * _DAY_S, is_made_again=False),

@@ -47,7 +47,7 @@ NAME = "Engines"
 ANSWER_S = 15.0
 """How long one engine may take to tell what it is and to compute a chunk."""
 
-ALL_S = 35.0
+ALL_S = 30.0
 """How long all engines may take together; those that are left then are not asked."""
 
 _MODEL, _FORMAT, _N_CTX = "olmoe-mini", "Q8_0", 64

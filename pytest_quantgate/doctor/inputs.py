@@ -25,7 +25,7 @@ from pytest_quantgate.texts import check_held_out, domain_of, load_text
 
 NAME = "Devices, models and texts of the profile"
 
-HUB_S = 15.0
+HUB_S = 8.0
 """How long the hub may take for all models."""
 
 HASH_S = 8.0

@@ -39,7 +39,7 @@ from pytest_quantgate.worker.placement import CPU, Placement
 
 NAME = "Speed"
 
-BUDGET_S = 30.0
+BUDGET_S = 25.0
 """After so long no further look is begun."""
 
 _GRACE_S = 10.0  # what the processes up to the look that has begun may take longer

@@ -67,7 +67,9 @@ def _leftovers(cache: Cache, lines: list[str], findings: list[Finding]) -> int:
     locks = cache.locks()
     held = sum(cache.is_locked(name) for name in locks)
     if held:
-        lines.append(f"{held} locks are held: another run is using it")
+        lines.append(f"locks held now, by other runs: {held}")
+    if len(locks) > held:
+        lines.append(f"locks that killed runs left, let go just now: {len(locks) - held}")
     if paths:
         lines.append(f"killed runs left {len(paths)} files, {n_bytes / 1e6:,.1f} MB")
         findings.append(

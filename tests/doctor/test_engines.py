@@ -49,15 +49,15 @@ def test_an_interpreter_that_never_starts_is_ended(
     script = tmp_path / "hangs"
     script.write_text("#!/bin/sh\nexec sleep 300\n")
     script.chmod(0o755)
-    monkeypatch.setattr(engines, "ANSWER_S", 2.0)
+    monkeypatch.setattr(engines, "ANSWER_S", 6.0)
     settings = configure(table("hangs", "python", script), 'engine = "hangs"')
     began_s = time.monotonic()
     section, answers = examine(settings)
-    assert time.monotonic() - began_s < 15
+    assert time.monotonic() - began_s < 25
     assert list(answers) == ["default"], "the others are asked all the same"
     (finding,) = section.findings
     assert finding.severity is Severity.ERROR
-    assert finding.what == "engine 'hangs': no answer within 2 s; it was ended"
+    assert finding.what == "engine 'hangs': no answer within 6 s; it was ended"
     assert "import llama_cpp" in finding.mend
 
 

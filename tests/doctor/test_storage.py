@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from pytest_quantgate.artifacts.cache import Cache
 from pytest_quantgate.doctor.findings import Severity
 from pytest_quantgate.doctor.storage import examine_storage
 from tests.doctor.conftest import Configure
@@ -47,6 +48,16 @@ def test_what_a_killed_run_left_is_told(configure: Configure, tmp_path: Path) ->
     assert section.facts["leftover_bytes"] == 2_000_000
     (finding,) = section.findings
     assert finding.mend == "quantgate cache --prune"
+
+
+def test_locks_are_told_apart(configure: Configure) -> None:
+    settings = configure()
+    cache = Cache(settings.cache_dir, settings.cache_max_bytes)
+    (cache.sub("locks") / "artifact-left.lock").touch()
+    with cache.lock("artifact-held"):
+        lines = examine_storage(settings).lines
+    assert "locks held now, by other runs: 1" in lines
+    assert "locks that killed runs left, let go just now: 1" in lines
 
 
 def test_a_disk_that_is_full_or_too_small(
