@@ -123,7 +123,7 @@ def _runtime_changes(then: MadeBy, now: MadeBy) -> list[str]:
     """Say what else computed: libraries, processor, batch."""
     told = []
     if then.library_sha256 != now.library_sha256:
-        before, after = f"{then.engine} {then.llama_cpp}", f"{now.engine} {now.llama_cpp}"
+        before, after = (f"{made.engine} {made.llama_cpp}".rstrip() for made in (then, now))
         other = "another build of " + after if before == after else f"{before} → {after}"
         told.append(f"the libraries changed ({other.strip()})")
     if then.cpu != now.cpu:

@@ -60,11 +60,13 @@ def _build() -> str:
 def identify() -> Identity:
     """Describe this engine: version, commit, build, instruction sets, its libraries' bytes."""
     low.llama_backend_init()
+    commit = _tell("ggml_commit")
     return Identity(
         kind="llama-cpp-python",
         version=package_version(),
-        llama_cpp_version=_tell("llama_version"),
-        commit=_tell("ggml_commit") or UNKNOWN,
+        # Older ones have no version of their own, and are known by the commit.
+        llama_cpp_version=_tell("llama_version") or commit,
+        commit=commit or UNKNOWN,
         build_options=_build(),
         python_version=platform.python_version(),
         platform=f"{sys.platform}-{platform.machine()}",

@@ -126,6 +126,7 @@ def test_it_is_another_engine(old: LlamaCppPython, own: LlamaCppPython) -> None:
     assert theirs.library_sha256 != ours.library_sha256
     assert theirs.quantizer_sha256 != ours.quantizer_sha256
     assert theirs.commit != ours.commit
+    assert theirs.llama_cpp_version
     assert theirs.devices == ours.devices
 
 
