@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -208,6 +209,30 @@ def test_a_markdown_report_has_the_table_and_what_is_red(project: Project) -> No
     assert text.startswith("# Quantization gate: 1 of 3 cells red\n")
     assert "| format | size MB |" in text
     assert "- **tiny-Q4_0-cpu** CRASHED: the worker died: killed by SIGABRT" in text
+
+
+@WAYS
+def test_junit_carries_each_cells_figures(project: Project, way: tuple[str, ...]) -> None:
+    """As properties of its test, also where another process ran it."""
+    project.use_fake_engine(Q4_0="crash")
+    project.matrix(*way, "--junitxml=junit.xml", "--quant-report=run.json")
+    tree = ET.parse(project.root / "junit.xml")
+    found = {
+        str(case.get("name")): {
+            str(item.get("name")): str(item.get("value")) for item in case.iter("property")
+        }
+        for case in tree.iter("testcase")
+    }
+    cells = json.loads((project.root / "run.json").read_text())["cells"]
+    assert set(found) == {f"test_cell[{cell['id']}]" for cell in cells}
+    for cell in cells:
+        properties = found[f"test_cell[{cell['id']}]"]
+        assert properties["quant_verdict"] == cell["verdict"]
+        if cell["ppl"] is None:
+            assert set(properties) == {"quant_verdict"}
+        else:
+            assert float(properties["quant_ppl"]) == cell["ppl"]
+            assert int(properties["quant_file_bytes"]) == cell["file_bytes"]
 
 
 def test_the_record_holds_no_environment(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
