@@ -19,9 +19,10 @@ _BYTES_PER_S = 1e10  # what decoding reads of the weights: a desktop's memory ha
 _PROCESS_S = 1.0  # to start, import and map a file
 
 _SECONDS_A_SIZE = 0.2
+_LOAD_S = 0.5  # to load, hash, judge and store a cell, however small
 
 _BYTES_A_TOKEN = 3  # of prose and code: 2.7 to 4.5, less where the vocabulary is small
-_IMATRIX_FACTOR = 1.5  # what summing the inputs of each product adds
+_IMATRIX_CHUNK_S = 0.15  # to sum the inputs of each product, in Python
 
 _WRITTEN_BYTES_PER_S = 2e8  # written, and hashed
 
@@ -70,7 +71,7 @@ def plan_cell(run: Run, cell: Cell, *, calibrates: bool = False) -> CellPlan:
         cell=cell,
         disk_bytes=made + _base_file_bytes(run, cell, vocabulary, chunks),
         memory_bytes=int(file_bytes + kv_bytes + 2 * logits_bytes),
-        seconds_s=passes * operations / (_FLOPS_PER_THREAD * run.n_threads)
+        seconds_s=passes * (_LOAD_S + operations / (_FLOPS_PER_THREAD * run.n_threads))
         + quantize_s
         + (_speed_s(run, cell) if profile.speed and not calibrates else 0.0),
     )
@@ -123,7 +124,8 @@ def imatrix_seconds(run: Run, cell: Cell) -> float:
     if wanted.chunks is not None:
         tokens = min(tokens, wanted.chunks * wanted.n_ctx)
     operations = 2 * _active_parameters(run, cell) * tokens
-    return _IMATRIX_FACTOR * operations / (_FLOPS_PER_THREAD * run.n_threads)
+    summing_s = _IMATRIX_CHUNK_S * tokens / wanted.n_ctx
+    return operations / (_FLOPS_PER_THREAD * run.n_threads) + summing_s
 
 
 def not_counted(run: Run, *, calibrates: bool) -> list[str]:
