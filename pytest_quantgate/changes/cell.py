@@ -60,7 +60,8 @@ class CellChange:
     ``obstacle`` says why its figures are not compared; then and where a side could not measure,
     the changes are None and empty. ``retokenized`` counts the chunks with other token ids,
     ``fields`` are the file's settings that changed. ``cause`` is there where anything moved, also
-    within the limits.
+    within the limits. ``unreadable`` are the crossed cells in which an engine could not compute
+    with the other's file.
     """
 
     old: CellRecord
@@ -75,6 +76,7 @@ class CellChange:
     costs: Costs = NO_COSTS
     effects: Effects | None = None
     cause: Cause | None = None
+    unreadable: tuple[CellRecord, ...] = ()
 
     @property
     def is_red(self) -> bool:

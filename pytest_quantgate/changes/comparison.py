@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_quantgate.changes.cell import CellChange, Side, can_measure, compare_cells
@@ -21,20 +21,22 @@ class Comparison:
     """What changed from an old engine to a new one.
 
     ``old`` and ``new`` describe the engines, as a run's record does; ``settings`` are the new
-    run's. ``settings_changed`` are those that differ and do not keep cells from being compared;
-    ``only_old`` and ``only_new`` the cells that one record has and the other has not.
-    ``is_one_run`` says that one run measured both engines.
+    run's. ``is_one_run`` says that one run measured both engines. Of two records,
+    ``settings_changed`` are the settings that differ and do not keep cells from being compared,
+    ``only_old`` and ``only_new`` the cells that one has and the other has not, and ``incomplete``
+    says what either lacks.
     """
 
     old: Mapping[str, Any]
     new: Mapping[str, Any]
     settings: Mapping[str, Any]
-    settings_changed: tuple[str, ...]
     cells: tuple[CellChange, ...]
-    only_old: tuple[CellRecord, ...]
-    only_new: tuple[CellRecord, ...]
     is_one_run: bool
     command: str
+    settings_changed: tuple[str, ...] = ()
+    only_old: tuple[CellRecord, ...] = ()
+    only_new: tuple[CellRecord, ...] = ()
+    incomplete: tuple[str, ...] = ()
 
     @property
     def red(self) -> tuple[CellChange, ...]:
@@ -54,32 +56,25 @@ def compare_engines(record: RunRecord) -> Comparison | None:
     peers: dict[tuple[str | None, ...], list[CellRecord]] = {}
     for cell in record.others:
         peers.setdefault(_identity(cell), []).append(cell)
-    changes, only_new = [], []
+    changes = []
     for cell in record.cells:
         corners = _Corners(cell, peers.get(_identity(cell), ()))
-        if corners.old is None:
-            only_new.append(cell)
-            continue
         verdict = Verdict(
             kind=cell.kind, reason=cell.reason, judgements=cell.judgements, cause=cell.cause
         )
-        changes.append(
-            compare_cells(
-                Side(cell=corners.old, reference=_reference(corners.old, record.others)),
-                Side(cell=cell, reference=_reference(cell, record.cells)),
-                verdict=verdict,
-                effects=corners.effects(),
-                is_one_run=True,
-            )
+        found = compare_cells(
+            Side(cell=corners.old, reference=_reference(corners.old, record.others)),
+            Side(cell=cell, reference=_reference(cell, record.cells)),
+            verdict=verdict,
+            effects=corners.effects(),
+            is_one_run=True,
         )
+        changes.append(replace(found, unreadable=corners.unreadable()))
     return Comparison(
         old=record.against,
         new=record.engine,
         settings=record.settings,
-        settings_changed=(),
         cells=tuple(changes),
-        only_old=(),
-        only_new=tuple(only_new),
         is_one_run=True,
         command=record.command,
     )
@@ -90,7 +85,7 @@ class _Corners:
 
     def __init__(self, new: CellRecord, peers: Iterable[CellRecord]) -> None:
         self._new = new
-        self.old: CellRecord | None = None
+        self.old = replace(new, verdict="UNAVAILABLE", reason="not measured", file_bytes=None)
         self._new_file_on_old: CellRecord | None = None
         self._old_file_on_new: CellRecord | None = None
         for peer in peers:
@@ -103,13 +98,18 @@ class _Corners:
 
     def effects(self) -> Effects | None:
         """Return the two-by-two of what could be measured."""
-        if self.old is None or not (can_measure(self.old) and can_measure(self._new)):
+        if not (can_measure(self.old) and can_measure(self._new)):
             return None
         on_old, on_new = (
             corner if corner is not None and can_measure(corner) else None
             for corner in (self._new_file_on_old, self._old_file_on_new)
         )
         return find_effects(self.old, self._new, new_file_on_old=on_old, old_file_on_new=on_new)
+
+    def unreadable(self) -> tuple[CellRecord, ...]:
+        """Return the crossed cells that were tried and could not be measured."""
+        corners = (self._new_file_on_old, self._old_file_on_new)
+        return tuple(item for item in corners if item is not None and not can_measure(item))
 
 
 def _identity(cell: CellRecord) -> tuple[str | None, ...]:
@@ -165,7 +165,14 @@ def compare_records(old: RunRecord, new: RunRecord) -> Comparison:
         only_new=tuple(cell for name, cell in now.items() if name not in then),
         is_one_run=False,
         command=new.command,
+        incomplete=(*_incomplete("old", old), *_incomplete("new", new)),
     )
+
+
+def _incomplete(side: str, record: RunRecord) -> list[str]:
+    shard = record.shard
+    told = [] if shard is None else [f"the {side} run is shard {shard.number} of {shard.count}"]
+    return [*told, *(f"the {side} run lacks {what}" for what in record.missing)]
 
 
 def _some(cells: Iterable[CellRecord]) -> str:

@@ -159,7 +159,9 @@ def explanation(change: CellChange) -> str:
         parts.append(f"metadata changed: {', '.join(change.fields)}")
     if change.tensors.any:
         parts.append(change.tensors.describe())
-    elif not change.fields and not change.size_changed:
+    elif change.size_changed:
+        parts.append("all tensors are the same: the file has other metadata")
+    elif not change.fields:
         parts.append("the files are identical: all of it is the runtime")
     return "; ".join(parts)
 

@@ -243,4 +243,4 @@ def _not_compared_lines(found: Comparison) -> list[str]:
         if records:
             which = ", ".join(f"`{record.id}`" for record in records)
             lines.append(f"only in the {side} run: {which}")
-    return lines
+    return [*lines, *map(escape, found.incomplete)]

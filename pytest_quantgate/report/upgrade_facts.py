@@ -112,6 +112,9 @@ def support_lines(found: Comparison) -> list[str]:
                 lines.append(f"{name}: **no longer**; the new engine {_why(change.new)}")
             case Support.NEITHER:
                 lines.append(f"{name}: neither engine can; the new one {_why(change.new)}")
+        for crossed in change.unreadable:
+            side, other = ("new", "old") if crossed.engine == change.new.engine else ("old", "new")
+            lines.append(f"{name}: with the {other} engine's file the {side} one {_why(crossed)}")
     return [*lines, *_formats_lines(found.old.get("formats"), found.new.get("formats"))]
 
 

@@ -10,7 +10,7 @@ from pytest_quantgate.changes.cell import CellChange, Side, Support, compare_cel
 from pytest_quantgate.changes.comparison import compare_engines, compare_records
 from pytest_quantgate.changes.shifts import find_effects, find_shift
 from pytest_quantgate.errors import ConfigError
-from pytest_quantgate.report.record import CellRecord
+from pytest_quantgate.report.record import CellRecord, ShardRecord
 from pytest_quantgate.verdicts import VerdictKind
 from tests.changes.records import (
     CHUNKS,
@@ -205,6 +205,36 @@ def test_an_equal_file_leaves_the_runtime_alone() -> None:
     assert effects is not None
     assert effects.is_same_file
     assert effects.runtime == effects.together == find_shift(old, new)
+
+
+def test_a_file_that_the_other_engine_cannot_read_is_kept_and_is_no_corner() -> None:
+    new, old, on_old, on_new = corners(quantizer=0.01, runtime=0.01)
+    broken = replace(on_old, verdict="UNSUPPORTED", reason="unknown tensor type", file_bytes=None)
+    found = compare_engines(run_of(new, others=[old, broken, on_new]))
+    assert found is not None
+    (cell,) = found.cells
+    assert cell.unreadable == (broken,)
+    assert cell.effects is not None
+    assert (cell.effects.quantizer, cell.effects.left_over) == (None, None)
+    assert cell.effects.runtime is not None
+
+
+def test_a_cell_without_an_old_one_is_not_lost() -> None:
+    """As where the old engine is not there at all: the cell is red, and says why."""
+    gone = failed("Q4_K_M", verdict="UNAVAILABLE", reason="the old engine: no such interpreter")
+    found = compare_engines(run_of(gone, others=[scored("Q8_0", engine="old")]))
+    assert found is not None
+    assert [cell.support for cell in found.red] == [Support.NEITHER]
+
+
+def test_what_a_record_lacks_is_told() -> None:
+    part = replace(
+        run_of(scored()), shard=ShardRecord(number=1, count=2, cells=()), missing=("m-Q8_0-cpu",)
+    )
+    assert compare_records(run_of(scored()), part).incomplete == (
+        "the new run is shard 1 of 2",
+        "the new run lacks m-Q8_0-cpu",
+    )
 
 
 def test_a_run_of_one_engine_has_no_upgrade() -> None:

@@ -246,6 +246,7 @@ def test_an_old_engine_that_is_not_there_is_unavailable(project: Project) -> Non
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert set(verdicts(record).values()) == {"UNAVAILABLE"}
     result.stdout.fnmatch_lines(["*UNAVAILABLE: the old engine: *nowhere/bin/python*"])
+    assert "**3 of 3 cells are red: " in run_markdown(record)
 
 
 def test_both_speeds_are_measured_between_each_other(fake: Project) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,6 +142,27 @@ def test_rounding_does_not_stand_between_what_matters() -> None:
     assert text.index("| `m-Q4_K_M-cpu`") < text.index("<summary>1 more") < text.index("`m-Q8_0-")
     alone = engines(run_of(cells[0], others=others[:1]))
     assert len(upgrade_lines(alone, 200)) == 3, "no table of nothing"
+
+
+def test_a_file_that_the_other_engine_cannot_read_is_a_matter_of_formats() -> None:
+    new, old, on_old, on_new = corners(quantizer=0.01, runtime=0.01)
+    lost: dict[str, Any] = {
+        "verdict": "UNSUPPORTED",
+        "reason": "unknown type\nlog",
+        "file_bytes": None,
+    }
+    others = [old, replace(on_old, **lost), replace(on_new, **lost)]
+    text = upgrade_markdown(engines(run_of(new, others=others)))
+    assert "- `m-Q4_K_M-cpu`: with the new engine's file the old one gave UNSUPPORTED: unk" in text
+    assert "- `m-Q4_K_M-cpu`: with the old engine's file the new one gave UNSUPPORTED: unk" in text
+    assert "Which half" not in text
+
+
+def test_a_file_that_grew_around_equal_tensors_did_so_in_its_metadata() -> None:
+    new = scored(file_bytes=6_300_100, verdict="PASS")
+    text = upgrade_markdown(engines(run_of(new, others=[scored(engine="old")])))
+    assert "| +100 bytes (+0.00 %) | bit-identical on 4,080 tokens |" in text
+    assert "all tensors are the same: the file has other metadata" in text
 
 
 def test_one_build_against_itself_and_another_build_are_named() -> None:
