@@ -7,7 +7,7 @@ from enum import Enum
 
 from pytest_quantgate.baselines.tensors import TensorChanges, compare_tensors
 from pytest_quantgate.cause import Cause, fields_changed, find_cause
-from pytest_quantgate.changes.shifts import Effects, Shift, find_shift
+from pytest_quantgate.changes.shifts import Effects, Shift, find_divergences, find_shift
 from pytest_quantgate.changes.speed import NO_COSTS, Costs, find_costs
 from pytest_quantgate.changes.stored import as_baseline, as_observation, is_complete
 from pytest_quantgate.judge import BY_CHUNK, JUDGES, conclude, declared_looks
@@ -57,11 +57,12 @@ class Side:
 class CellChange:
     """What changed in a cell.
 
-    ``obstacle`` says why its figures are not compared; then and where a side could not measure,
+    ``obstacle`` says why its figures are not compared; then, and where a side could not measure,
     the changes are None and empty. ``retokenized`` counts the chunks with other token ids,
-    ``fields`` are the file's settings that changed. ``cause`` is there where anything moved, also
-    within the limits. ``unreadable`` are the crossed cells in which an engine could not compute
-    with the other's file.
+    ``fields`` are the file's settings that changed, ``kld_nats`` the old and the new mean
+    divergence, each from the reference of its own engine, on the common chunks. ``cause`` is there
+    where anything moved, also within the limits. ``unreadable`` are the crossed cells in which an
+    engine could not compute with the other's file.
     """
 
     old: CellRecord
@@ -73,6 +74,7 @@ class CellChange:
     tensors: TensorChanges | None = None
     fields: tuple[str, ...] = ()
     ppl: Shift | None = None
+    kld_nats: tuple[float, float] | None = None
     costs: Costs = NO_COSTS
     effects: Effects | None = None
     cause: Cause | None = None
@@ -175,6 +177,7 @@ def compare_cells(
         tensors=compare_tensors(old.cell.tensors, new.cell.tensors),
         fields=tuple(fields_changed(old.cell.metadata, new.cell.metadata)),
         ppl=find_shift(old.cell, new.cell),
+        kld_nats=find_divergences(old.cell, new.cell),
         costs=find_costs(old.cell, new.cell, is_one_run=is_one_run),
         effects=effects,
     )

@@ -58,6 +58,30 @@ class Effects:
         return " and ".join(n for n, shift in halves.items() if not shift.is_identical) or None
 
 
+def find_divergences(old: CellRecord, new: CellRecord) -> tuple[float, float] | None:
+    """Return both mean divergences in nats on the common chunks; None where one has none."""
+    if not old.chunk_kld_sum_nats or not new.chunk_kld_sum_nats:
+        return None
+    before, after = (
+        dict(
+            zip(
+                record.chunk_indices,
+                zip(record.chunk_kld_sum_nats, record.chunk_tokens, strict=True),
+                strict=True,
+            )
+        )
+        for record in (old, new)
+    )
+    common = [index for index in after if index in before]
+    if not common:
+        return None
+    then, now = (
+        math.fsum(table[index][0] for index in common) / sum(table[index][1] for index in common)
+        for table in (before, after)
+    )
+    return then, now
+
+
 def is_same_file(one: CellRecord, other: CellRecord) -> bool:
     """Tell whether two cells computed with the same file, to the byte of every tensor."""
     if one.file_sha256 is not None and one.file_sha256 == other.file_sha256:
@@ -152,8 +176,3 @@ def _estimate(
         of_documents=all(document is not None for document in documents),
         tokens=estimate.tokens,
     )
-
-
-def is_finite(shift: Shift) -> bool:
-    """Tell whether a shift has an interval."""
-    return math.isfinite(shift.change) and math.isfinite(shift.high)

@@ -25,6 +25,8 @@ HEADINGS = (
 _LEAST = 1e-6
 """A relative change of perplexity below this is told as being below it."""
 
+_MOST_NAMES = 8
+
 _SAME = "same"
 _NONE = "–"
 
@@ -104,14 +106,17 @@ def _perplexity(change: CellChange) -> str:
 
 
 def _divergence(change: CellChange) -> str:
-    before, after = change.old.divergence, change.new.divergence
-    if not change.is_compared or before is None or after is None:
+    """Tell both divergences on the common chunks; the top tokens where all chunks are common."""
+    if change.kld_nats is None:
         return _NONE
+    before, after = change.old.divergence, change.new.divergence
     if not change.quality_moved and before == after:
         return _SAME
-    kld = _arrow(f"{before.mean_kld_nats:.5f}", f"{after.mean_kld_nats:.5f}")
-    top = _arrow(f"{100 * before.same_top:.1f}", f"{100 * after.same_top:.1f}")
-    return f"{kld}, {top} %"
+    text = _arrow(*(f"{nats:.5f}" for nats in change.kld_nats))
+    all_common = set(change.old.chunk_indices) == set(change.new.chunk_indices)
+    if before is None or after is None or not all_common:
+        return text
+    return f"{text}, {_arrow(*(f'{100 * item.same_top:.1f}' for item in (before, after)))} %"
 
 
 def _arrow(before: str, after: str) -> str:
@@ -186,7 +191,13 @@ def peak_text(change: CellChange) -> str:
 
 def names(changes: Sequence[CellChange]) -> str:
     """Name cells for a sentence, as code."""
-    return ", ".join(f"`{change.new.id}`" for change in changes)
+    return name_some([change.new.id for change in changes])
+
+
+def name_some(ids: Sequence[str]) -> str:
+    """Name cells as code, of many the first ones."""
+    more = f" and {len(ids) - _MOST_NAMES} more" if len(ids) > _MOST_NAMES else ""
+    return ", ".join(f"`{name}`" for name in ids[:_MOST_NAMES]) + more
 
 
 def short(change: CellChange) -> str:

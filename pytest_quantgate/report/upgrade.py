@@ -12,6 +12,7 @@ from pytest_quantgate.report.change_texts import (
     explanation,
     is_rounding,
     largest_text,
+    name_some,
     names,
     ordered,
     row,
@@ -166,7 +167,7 @@ def _moved(found: Comparison) -> list[str]:
     if groups:
         lines += ["", "Why:", ""]
     for (cause, why), changes in groups.items():
-        which = names(changes) if len(changes) <= 4 else _count(len(changes))
+        which = names(changes) if len(changes) <= _NAMED else _count(len(changes))
         lines.append(f"- **{cause}** ({which}): {why}")
     return [*lines, *_evidence([change for change in moved if change.is_red])]
 
@@ -241,6 +242,6 @@ def _not_compared_lines(found: Comparison) -> list[str]:
         lines.append(f"{names(changes)}: {why}")
     for side, records in (("old", found.only_old), ("new", found.only_new)):
         if records:
-            which = ", ".join(f"`{record.id}`" for record in records)
+            which = name_some([record.id for record in records])
             lines.append(f"only in the {side} run: {which}")
     return [*lines, *map(escape, found.incomplete)]

@@ -13,6 +13,9 @@ from pytest_quantgate.report.table import completeness_lines, markdown, tables_m
 from pytest_quantgate.report.upgrade import upgrade_markdown
 from pytest_quantgate.report.upgrade_facts import engine_name
 
+MOST_CHARACTERS = 65_536
+"""Characters of a pull request's text, above which GitHub takes none of it."""
+
 
 def run_markdown(record: RunRecord) -> str:
     """Return a run's report: of the upgrade where it held two engines against each other."""
@@ -21,9 +24,12 @@ def run_markdown(record: RunRecord) -> str:
         return markdown(record)
     told = completeness_lines(record)
     title, _, rest = upgrade_markdown(found).partition("\n")
+    lines = [title, *(["", *told] if told else []), rest]
     summary = f"<summary>All cells of {engine_name(record.engine)}</summary>"
-    tables = ["<details>", summary, *tables_markdown(record), "", "</details>"]
-    return "\n".join([title, *(["", *told] if told else []), rest, *tables]) + "\n"
+    tables = ["<details>", summary, *tables_markdown(record), "", "</details>", ""]
+    if sum(len(line) + 1 for line in (*lines, *tables)) > MOST_CHARACTERS:
+        tables = ["The tables of all cells have no room here: the run record has them.", ""]
+    return "\n".join([*lines, *tables])
 
 
 ENDINGS = (".json", ".md")

@@ -10,6 +10,7 @@ from pytest_quantgate.changes.cell import CellChange, Side, Support, compare_cel
 from pytest_quantgate.changes.comparison import compare_engines, compare_records
 from pytest_quantgate.changes.shifts import find_effects, find_shift
 from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.report.change_texts import HEADINGS, row
 from pytest_quantgate.report.record import CellRecord, ShardRecord
 from pytest_quantgate.verdicts import VerdictKind
 from tests.changes.records import (
@@ -110,6 +111,32 @@ def test_the_limits_of_the_cell_are_used() -> None:
 def test_a_rise_of_the_divergence_is_judged() -> None:
     assert change(scored(kld=0.05)).verdict.kind is VerdictKind.REGRESSED
     assert change(scored(kld=0.0401)).verdict.kind is VerdictKind.PASS
+
+
+def test_divergences_are_compared_on_the_common_chunks() -> None:
+    """Programs visit other chunks than the seeded order does."""
+    new = scored(shift=wobble(1e-4))
+    part = replace(
+        new,
+        **{
+            name: getattr(new, name)[:5]
+            for name in (
+                "chunk_indices",
+                "chunk_nll_sum_nats",
+                "chunk_tokens",
+                "chunk_documents",
+                "chunk_token_ids",
+                "chunk_kld_sum_nats",
+            )
+        },
+    )
+    found = change(part)
+    assert found.kld_nats is not None
+    assert found.kld_nats[0] == found.kld_nats[1]
+    assert OLD.divergence is not None
+    assert found.kld_nats[0] != pytest.approx(OLD.divergence.mean_kld_nats, rel=1e-3)
+    kld = row(found)[HEADINGS.index("mean KLD, same top")]
+    assert kld == f"{found.kld_nats[0]:.5f}", "the top tokens of single chunks are not known"
 
 
 def test_a_move_of_the_reference_is_a_common_cause() -> None:

@@ -19,7 +19,7 @@ from pytest_quantgate.report.upgrade import (
     upgrade_markdown,
 )
 from pytest_quantgate.report.upgrade_facts import limits_text
-from pytest_quantgate.report.write import write_report
+from pytest_quantgate.report.write import MOST_CHARACTERS, run_markdown, write_report
 from tests.changes.records import OTHER_TYPES, failed, run_of, scored, wobble
 from tests.changes.test_changes import corners
 
@@ -163,6 +163,16 @@ def test_a_file_that_grew_around_equal_tensors_did_so_in_its_metadata() -> None:
     text = upgrade_markdown(engines(run_of(new, others=[scored(engine="old")])))
     assert "| +100 bytes (+0.00 %) | bit-identical on 4,080 tokens |" in text
     assert "all tensors are the same: the file has other metadata" in text
+
+
+def test_a_report_that_is_too_long_for_a_pull_request_has_no_tables_of_all_cells() -> None:
+    models = [f"m{number}" for number in range(400)]
+    cells = [scored("Q8_0", model=model) for model in models]
+    found = run_of(*cells, others=[scored("Q8_0", model=model, engine="old") for model in models])
+    text = run_markdown(found)
+    assert len(text) < MOST_CHARACTERS
+    assert "The tables of all cells have no room here" in text
+    assert "All cells of" in run_markdown(replace(found, cells=found.cells[:1]))
 
 
 def test_one_build_against_itself_and_another_build_are_named() -> None:
