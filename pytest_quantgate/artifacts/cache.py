@@ -29,6 +29,7 @@ from platformdirs import user_cache_path
 STAMP_VERSION = 1
 _DAY_S = 24 * 3600.0
 _GOING_ON_S = _DAY_S  # what has written nothing for so long has ended
+_ENDED = "ended"  # a killed run's folder does not have it
 _PID_DIGITS = 11  # a random name of 32 digits is no number of a process
 
 
@@ -245,13 +246,31 @@ class Cache:
             if path.parent.name == "artifacts":
                 is_left = not self.is_locked(f"artifact-{path.name[:32]}")
             elif number.isdecimal() and len(number) < _PID_DIGITS:
-                is_left = not psutil.pid_exists(int(number))
+                is_left = not _is_alive(number)
             else:
                 is_left = _is_older(path, _GOING_ON_S)
             if is_left:
                 found.append(path)
         temporary = (path for path in _entries(self.folder / "plans") if path.is_dir())
         return [*found, *(path for path in temporary if _is_older(path, _GOING_ON_S))]
+
+    def note_end(self, run_id: str) -> None:
+        """Note that a run came to its end, whatever came out."""
+        with contextlib.suppress(OSError):  # its folder may be gone, or the disk full
+            (self.folder / "runs" / run_id / _ENDED).touch()
+
+    def killed_runs(self) -> list[Path]:
+        """Return the folders of runs that came to no end and of which no process lives.
+
+        A run has a log for each of its processes that used an engine, with the process's number.
+        """
+        killed = []
+        for path in _entries(self.folder / "runs"):
+            numbers = [log.stem.rpartition("-")[2] for log in path.glob("logs/*.log")]
+            is_over = numbers and not any(_is_alive(number) for number in numbers)
+            if is_over and not (path / _ENDED).exists():
+                killed.append(path)
+        return killed
 
     def evict(self, keep: set[Path], max_bytes: int | None = None) -> None:
         """Remove artifacts used longest ago until they are within the cache's bound, or another.
@@ -360,6 +379,11 @@ def _is_older(path: Path, age_s: float) -> bool:
         with contextlib.suppress(FileNotFoundError):
             times.append(item.stat().st_mtime)
     return max(times, default=time.time()) < time.time() - age_s
+
+
+def _is_alive(number: str) -> bool:
+    """Tell whether a process of a number runs."""
+    return number.isdecimal() and len(number) < _PID_DIGITS and psutil.pid_exists(int(number))
 
 
 def _remove(paths: Iterable[Path]) -> None:

@@ -70,6 +70,10 @@ def _leftovers(cache: Cache, lines: list[str], findings: list[Finding]) -> int:
         lines.append(f"locks held now, by other runs: {held}")
     if len(locks) > held:
         lines.append(f"locks that killed runs left, let go just now: {len(locks) - held}")
+    killed = cache.killed_runs()
+    if killed:
+        last = max(killed, key=lambda path: path.stat().st_mtime)
+        lines.append(f"runs that were killed: {len(killed)}; the last one's logs: {last / 'logs'}")
     if paths:
         lines.append(f"killed runs left {len(paths)} files, {n_bytes / 1e6:,.1f} MB")
         findings.append(

@@ -71,10 +71,11 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End the worker processes."""
+    """End the worker processes, and note that the run was not killed."""
     state = config.stash.get(STATE, None)
     if state is not None:
         state.close()
+        state.note_end()
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:

@@ -61,6 +61,11 @@ class State:
         if self.run is not None:
             self.run.close()
 
+    def note_end(self) -> None:
+        """Let the cache know that the run, if there was one, came to its end."""
+        if self.run is not None:
+            self.run.cache.note_end(self.run_id)
+
 
 def make_state(config: pytest.Config) -> State:
     """Make the state; a worker of pytest-xdist takes the run's name from its controller."""

@@ -307,3 +307,15 @@ def test_what_is_in_no_part_is_shown(tmp_path: Path) -> None:
     (cache.sub("other") / "x").write_bytes(b"12")
     assert list(cache.contents())[-1] == "other"
     assert cache.contents()["other"] == (1, 2)
+
+
+def test_a_run_without_an_end_and_a_process_was_killed(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 1 << 30)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for run_id, number in (("killed", gone.pid), ("ended", gone.pid), ("going-on", os.getpid())):
+        (cache.sub(f"runs/{run_id}/logs") / f"default-{number}.log").touch()
+    cache.sub("runs/planned")
+    cache.note_end("ended")
+    cache.note_end("nowhere")
+    assert [path.name for path in cache.killed_runs()] == ["killed"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,6 +59,23 @@ def test_locks_are_told_apart(configure: Configure) -> None:
         lines = examine_storage(settings).lines
     assert "locks held now, by other runs: 1" in lines
     assert "locks that killed runs left, let go just now: 1" in lines
+
+
+def test_a_killed_run_is_told_with_its_logs(configure: Configure, tmp_path: Path) -> None:
+    settings = configure()
+    log = tmp_path / "cache" / "runs" / "one" / "logs" / f"default-{_ended_process()}.log"
+    log.parent.mkdir(parents=True)
+    log.touch()
+    told = f"runs that were killed: 1; the last one's logs: {log.parent}"
+    assert told in examine_storage(settings).lines
+    (log.parent.parent / "ended").touch()
+    assert told not in examine_storage(settings).lines
+
+
+def _ended_process() -> int:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return ended.pid
 
 
 def test_a_disk_that_is_full_or_too_small(

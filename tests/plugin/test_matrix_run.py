@@ -165,6 +165,15 @@ def test_a_plan_runs_nothing(own_cache: Project) -> None:
     assert not [event for event in events(own_cache.cache) if event["event"] == "score"]
 
 
+def test_a_run_notes_its_end(own_cache: Project) -> None:
+    """So that one that was killed can be told from it."""
+    own_cache.use_fake_engine()
+    own_cache.matrix()
+    runs = list((own_cache.cache / "runs").iterdir())
+    assert len(runs) == 1
+    assert (runs[0] / "ended").is_file()
+
+
 def test_a_plan_tells_what_it_does_not_count(own_cache: Project) -> None:
     own_cache.configure(profile="memory = true\nbatch_geometry = true")
     result = own_cache.run("--quant-plan")
