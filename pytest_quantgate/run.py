@@ -130,10 +130,10 @@ class Run:
     def cells(self) -> tuple[Cell, ...]:
         """The profile's cells: all, or those of the run's shard."""
         shard = self.settings.shard
-        return self.matrix if shard is None else cells_of(self._nominal, self.matrix, shard)
+        return self.matrix if shard is None else cells_of(self.nominal, self.matrix, shard)
 
     @cached_property
-    def _nominal(self) -> tuple[Cell, ...]:
+    def nominal(self) -> tuple[Cell, ...]:
         """The profile's cells as the settings alone tell them."""
         return expand(self.settings)
 
@@ -146,7 +146,7 @@ class Run:
         self._check_imatrices()
         sources = {}
         shard, names = self.settings.shard, frozenset(self.settings.profile.models)
-        for name in names if shard is None else models_of(self._nominal, shard):
+        for name in names if shard is None else models_of(self.nominal, shard):
             model = self.find_model(name)
             if model is not None and model.source is not None:
                 sources[name] = model.source

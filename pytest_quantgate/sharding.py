@@ -6,6 +6,7 @@ for a model of which it has no cell.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -90,6 +91,11 @@ def _shares(
             shares[key] = (start, stop, size)
         begin += size
     return shares
+
+
+def hash_matrix(nominal: Iterable[Cell]) -> str:
+    """Return what two jobs must have in common that cut one matrix."""
+    return hashlib.sha256("\n".join(cell.id for cell in nominal).encode()).hexdigest()
 
 
 def models_of(nominal: Iterable[Cell], shard: Shard) -> frozenset[str]:

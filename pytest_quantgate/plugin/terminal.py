@@ -32,6 +32,7 @@ from pytest_quantgate.report.table import make_tables
 from pytest_quantgate.report.upgrade import upgrade_lines
 from pytest_quantgate.report.write import write_report
 from pytest_quantgate.run import Run
+from pytest_quantgate.sharding import hash_matrix
 from pytest_quantgate.verdicts import VerdictKind
 
 _POLL_S = 0.2
@@ -215,6 +216,7 @@ def make_record(state: State, run: Run) -> RunRecord:
             number=run.settings.shard.number,
             count=run.settings.shard.count,
             cells=tuple(cell.id for cell in run.cells),
+            matrix_sha256=hash_matrix(run.nominal),
         ),
     )
 

@@ -53,6 +53,7 @@ def join(records: Mapping[str, RunRecord]) -> RunRecord:
         started=min(record.started for record in records.values()),
         seconds_s=sum(record.seconds_s for record in records.values()),
         warnings=_warnings(ordered),
+        command=first.command if len({r.command for r in records.values()}) == 1 else "",
         shard=None,
         missing=_missing(ordered, {cell.id for cell in cells}),
     )
@@ -85,8 +86,8 @@ _COMPARED: Mapping[str, Callable[[RunRecord], dict[str, Any] | None]] = {
     "": lambda record: {
         "profile": record.profile,
         "gated": record.gated,
-        "command": record.command,
         "the number of shards": 1 if record.shard is None else record.shard.count,
+        "the hash of the matrix": None if record.shard is None else record.shard.matrix_sha256,
     },
     "the setting ": lambda record: {
         key: value for key, value in record.settings.items() if key not in _MACHINES_SETTINGS

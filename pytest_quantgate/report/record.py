@@ -150,11 +150,15 @@ def merge_records(one: CellRecord, other: CellRecord) -> CellRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """Which part of the matrix a run was, and the ids of all cells of that part."""
+    """Which part of the matrix a run was, and the ids of all cells of that part.
+
+    ``matrix_sha256`` is of the whole row of cells that was cut, as the settings tell it.
+    """
 
     number: int
     count: int
     cells: tuple[str, ...]
+    matrix_sha256: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,9 +102,13 @@ def test_a_gated_run_that_judged_no_cell_is_red_and_an_empty_shard_is_not() -> N
 
 def test_records_without_shards_are_joined_too() -> None:
     """Jobs that each had other formats or models on their command lines."""
-    whole = [replace(shard(1, 1, name), shard=None) for name in ("F16", "Q8_0")]
+    whole = [
+        shard(1, 1, name, shard=None, command=f"pytest --quant-formats {name}")
+        for name in ("F16", "Q8_0")
+    ]
     joined = join(dict(zip("ab", whole, strict=True)))
     assert [item.format for item in joined.cells] == ["F16", "Q8_0"]
+    assert joined.command == ""
     assert not joined.is_red
 
 
@@ -113,7 +117,10 @@ def test_records_without_shards_are_joined_too() -> None:
     [
         ({"profile": "q"}, "profile is 'q' in the former, 'p' in the latter"),
         ({"gated": False}, "gated is False in the former, True in the latter"),
-        ({"command": "x"}, "command is 'x' in the former, 'pytest --quant-matrix' in the latter"),
+        (
+            {"shard": ShardRecord(number=2, count=2, cells=(), matrix_sha256="ab12")},
+            "the hash of the matrix is 'ab12' in the former, '' in the latter",
+        ),
         (
             {"settings": {**SETTINGS, "n_ctx": 256}},
             "the setting n_ctx is 256 in the former, 512 in the latter",
