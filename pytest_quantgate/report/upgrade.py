@@ -61,8 +61,10 @@ def headline(found: Comparison) -> str:
     within = [cell for cell in found.moved if not cell.is_red]
     tokens = sum(cell.ppl.tokens for cell in still if cell.ppl is not None)
     if n_cells and len(still) == n_cells:
-        on_tokens = f", {tokens:,} tokens" if tokens else ""
-        return f"No change: bit-identical on {_count(n_cells)}{on_tokens}."
+        if not tokens:
+            which = _count(n_cells)
+            return f"No change: the same tensors and sizes in {which}; no text was scored."
+        return f"No change: bit-identical on {_count(n_cells)}, {tokens:,} tokens."
     if len(red) > _NAMED:
         kinds = Counter(cell.verdict.kind.value for cell in red)
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
@@ -76,7 +78,7 @@ def headline(found: Comparison) -> str:
         most = largest_text(within)
         parts.append(f"{len(within)} moved within the limits{f', {most}' if most else ''}")
     if still:
-        parts.append(f"{len(still)} bit-identical")
+        parts.append(f"{len(still)} {'bit-identical' if tokens else 'unchanged'}")
     for support, words in (
         (Support.NEW_ONLY, "that only the new engine can make"),
         (Support.NEITHER, "that neither engine can make"),
@@ -222,8 +224,10 @@ def _still(found: Comparison) -> list[str]:
     for where, changes in groups.items():
         formats = ", ".join(_format(change.new) for change in changes)
         chunks = [change.ppl.chunks for change in changes if change.ppl is not None]
-        on_chunks = f" on {least_to_most(chunks)} chunks" if chunks else ""
-        lines.append(f"- {where}: {formats}: same file, bit-identical{on_chunks}")
+        same = "the same tensors and size; no text was scored"
+        if chunks:
+            same = f"same file, bit-identical on {least_to_most(chunks)} chunks"
+        lines.append(f"- {where}: {formats}: {same}")
     return lines
 
 

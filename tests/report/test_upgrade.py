@@ -112,6 +112,30 @@ def test_nothing_moved_is_said_plainly() -> None:
     assert "- m on cpu, text t: F16, Q8_0: same file, bit-identical on 16 chunks\n" in text
 
 
+def test_a_shape_is_not_called_bit_identical() -> None:
+    """Its bytes are never hashed, and it has no text."""
+    old, new = (
+        replace(
+            scored("Q8_0", engine=engine),
+            text="",
+            ppl=None,
+            divergence=None,
+            chunk_indices=(),
+            chunk_nll_sum_nats=(),
+            chunk_tokens=(),
+            chunk_documents=(),
+            chunk_token_ids=(),
+            chunk_kld_sum_nats=(),
+            tensors={"blk.*.ffn_down.weight": "0=Q8_0"},
+        )
+        for engine in ("old", "new")
+    )
+    text = upgrade_markdown(engines(run_of(new, others=[old])))
+    assert "**No change: the same tensors and sizes in 1 cell; no text was scored.**" in text
+    assert "- m on cpu: Q8_0: the same tensors and size; no text was scored\n" in text
+    assert "identical" not in text
+
+
 def test_many_red_cells_are_counted() -> None:
     names = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M")
     cells = [scored(name, shift=0.1, verdict="REGRESSED") for name in names]
