@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pytest_quantgate import __version__
-from pytest_quantgate.commands import COMMANDS
 from pytest_quantgate.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pytest_quantgate.commands import Command
+
+
+def _commands() -> Mapping[str, Command]:
+    # Imported late, so that what is not installed is told in one line.
+    from pytest_quantgate.commands import COMMANDS  # noqa: PLC0415
+
+    return COMMANDS
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -16,16 +26,25 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="quantgate", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(dest="command", required=True)
-    for command in COMMANDS.values():
+    for command in _commands().values():
         command.add_parser(subparsers)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    parsed = make_parser().parse_args(arguments)
     try:
-        return COMMANDS[parsed.command].run(parsed)
+        parser = make_parser()
+    except ImportError as error:
+        print(
+            f"quantgate: this installation is incomplete ({error}); type:"
+            f" {sys.executable} -m pip install pytest-quantgate",
+            file=sys.stderr,
+        )
+        return 2
+    parsed = parser.parse_args(arguments)
+    try:
+        return _commands()[parsed.command].run(parsed)
     except ConfigError as error:
         print(f"quantgate: {error}", file=sys.stderr)
         return 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -141,3 +142,17 @@ def test_an_engine_of_the_configuration_lists_its_devices(
 def test_an_interpreter_that_is_none_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["devices", "--python", "/no/such/python"]) == 2
     assert "the engine lists no devices: the interpreter" in capsys.readouterr().err
+
+
+def test_an_incomplete_installation_is_one_line() -> None:
+    script = (
+        "import sys; sys.modules['scipy'] = None;"
+        " from pytest_quantgate.cli import main; sys.exit(main(['doctor']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("quantgate: this installation is incomplete (")
+    assert "pip install pytest-quantgate" in done.stderr
+    assert done.stderr.count("\n") == 1
