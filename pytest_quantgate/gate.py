@@ -26,6 +26,7 @@ from pytest_quantgate.judge import (
     declared_looks,
 )
 from pytest_quantgate.judging.absent import judge_absent, not_judged, notes_of_absent
+from pytest_quantgate.judging.speed import judge_floors
 from pytest_quantgate.limits import profile_limits
 from pytest_quantgate.matrix import NO_TEXT, Cell
 from pytest_quantgate.metrics.absent import Absent
@@ -206,6 +207,10 @@ def _ask(
             judgements.append(unable)
         else:
             judgements = [_of_old_engine(item) for item in judgements]
+            stored = run.store.find(run.key(cell)).baseline
+            for question, limits in asked:
+                if question.metric == "speed":
+                    judgements += judge_floors(seen, limits, stored)
         verdict = conclude(judgements, seen, baseline)
         if not judgements and absent:
             verdict = replace(verdict, reason="; ".join(not_judged(absent)))

@@ -41,6 +41,30 @@ def judge_speed(
     ]
 
 
+def judge_floors(seen: Observation, limits: Limits, stored: Baseline | None) -> list[Judgement]:
+    """Judge the floors of a run against an old engine, whose measurement stands for the baseline.
+
+    A floor is of the hardware whose speed is stored; the old engine's is always this one.
+    """
+    measured = seen.find(SpeedMeasurement)
+    floors = {phase: getattr(limits, f"{phase}_tokens_per_s_min") for phase in PHASES}
+    judgements = []
+    for phase, floor in floors.items():
+        if measured is None or floor is None:
+            continue
+        found = (
+            (VerdictKind.NO_BASELINE, "no speed is stored that says of which hardware the floor is")
+            if stored is None
+            else _comparable(seen, measured, stored)
+        )
+        judgements.append(
+            only("speed", "nothing", found[0], f"{phase}: {found[1]}")
+            if isinstance(found, tuple)
+            else _unless_busy(measured, _floor(measured, phase, floor))
+        )
+    return judgements
+
+
 def judge_against_reference(
     measured: SpeedMeasurement, phase: str, limit: float | None
 ) -> list[Judgement]:

@@ -272,6 +272,33 @@ def test_both_speeds_are_measured_between_each_other(fake: Project) -> None:
     assert "- memory was not measured" in text
 
 
+def test_a_floor_is_of_the_stored_hardware_beside_an_old_engine_too(fake: Project) -> None:
+    """It must not go unjudged because another engine stands for the baseline."""
+    profile = "speed = true\nspeed_processes = 5\nspeed_repetitions = 1\n"
+    floor = 'limits = { "*" = { decode_tokens_per_s_min = 90 } }'
+    fake.configure(tables=ENGINES, formats=("Q8_0",), profile=profile + floor)
+
+    def floors() -> list[tuple[str, str]]:
+        _, record = compare(fake, "-k", "test_speed")
+        found = (j for j in record.cells[0].judgements if j.against in {"limit", "nothing"})
+        return [(item.verdict.value, item.reason) for item in found]
+
+    ((kind, reason),) = floors()
+    assert kind == "NO_BASELINE"
+    assert reason.startswith("decode: no speed is stored that says of which hardware")
+    assert fake.accept().ret == pytest.ExitCode.OK
+    ((kind, reason),) = floors()
+    assert kind == "PASS"
+    fake.set_faults(Q8_0="slow decode")
+    ((kind, reason),) = floors()
+    assert kind == "REGRESSED"
+    assert "at least 90" in reason
+    fake.set_faults(cpu="another processor")
+    ((kind, reason),) = floors()
+    assert kind == "NOT_COMPARABLE"
+    assert "no stored speed is of this hardware: CPU another" in reason
+
+
 def test_both_memories_are_measured(fake: Project) -> None:
     fake.configure(tables=ENGINES, formats=("Q8_0",), profile="memory = true")
     fake.set_faults(**{"default:Q8_0": "large", "default:library": "another"})
