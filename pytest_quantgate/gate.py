@@ -25,7 +25,7 @@ from pytest_quantgate.judge import (
     conclude,
     declared_looks,
 )
-from pytest_quantgate.judging.absent import judge_absent, not_judged, notes_of_absent
+from pytest_quantgate.judging.absent import judge_absent, notes_of_absent, why_nothing
 from pytest_quantgate.judging.speed import judge_floors
 from pytest_quantgate.limits import profile_limits
 from pytest_quantgate.matrix import NO_TEXT, Cell
@@ -212,8 +212,8 @@ def _ask(
                 if question.metric == "speed":
                     judgements += judge_floors(seen, limits, stored)
         verdict = conclude(judgements, seen, baseline)
-        if not judgements and absent:
-            verdict = replace(verdict, reason="; ".join(not_judged(absent)))
+        if not judgements and (absent or (by_name and reference_cell == cell)):
+            verdict = replace(verdict, reason=why_nothing(absent))
         unstored = [item.reason for item in judgements if item.verdict is VerdictKind.MEASURED]
         if verdict.kind is VerdictKind.PASS and unstored:
             # Within the limits, but the baseline that was asked for is not stored yet.

@@ -25,13 +25,19 @@ def judge_absent(absent: Mapping[str, Absent], by_name: AbstractSet[str]) -> lis
     ]
 
 
-def not_judged(absent: Mapping[str, Absent]) -> tuple[str, ...]:
+def why_nothing(absent: Mapping[str, Absent]) -> str:
+    """Say why no limit of a test was judged; of a reference none against it can be."""
+    reasons = _not_judged(absent) or ("not judged: the limits are against the reference itself",)
+    return "; ".join(reasons)
+
+
+def _not_judged(absent: Mapping[str, Absent]) -> tuple[str, ...]:
     """Say of each metric that it was not judged, and why."""
     return tuple(f"{metric} not judged: {item.reason}" for metric, item in absent.items())
 
 
 def notes_of_absent(absent: Mapping[str, Absent]) -> tuple[str, ...]:
     """Return what must be said aloud of what is not there."""
-    return not_judged(
+    return _not_judged(
         {metric: item for metric, item in absent.items() if item.is_noted and not item.is_natural}
     )

@@ -112,3 +112,22 @@ def test_the_first_device_is_what_the_others_are_compared_with(fake: Project) ->
     assert first["verdict"] == "MEASURED"
     assert first["reason"] == "devices not judged: cpu is the device compared with"
     assert second["verdict"] == "UNSUPPORTED"
+
+
+@pytest.mark.parametrize(
+    "marker",
+    [
+        'quant_ppl(max_vs_reference="+90%")',
+        "quant_kld(min_same_top=0.1)",
+        'quant_size(max_vs_reference="+5%")',
+        'quant_speed(phase="decode", min_vs_reference=0.1)',
+    ],
+)
+def test_a_limit_against_the_reference_is_not_judged_on_the_reference(
+    fake: Project, marker: str
+) -> None:
+    fake.configure(formats=("F16",), profile="speed_processes = 5\nspeed_repetitions = 1")
+    marked(fake, marker)
+    result, (cell,) = cells_of(fake)
+    assert result.ret == pytest.ExitCode.OK
+    assert cell["reason"] == "not judged: the limits are against the reference itself"
