@@ -30,6 +30,7 @@ STAMP_VERSION = 1
 _DAY_S = 24 * 3600.0
 _GOING_ON_S = _DAY_S  # what has written nothing for so long has ended
 _ENDED = "ended"  # a killed run's folder does not have it
+_WRITING_S = 300.0  # a process that writes a file adds to it in less
 _PID_DIGITS = 11  # a random name of 32 digits is no number of a process
 
 
@@ -237,8 +238,8 @@ class Cache:
     def leftovers(self) -> list[Path]:
         """Return what killed processes left half-written.
 
-        That is an artifact's ``.partial`` under no lock, another's whose process has ended, and
-        what bears no process's number and was not written to for a day.
+        That is an artifact's ``.partial`` under no lock, another's whose process has ended and
+        that was not written to for minutes, and what bears no process's number for a day.
         """
         found = []
         for path in sorted(self.folder.rglob("*.partial")):
@@ -246,7 +247,8 @@ class Cache:
             if path.parent.name == "artifacts":
                 is_left = not self.is_locked(f"artifact-{path.name[:32]}")
             elif number.isdecimal() and len(number) < _PID_DIGITS:
-                is_left = not _is_alive(number)
+                # A cache may be shared with another host, whose processes are not seen here.
+                is_left = not _is_alive(number) and _is_older(path, _WRITING_S)
             else:
                 is_left = _is_older(path, _GOING_ON_S)
             if is_left:
