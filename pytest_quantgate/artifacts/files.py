@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pytest_quantgate.artifacts.cache import Cache, key_of, read_json, write_json
 from pytest_quantgate.artifacts.imatrix import Imatrix
-from pytest_quantgate.artifacts.quantizers import find_difference
+from pytest_quantgate.artifacts.quantizers import find_difference, is_small
 from pytest_quantgate.artifacts.shape_files import ShapeFiles
 from pytest_quantgate.engines import Engine, OnReply
 from pytest_quantgate.errors import CellUnavailable, CellUnsupported
@@ -26,7 +26,8 @@ class CellFile:
 
     ``source_sha256`` identifies what it was made from, None for a user's own file;
     ``quantizer_sha256`` and ``quantizer_cpu`` what made it, None where nothing was made;
-    ``imatrix_sha256`` the importance matrix that it was made with, None for none.
+    ``imatrix_sha256`` the importance matrix that it was made with, None for none. ``is_shared``
+    tells a file that another engine's quantizer made, which a sample found to be equal.
     ``sha256`` is None for a shape's file that is described and was not made; the bytes of a
     shape's tensors are never hashed.
     """
@@ -39,6 +40,7 @@ class CellFile:
     quantizer_sha256: str | None
     quantizer_cpu: str | None
     imatrix_sha256: str | None = None
+    is_shared: bool = False
 
     @property
     def path(self) -> Path:
@@ -117,10 +119,11 @@ class Files:
         if wanted.is_full_precision and wanted.name == origin.main_type():
             maker = engine if model.is_requantized else None
             return self._describe(origin, origin_sha256, source_sha256, maker)
-        header, sha256, maker = self._quantized(
+        header, sha256, is_shared = self._quantized(
             origin, origin_sha256, wanted, imatrix, engine, on_reply, like
         )
-        return self._describe(header, sha256, source_sha256, maker, imatrix)
+        described = self._describe(header, sha256, source_sha256, engine, imatrix)
+        return replace(described, is_shared=is_shared)
 
     def describe_shape(self, shape: Shape, wanted: Format, engine: Engine) -> CellFile:
         """Return a shape's file without making it.
@@ -140,8 +143,8 @@ class Files:
         engine: Engine,
         on_reply: OnReply,
         like: Engine | None,
-    ) -> tuple[GgufFile, str, Engine]:
-        """Return a quantized file, its hash, and the engine whose quantizer it is of."""
+    ) -> tuple[GgufFile, str, bool]:
+        """Return a quantized file, its hash, and whether another engine's quantizer made it."""
         overrides = tuple(
             (pattern, TENSOR_TYPES[name].number) for pattern, name in wanted.overrides
         )
@@ -156,13 +159,15 @@ class Files:
                 quantizer=quantizer.identity().quantizer_sha256,
             )
 
-        key = self._alias(key_with(engine))
-        if like is not None and not self._cache.has_artifact(key, ".gguf"):
+        own_key, maker = key_with(engine), engine
+        key = self._alias(own_key)
+        can_share = like is not None and not is_small(source)
+        if like is not None and can_share and not self._cache.has_artifact(key, ".gguf"):
             found = self._same_quantizer(
                 key, self._alias(key_with(like)), source, wanted, imatrix, (like, engine), on_reply
             )
             if found is not None and found != key:
-                key, engine = found, like
+                key, maker = found, like
 
         def make(path: Path) -> dict[str, Any]:
             request = Quantize(
@@ -176,7 +181,7 @@ class Files:
             )
             try:
                 with self._hold_device():
-                    reply = engine.ask(request, on_reply)
+                    reply = maker.ask(request, on_reply)
             except CellUnsupported as error:
                 if imatrix is not None or not wanted.needs_imatrix:
                     raise
@@ -188,7 +193,7 @@ class Files:
             return {"format": wanted.name, "seconds_s": reply.seconds_s}
 
         entry = self._cache.artifact(key, ".gguf", make)
-        return read_gguf(entry.path), entry.sha256, engine
+        return read_gguf(entry.path), entry.sha256, key != own_key
 
     def _alias(self, key: str) -> str:
         """Return the key of the file that an equal quantizer makes; the key itself if none is."""

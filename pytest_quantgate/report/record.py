@@ -54,7 +54,9 @@ class CellRecord:
     ``metadata`` the file's settings. All ``chunk_*`` have a column a chunk, in the order of
     visits: ``chunk_token_ids`` the first 16 digits of the hash of its token ids,
     ``chunk_kld_sum_nats`` the sums of the divergence from the reference, empty where none was
-    measured. ``is_exact`` is False where the engine printed rounded sums. ``limits`` are those
+    measured. ``file_is_shared`` tells
+    that another engine's quantizer made the file, which a sample found to be equal; ``is_exact`` is
+    False where the engine printed rounded sums. ``limits`` are those
     that the profile sets the cell, by name. Records of before these fields were kept have them
     empty. ``is_skipped`` says that a format which the engine refused fails nothing, since the
     profile lists it as optional or the old engine could not do it either.
@@ -109,6 +111,7 @@ class CellRecord:
     chunk_token_ids: tuple[str, ...] = ()
     chunk_kld_sum_nats: tuple[float, ...] = ()
     is_exact: bool = True
+    file_is_shared: bool = False
     n_chunks_in_text: int | None = None
     limits: dict[str, float] = field(default_factory=dict)
     is_skipped: bool = False

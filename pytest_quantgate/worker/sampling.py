@@ -1,7 +1,7 @@
 """Quantizes a few rows of each tensor, so that two engines' quantizers can be compared quickly.
 
 llama.cpp quantizes each row by itself, from its values and its importances alone: where the types
-and a sample of the rows agree, so do the files, at a small part of the work.
+and a large sample of the rows agree, the files differ at most in few blocks.
 Runs in the worker alone: standard library, numpy and llama_cpp.
 """
 
@@ -42,10 +42,10 @@ def _sample(
     weights = importance_weights(request.imatrix)
     hashes = []
     for number, tensor in enumerate(request.tensors):
-        name, path, offset, own, n_columns, n_rows, n_experts, wanted = tensor
+        name, path, offset, own, n_columns, n_rows, n_experts, wanted, n_sampled = tensor
         digest = hashlib.sha256()
         importances = weights.get(name)
-        for row in _spread(n_rows, request.n_rows):
+        for row in _spread(n_rows, n_sampled):
             values = _read(codecs, path, offset, own, n_columns, row)
             if wanted in _PLAIN_BYTES:
                 digest.update(values.tobytes())

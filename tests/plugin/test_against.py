@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_quantgate.artifacts import quantizers
 from pytest_quantgate.report.record import RunRecord, read_record
 from pytest_quantgate.report.write import run_markdown
 from tests.conftest import Project
@@ -113,8 +114,11 @@ def test_the_old_engine_may_be_an_interpreter_on_the_command_line(project: Proje
     assert f"--quant-against python={sys.executable}" in record.command
 
 
-def test_an_equal_quantizer_makes_no_file_again(own_cache: Project) -> None:
+def test_an_equal_quantizer_makes_no_file_again(
+    own_cache: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only the old engine quantizes: the types and the sampled rows say that it is enough."""
+    monkeypatch.setattr(quantizers, "SMALL_WEIGHTS", 0)  # the tiny model stands for a large one
     own_cache.configure(tables=SAME_BUILD)
     own_cache.pytester.makeconftest(WRAPPED.format(other="itself", number=Q4_0))
     result, record = compare(own_cache)
@@ -128,9 +132,23 @@ def test_an_equal_quantizer_makes_no_file_again(own_cache: Project) -> None:
         ("Q8_0", "old"),
         ("Q4_0", "old"),
     }
+    shared = {cell.format: cell.file_is_shared for cell in record.cells}
+    assert shared == {"F16": False, "Q8_0": True, "Q4_0": True}
+    assert sum("its quantizer was not run" in " ".join(cell.notes) for cell in record.cells) == 2
     # A later run without the old engine takes the file too.
     assert own_cache.matrix().ret == pytest.ExitCode.OK
     assert "Quantize" not in (own_cache.root / "asked.txt").read_text().split()
+
+
+def test_a_small_model_is_quantized_by_both(own_cache: Project) -> None:
+    """A sample might miss the few blocks in which a search ends differently."""
+    own_cache.configure(tables=SAME_BUILD, formats=("F16", "Q8_0"))
+    own_cache.pytester.makeconftest(WRAPPED.format(other="itself", number=Q4_0))
+    result, record = compare(own_cache)
+    assert result.ret == pytest.ExitCode.OK
+    assert (own_cache.root / "asked.txt").read_text().split().count("Quantize") == 1
+    assert len(list(own_cache.cache.glob("artifacts/*.gguf"))) == 2
+    assert not any(cell.file_is_shared for cell in record.cells)
 
 
 def test_another_quantizer_is_told_from_the_runtime(own_cache: Project) -> None:

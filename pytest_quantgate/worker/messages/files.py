@@ -45,17 +45,16 @@ class TensorsSampled(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class SampleTensors(Request[TensorsSampled]):
-    """Quantize a few rows of each tensor of a file, spread evenly from the first to the last.
+    """Quantize some rows of each tensor of a file, spread evenly from the first to the last.
 
     ``tensors`` has a row a tensor: ``(name, file, offset in bytes, type, columns, rows, experts,
-    wanted type)``; the rows of the experts follow each other. ``imatrix`` is as in
+    wanted type, rows to sample)``; the rows of the experts follow each other. ``imatrix`` is as in
     :class:`Quantize`.
     """
 
     reply: ClassVar[type[Message]] = TensorsSampled
 
-    tensors: tuple[tuple[str, str, int, str, int, int, int, str], ...]
-    n_rows: int
+    tensors: tuple[tuple[str, str, int, str, int, int, int, str, int], ...]
     imatrix: tuple[tuple[str, str, int, int, int, int], ...] = ()
 
 
