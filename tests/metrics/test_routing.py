@@ -140,6 +140,7 @@ class GpuEngine(FakeEngine):
     """Stands for a device whose fused kernels leave no routes unless they are asked for."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.scored: list[Score] = []
 
     def identity(self) -> Identity:
