@@ -18,6 +18,7 @@ import pytest_quantgate.measured
 import pytest_quantgate.planning
 import pytest_quantgate.plugin.gating
 import pytest_quantgate.plugin.terminal  # noqa: F401 # stays loaded
+from pytest_quantgate.report.fitting import WITHOUT_TERMINAL
 from tests.tiny_model import Shape, write_story, write_tiny_model
 
 TESTS = Path(__file__).parent
@@ -31,6 +32,18 @@ def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("tmp")
     patch.setenv("TMPDIR", str(folder))
     patch.setattr(tempfile, "tempdir", str(folder))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_terminal() -> Iterator[None]:
+    """Lay tables out as without a terminal, however wide is the one that runs the tests.
+
+    pytest-xdist tells its workers a width.
+    """
+    patch = pytest.MonkeyPatch()
+    patch.setenv("COLUMNS", str(WITHOUT_TERMINAL))
     yield
     patch.undo()
 
