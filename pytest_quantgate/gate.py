@@ -17,6 +17,7 @@ from pytest_quantgate.baselines.tensors import pack_tensors
 from pytest_quantgate.errors import (
     CellError,
     CellUnavailable,
+    CellUnsupported,
 )
 from pytest_quantgate.judge import (
     JUDGES,
@@ -135,7 +136,8 @@ def failure(run: Run, cell: Cell, error: CellError, questions: Sequence[Question
         n_chunks = run.looks(cell)[-1] if needs_text(cell, names) else None
         old = measure_old(run, old_cell, n_chunks, names, {})
     except CellError as error:
-        run.without_old[cell.id] = error
+        if isinstance(error, CellUnsupported):
+            run.without_old[cell.id] = error  # then a refusal of both is no fault of the new one
         told, others = f"nor can the old engine: {error}", (failed_record(run, old_cell, error),)
     else:
         told, others = "the old engine can", (old.record(run),)
@@ -193,7 +195,7 @@ def _ask(
             try:
                 old = measure_old(run, old_cell, chunks if by_chunk else None, names, measured)
             except CellError as error:
-                unable = _set_old_aside(run, cell, error)
+                old, unable = None, _set_old_aside(run, cell, error)
         baseline = found.baseline if old is None else old.baseline
         seen = _observe(run, cell, file, size, perplexity, reference, baseline, old)
         seen = replace(seen, measured=measured, reference_file_bytes=reference_bytes)
@@ -203,10 +205,9 @@ def _ask(
         judgements += judge_absent(absent, by_name)
         if run.settings.profile.against is None:
             judgements += _missing_baseline(run, cell, asked, found.problem, baseline)
-        elif unable is not None:
-            judgements.append(unable)
         else:
             judgements = [_of_old_engine(item) for item in judgements]
+            judgements += [] if unable is None else [unable]
             stored = run.store.find(run.key(cell)).baseline
             for question, limits in asked:
                 if question.metric == "speed":
@@ -237,6 +238,7 @@ def _ask(
     if old is not None:
         crossed = measure_crossed(run, cell, old, file, chunks if by_chunk else None)
         others = (old.record(run), *(item.record for item in crossed))
+        record = replace(record, notes=(*record.notes, *old.notes))
         if crossed and verdict.cause is not None:
             verdict = replace(verdict, cause=measured_cause(verdict.cause, old, crossed))
     elif wanted_old is not None:
@@ -248,6 +250,9 @@ def _ask(
 
 def _why_old_cannot(run: Run, cell: Cell) -> Judgement | None:
     """Make the old engine's file; say why there is none, and leave the old engine out then."""
+    known = run.without_old.get(cell.id)
+    if known is not None:
+        return _set_old_aside(run, cell, known)
     old_cell = run.old_cell(cell)
     if old_cell is None:
         return None

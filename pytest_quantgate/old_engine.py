@@ -17,6 +17,7 @@ from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.errors import CellError
 from pytest_quantgate.judge import BY_CHUNK
 from pytest_quantgate.matrix import NO_TEXT, Cell, with_engines
+from pytest_quantgate.metrics.absent import Absent
 from pytest_quantgate.metrics.memory import MemoryMeasurement
 from pytest_quantgate.metrics.perplexity import PerplexityMeasurement
 from pytest_quantgate.metrics.scoring import measure_perplexity
@@ -46,11 +47,12 @@ class OldSide:
     measured: Mapping[str, Any]
     baseline: Baseline
     reference_baseline: Baseline | None
+    notes: tuple[str, ...] = ()
 
     def record(self, run: Run) -> CellRecord:
         """Return the cell's record; it is judged by nobody."""
         found = cell_record(run, self.cell, self.file, self.size, self.perplexity, self.reference)
-        return replace(found, measured=self.measured)
+        return replace(found, measured=self.measured, notes=(*found.notes, *self.notes))
 
 
 def measure_old(
@@ -71,7 +73,16 @@ def measure_old(
     """
     run.device(old)
     file, size = run.described_file(old), run.size(old)
-    measured = {name: measure_once(run, name, old) for name in _ONCE if name in names}
+    measured, notes = {}, []
+    for name in _ONCE:
+        try:
+            found = measure_once(run, name, old) if name in names else None
+        except CellError as error:
+            # One figure that it cannot give is no reason to compare nothing.
+            notes.append(f"the old engine gives no {name}: {error}")
+            continue
+        if found is not None and not isinstance(found, Absent):
+            measured[name] = found
     perplexity = reference = reference_baseline = None
     reference_cell = run.reference_cell(old)
     if n_chunks is not None:
@@ -100,6 +111,7 @@ def measure_old(
         measured=measured,
         baseline=_on_this_machine(baseline, measured, now),
         reference_baseline=reference_baseline,
+        notes=tuple(notes),
     )
 
 

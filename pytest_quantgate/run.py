@@ -306,17 +306,26 @@ class Run:
         known = self._plans.get((model_name, text_name))
         if known is not None:
             return known
-        profile = self.settings.profile
-        plan = cut_text(
+        try:
+            plan = self._cut(model_name, text_name, self.settings.profile.engine)
+        except CellError:
+            # What the new engine cannot read the old one may: that is to be found out.
+            against = self.settings.profile.against
+            if against is None:
+                raise
+            plan = self._cut(model_name, text_name, against)
+        self._plans[model_name, text_name] = plan
+        return plan
+
+    def _cut(self, model_name: str, text_name: str, engine: str) -> ChunkPlan:
+        return cut_text(
             self.text(text_name),
             text_name,
             self.model(model_name).any_file.files[0],
-            self.engine(profile.engine),
-            profile,
+            self.engine(engine),
+            self.settings.profile,
             self.cache,
         )
-        self._plans[model_name, text_name] = plan
-        return plan
 
     def check_has_quality(self, model_name: str) -> None:
         """Refuse a model whose weights mean nothing.
@@ -371,7 +380,8 @@ class Run:
     def imatrix(self, cell: Cell) -> Imatrix | None:
         """Return the importance matrix of a cell, collected now if it is not in the cache.
 
-        Where two engines are held against each other the old one collects it for both.
+        Where two engines are held against each other the old one collects it for both, or the
+        new one if the old one cannot.
 
         Raises:
             CellInvalid: it cannot be used for this model.
@@ -383,28 +393,37 @@ class Run:
             return None
         key = f"{cell.model}-{cell.imatrix}"
         if key not in self._found_imatrices:
-            wanted = self.settings.imatrices[cell.imatrix]
-            engine = self.engine(self.settings.profile.against or cell.engine)
-
-            def on_reply(reply: Message) -> None:
-                self._on_progress(cell, reply)
-
-            origin, sha256, _ = self._files.origin(model, engine, on_reply)
-            if wanted.file is not None:
-                found = self._imatrices.from_file(cell.imatrix, wanted.file, origin)
-            else:
-                found = self._imatrices.from_text(
-                    cell.imatrix,
-                    wanted,
-                    self.imatrix_text(cell.imatrix),
-                    origin,
-                    sha256,
-                    engine,
-                    self.settings.profile.flash_attention,
-                    on_reply,
+            profile = self.settings.profile
+            try:
+                found = self._collect_imatrix(
+                    cell, cell.imatrix, model, profile.against or cell.engine
                 )
+            except CellError:
+                if profile.against is None:
+                    raise
+                found = self._collect_imatrix(cell, cell.imatrix, model, profile.engine)
             self._found_imatrices[key] = found
         return self._found_imatrices[key]
+
+    def _collect_imatrix(self, cell: Cell, name: str, model: Model, engine_name: str) -> Imatrix:
+        wanted, engine = self.settings.imatrices[name], self.engine(engine_name)
+
+        def on_reply(reply: Message) -> None:
+            self._on_progress(cell, reply)
+
+        origin, sha256, _ = self._files.origin(model, engine, on_reply)
+        if wanted.file is not None:
+            return self._imatrices.from_file(name, wanted.file, origin)
+        return self._imatrices.from_text(
+            name,
+            wanted,
+            self.imatrix_text(name),
+            origin,
+            sha256,
+            engine,
+            self.settings.profile.flash_attention,
+            on_reply,
+        )
 
     def imatrix_text(self, name: str) -> Text:
         """Return the text, or the domain of one, that an importance matrix is collected from."""

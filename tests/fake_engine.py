@@ -95,6 +95,8 @@ class FakeEngine:
                 raise RequestUnknown(f"a fake engine answers no {type(request).__name__}")
 
     def _tokenize(self, request: Tokenize) -> Tokenized:
+        if self._fault("tokenizer") == "refuse":
+            raise CellUnsupported("llama.cpp cannot load: unknown model architecture: 'tiny'")
         n_tokens = Path(request.text).stat().st_size
         n_ctx, chunks = request.n_ctx, n_tokens // request.n_ctx
         spans = [(i * n_ctx + n_ctx // 2 + 1, (i + 1) * n_ctx) for i in range(chunks)]
@@ -177,6 +179,8 @@ class FakeEngine:
 
     def _memory(self, request: MeasureMemory) -> MemoryMeasured:
         fault = self._fault(_format_of(request.model))
+        if fault == "no such figure":
+            raise RequestUnknown("a fake engine answers no MeasureMemory")
         peak = None if fault == "no memory" else 1_100_000 if fault == "large" else 1_000_000
         return MemoryMeasured(
             peak_resident_bytes=peak,

@@ -160,11 +160,12 @@ class Files:
             )
 
         own_key, maker = key_with(engine), engine
-        key = self._alias(own_key)
+        key = self._present(own_key)
         can_share = like is not None and not is_small(source)
         if like is not None and can_share and not self._cache.has_artifact(key, ".gguf"):
+            other_key = self._present(key_with(like))
             found = self._same_quantizer(
-                key, self._alias(key_with(like)), source, wanted, imatrix, (like, engine), on_reply
+                key, other_key, source, wanted, imatrix, (like, engine), on_reply
             )
             if found is not None and found != key:
                 key, maker = found, like
@@ -195,8 +196,12 @@ class Files:
         entry = self._cache.artifact(key, ".gguf", make)
         return read_gguf(entry.path), entry.sha256, key != own_key
 
+    def _present(self, key: str) -> str:
+        """Return the key of the file that an equal quantizer made, if it is there; else the key."""
+        alias = self._alias(key)
+        return alias if self._cache.has_artifact(alias, ".gguf") else key
+
     def _alias(self, key: str) -> str:
-        """Return the key of the file that an equal quantizer makes; the key itself if none is."""
         seen = {key}
         while True:
             known = read_json(self._cache.sub("equal") / f"{key}.json")
@@ -223,7 +228,8 @@ class Files:
             path = self._cache.sub("equal") / f"{key}.json"
             known = read_json(path)
             if not isinstance(known, dict) or known.get("compared_with") != other_key:
-                difference = find_difference(source, wanted, imatrix, engines, on_reply)
+                with self._hold_device():
+                    difference = find_difference(source, wanted, imatrix, engines, on_reply)
                 known = {
                     "compared_with": other_key,
                     "difference": difference,

@@ -10,7 +10,7 @@ import math
 
 from pytest_quantgate.artifacts.imatrix import Imatrix
 from pytest_quantgate.engines import Engine, OnReply
-from pytest_quantgate.errors import CellUnsupported
+from pytest_quantgate.errors import CellError
 from pytest_quantgate.formats import FULL_PRECISION, TENSOR_TYPES, Format
 from pytest_quantgate.models.gguf_file import GgufFile
 from pytest_quantgate.worker.messages import PlanQuantization, SampleTensors
@@ -51,9 +51,6 @@ def find_difference(
         engines: which are compared.
         on_reply: takes what the engines say on the way.
 
-    Raises:
-        CellError: an engine died or hung over it.
-
     """
     rows = imatrix.rows() if imatrix is not None else ()
     plan = PlanQuantization(
@@ -89,7 +86,8 @@ def find_difference(
             imatrix=rows,
         )
         seen, seen_too = (dict(engine.ask(sample, on_reply).hashes) for engine in engines)
-    except CellUnsupported as error:
+    except CellError as error:
+        # Each then makes its own file, and fails by itself if it cannot.
         return f"one of the engines cannot tell: {error}"
     moved = [name for name, digest in seen.items() if seen_too[name] != digest]
     return f"sampled rows of {len(moved)} tensors differ, such as {moved[0]}" if moved else None

@@ -69,6 +69,12 @@ def judge_against_reference(
     measured: SpeedMeasurement, phase: str, limit: float | None
 ) -> list[Judgement]:
     """Judge a phase's ratio to the reference: nothing for the reference itself."""
+    if limit is not None and measured.against:
+        reason = (
+            f"{phase}: at least {_times(limit)} the reference is not judged where two engines are"
+            " compared; run without --quant-against"
+        )
+        return [only("speed", "nothing", VerdictKind.MEASURED, reason)]
     if limit is None or not measured.reference:
         return []
     before, after = measured.reference_rates(phase), measured.rates(phase)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
 from pytest_quantgate import statistics
 from pytest_quantgate.computing import ModelRequestFields, model_request_fields
-from pytest_quantgate.errors import CellInvalid
+from pytest_quantgate.errors import CellError, CellInvalid
 from pytest_quantgate.hardware import Fingerprint, HostState, OutsideLoad, host_state
 from pytest_quantgate.worker.messages import MeasureSpeed, SpeedMeasured
 from pytest_quantgate.worker.placement import CPU
 
 if TYPE_CHECKING:
-    from pytest_quantgate.engines import Engine
     from pytest_quantgate.matrix import Cell
     from pytest_quantgate.run import Run
 
@@ -54,9 +53,9 @@ class SpeedMeasurement:
 
     Process i of ``cell`` and process i of ``reference`` are a pair that ran one after the other;
     ``reference`` is empty for the reference itself, and where ``against`` has the old engine's
-    processes in its place. ``looks`` are the numbers of pairs, declared
-    beforehand, after which measuring might have ended; ``outside_cores`` how many cores other
-    processes used meanwhile.
+    processes in its place; ``old_engine_error`` says why it has not where it should. ``looks``
+    are the numbers of pairs, declared beforehand, after which measuring might have ended;
+    ``outside_cores`` how many cores other processes used meanwhile.
     """
 
     prefill_tokens: int
@@ -73,6 +72,7 @@ class SpeedMeasurement:
     outside_cores: float | None
     seconds_s: float
     against: tuple[ProcessSpeed, ...] = ()
+    old_engine_error: str = ""
 
     @property
     def disturbing_cores(self) -> float | None:
@@ -89,6 +89,8 @@ class SpeedMeasurement:
         if self.disturbing_cores is not None:
             cores = f"{self.disturbing_cores:.1f} cores"
             notes.append(f"its speed was measured while other processes used {cores}")
+        if self.old_engine_error:
+            notes.append(f"the old engine gives no speed: {self.old_engine_error}")
         processes = (*self.cell, *self.reference, *self.against)
         cold = sum(not (item.prefill_is_warm and item.decode_is_warm) for item in processes)
         if 2 * cold > len(processes):
@@ -215,8 +217,22 @@ def measure_speed(run: Run, cell: Cell) -> SpeedMeasurement:
         CellError: the cell, or what it is held against, could not be measured.
 
     """
-    profile, reference = run.profile_of(cell), run.reference_cell(cell)
     old = run.old_cell(cell)
+    if old is not None:
+        try:
+            return _measure_beside(run, cell, old)
+        except _OldEngineError as error:
+            alone = _measure_beside(run, cell, None)
+            return replace(alone, old_engine_error=str(error))
+    return _measure_beside(run, cell, None)
+
+
+class _OldEngineError(CellError):
+    """The old engine's process failed: no fault of the cell that is measured."""
+
+
+def _measure_beside(run: Run, cell: Cell, old: Cell | None) -> SpeedMeasurement:
+    profile, reference = run.profile_of(cell), run.reference_cell(cell)
     other = old if old is not None else reference
     cells = [cell] if other == cell else [other, cell]
     backend = run.device(cell)
@@ -226,26 +242,28 @@ def measure_speed(run: Run, cell: Cell) -> SpeedMeasurement:
     looks = statistics.process_looks(profile.speed_processes)
     replies: list[SpeedMeasured] = []
 
-    def process(engine: Engine, loaded: ModelRequestFields) -> ProcessSpeed:
+    def process(item: Cell, loaded: ModelRequestFields) -> ProcessSpeed:
         # A fresh process each time: what differs from one to the next (where the pages lie,
         # which cores) would else be taken for a property of the format.
-        reply = engine.ask(
-            MeasureSpeed(
-                **loaded,
-                n_prompt=profile.speed_prefill_tokens,
-                n_decode=profile.speed_decode_tokens,
-                n_depth=profile.speed_depth,
-                repetitions=profile.speed_repetitions,
-                n_batch=n_batch,
-                n_ubatch=n_ubatch,
-            )
+        request = MeasureSpeed(
+            **loaded,
+            n_prompt=profile.speed_prefill_tokens,
+            n_decode=profile.speed_decode_tokens,
+            n_depth=profile.speed_depth,
+            repetitions=profile.speed_repetitions,
+            n_batch=n_batch,
+            n_ubatch=n_ubatch,
         )
+        try:
+            reply = run.engine(item.engine).ask(request)
+        except CellError as error:
+            if item == old:
+                raise _OldEngineError(str(error)) from error
+            raise
         replies.append(reply)
         return process_speed(reply)
 
-    processes = [
-        partial(process, run.engine(item.engine), model_request_fields(run, item)) for item in cells
-    ]
+    processes = [partial(process, item, model_request_fields(run, item)) for item in cells]
     # The processor too: a GPU's speed hangs on the core that feeds it.
     held = ",".join(dict.fromkeys((CPU, *run.placement(cell).names)))
     with run.hold_device(held, cell):

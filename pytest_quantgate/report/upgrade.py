@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pytest_quantgate.changes.cell import CellChange, Support
 from pytest_quantgate.changes.comparison import Comparison
@@ -64,7 +64,7 @@ def headline(found: Comparison) -> str:
         if not tokens:
             which = _count(n_cells)
             return f"No change: the same tensors and sizes in {which}; no text was scored."
-        return f"No change: bit-identical on {_count(n_cells)}, {tokens:,} tokens."
+        return f"No change: {_identical(still)} on {_count(n_cells)}, {tokens:,} tokens."
     if len(red) > _NAMED:
         kinds = Counter(cell.verdict.kind.value for cell in red)
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
@@ -78,7 +78,7 @@ def headline(found: Comparison) -> str:
         most = largest_text(within)
         parts.append(f"{len(within)} moved within the limits{f', {most}' if most else ''}")
     if still:
-        parts.append(f"{len(still)} {'bit-identical' if tokens else 'unchanged'}")
+        parts.append(f"{len(still)} {_identical(still) if tokens else 'unchanged'}")
     for support, words in (
         (Support.NEW_ONLY, "that only the new engine can make"),
         (Support.NEITHER, "that neither engine can make"),
@@ -87,6 +87,16 @@ def headline(found: Comparison) -> str:
         if count:
             parts.append(f"{count} {words}")
     return "; ".join(parts) + "."
+
+
+def _identical(cells: Iterable[CellChange]) -> str:
+    """Say how equal cells are that did not move, and how it is known of their files."""
+    records = [record for change in cells for record in (change.old, change.new)]
+    exact = all(record.is_exact for record in records)
+    text = "bit-identical" if exact else "identical to the digits printed"
+    if any(record.file_is_shared for record in records):
+        text += " (one file for both: a sample found the quantizers equal)"
+    return text
 
 
 def _count(n_cells: int) -> str:
@@ -226,7 +236,7 @@ def _still(found: Comparison) -> list[str]:
         chunks = [change.ppl.chunks for change in changes if change.ppl is not None]
         same = "the same tensors and size; no text was scored"
         if chunks:
-            same = f"same file, bit-identical on {least_to_most(chunks)} chunks"
+            same = f"same file, {_identical(changes)} on {least_to_most(chunks)} chunks"
         lines.append(f"- {where}: {formats}: {same}")
     return lines
 

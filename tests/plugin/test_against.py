@@ -252,6 +252,26 @@ def test_what_neither_can_is_skipped(fake: Project) -> None:
     assert "- `tiny-Q4_0-cpu`: neither engine can; the new one gave" in run_markdown(record)
 
 
+def test_a_model_that_only_the_old_engine_reads_is_red(fake: Project) -> None:
+    """The new one cannot even cut the text; that is not "nor can the old engine"."""
+    lost = {f"default:{name}": "refuse" for name in ("tokenizer", "Q8_0", "Q4_0")}
+    fake.set_faults(**lost, **{"old:quantizer": "an older one", "default:F16": "crash"})
+    result, record = compare(fake)
+    result.assert_outcomes(failed=3)
+    assert verdicts(record) == {"F16": "CRASHED", "Q8_0": "UNSUPPORTED", "Q4_0": "UNSUPPORTED"}
+    assert all(cell.reason.endswith("; the old engine can") for cell in record.cells)
+
+
+def test_a_refusal_beside_a_crash_of_the_old_engine_is_red(fake: Project) -> None:
+    """Only what the old engine refused too is no fault of the new one."""
+    fake.set_faults(
+        **{"default:Q4_0": "refuse", "old:Q4_0": "crash", "old:quantizer": "an older one"}
+    )
+    result, record = compare(fake)
+    result.assert_outcomes(passed=2, failed=1)
+    assert "nor can the old engine: the worker died" in record.cells[-1].reason
+
+
 def test_a_crash_of_both_stays_red(fake: Project) -> None:
     fake.set_faults(Q4_0="crash")
     result, _ = compare(fake)
@@ -326,6 +346,40 @@ def test_both_memories_are_measured(fake: Project) -> None:
     assert memory.verdict.value == "REGRESSED"
     assert "peak memory +10.00 % against the old engine" in memory.reason
     assert "(+10.0 %) |\n" in run_markdown(record)
+
+
+def test_a_figure_that_the_old_engine_lacks_leaves_the_rest(fake: Project) -> None:
+    """Its memory is not known; perplexity is compared all the same, and nothing is "new"."""
+    fake.configure(tables=ENGINES, formats=("Q8_0",), profile="memory = true")
+    fake.set_faults(**{"old:Q8_0": "no such figure"})
+    result, record = compare(fake)
+    assert result.ret == pytest.ExitCode.OK
+    assert verdicts(record) == {"Q8_0": "PASS"}
+    assert "the old engine gives no memory" in " ".join(record.cells[0].notes)
+    assert [(c.id, c.ppl is not None) for c in record.others] == [("tiny-Q8_0-cpu@old", True)]
+
+
+def test_a_speed_that_the_old_engine_lacks_is_not_the_new_ones_fault(fake: Project) -> None:
+    """And a ratio to the reference is said not to be judged beside an old engine."""
+    profile = "speed = true\nspeed_processes = 5"
+    fake.configure(tables=ENGINES, formats=("F16", "Q8_0"), profile=profile)
+    fake.set_faults(**{"old:Q8_0": "crash"})
+    _, record = compare(fake, "-k", "test_speed and Q8_0")
+    cell = record.cells[0]
+    assert cell.verdict in {"PASS", "MEASURED", "IMPROVED"}
+    assert "the old engine gives no speed" in " ".join(cell.notes)
+    assert not cell.measured["speed"].against
+    fake.configure(
+        tables=f"{ENGINES}\n[tool.quantgate.profiles.default.limits.Q8_0]\n"
+        "decode_vs_reference = 1.2\n",
+        formats=("F16", "Q8_0"),
+        profile=profile,
+    )
+    fake.set_faults()
+    result, record = compare(fake, "-k", "test_speed and Q8_0")
+    assert result.ret == pytest.ExitCode.OK
+    assert record.cells[0].verdict == "MEASURED"
+    assert "at least 1.2× the reference is not judged" in record.cells[0].reason
 
 
 @pytest.mark.parametrize("way", [(), ("-n2",)], ids=["plain", "n2"])
