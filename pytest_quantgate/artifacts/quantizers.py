@@ -66,6 +66,8 @@ def find_difference(
             moved = [name for name, _ in {*one.types} ^ {*other.types}]
             return f"the types of {len({*moved})} tensors differ, such as {min(moved)}"
         types = dict(one.types)
+        if not {tensor.name for tensor in source.tensors} <= set(types):
+            return "the dry runs do not tell each tensor's type: this llama.cpp logs them otherwise"
         share = SAMPLED_WEIGHTS / source.n_parameters
         sample = SampleTensors(
             tensors=tuple(
