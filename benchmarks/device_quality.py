@@ -21,14 +21,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pytest_quantgate.config import load_settings
-from pytest_quantgate.devices import default_threads
-from pytest_quantgate.formats import DEFAULT_FORMATS
-from pytest_quantgate.metrics.devices import DeviceMeasurement, measure_devices
+from pytest_quantgate.config.settings import load_settings
+from pytest_quantgate.engines.devices import default_threads
+from pytest_quantgate.gate.recording import difference
+from pytest_quantgate.gguf.formats import DEFAULT_FORMATS
+from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.metrics.devices import measure_devices
 from pytest_quantgate.metrics.divergence import measure_divergence
 from pytest_quantgate.metrics.scoring import measure_perplexity
-from pytest_quantgate.recording import difference
-from pytest_quantgate.run import Run
+from pytest_quantgate.results.measurements.devices import DeviceMeasurement
 
 DEVICES = ("first", "second")
 

@@ -11,7 +11,7 @@ import faulty_worker
 import numpy as np
 import planted_faults as plant
 
-from pytest_quantgate.models.gguf_file import read_gguf
+from pytest_quantgate.gguf.reader import read_gguf
 
 LAYER = 3
 ONE = f"blk.{LAYER}.ffn_down.weight"

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pytest_quantgate.worker import serve as honest
+from pytest_quantgate.engines.worker import serve as honest
 
 FAULTS = ("worker-aborts", "worker-hangs", "worker-talks-nonsense")
 

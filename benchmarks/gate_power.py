@@ -33,17 +33,17 @@ import faulty_worker
 from fault_list import ALL, STALL_S, Fault, all_faults
 from planted_faults import tensors_named, truncate
 
-from pytest_quantgate.baselines.schema import dump, parse
-from pytest_quantgate.config import EVALUATION_TEXT, load_settings
-from pytest_quantgate.devices import default_threads
+from pytest_quantgate.artifacts.models import find_model
+from pytest_quantgate.artifacts.texts import built_in_text
+from pytest_quantgate.config.settings import EVALUATION_TEXT, load_settings
+from pytest_quantgate.engines.devices import default_threads
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
-from pytest_quantgate.formats import FILE_TYPES, TENSOR_TYPES
-from pytest_quantgate.gate import Question, answer
-from pytest_quantgate.models.gguf_file import read_gguf
-from pytest_quantgate.models.source import find_model
-from pytest_quantgate.run import Run
-from pytest_quantgate.texts import built_in_text
-from pytest_quantgate.worker.messages import Quantize
+from pytest_quantgate.engines.messages import Quantize
+from pytest_quantgate.gate.loop import Question, answer
+from pytest_quantgate.gguf.formats import FILE_TYPES, TENSOR_TYPES
+from pytest_quantgate.gguf.reader import read_gguf
+from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.results.baseline import dump, parse
 
 FORMAT = "Q4_K_M"
 

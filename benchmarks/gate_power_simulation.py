@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_quantgate.baselines.schema import parse
-from pytest_quantgate.formats import find_format
-from pytest_quantgate.limits import MIN_KLD_INCREASE_NATS, default_limits
-from pytest_quantgate.statistics import (
+from pytest_quantgate.config.limits import MIN_KLD_INCREASE_NATS, default_limits
+from pytest_quantgate.gguf.formats import find_format
+from pytest_quantgate.results.baseline import parse
+from pytest_quantgate.stats import (
     Outcome,
     cluster_labels,
     compare_paired,

@@ -23,13 +23,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_quantgate import statistics
-from pytest_quantgate.config import Overrides, load_settings
-from pytest_quantgate.matrix import Cell
-from pytest_quantgate.metrics.perplexity import PerplexityMeasurement
+from pytest_quantgate import stats
+from pytest_quantgate.artifacts.texts import Text, built_in_text, make_text
+from pytest_quantgate.config.settings import Overrides, load_settings
+from pytest_quantgate.matrix.cells import Cell
+from pytest_quantgate.matrix.run import Run
 from pytest_quantgate.metrics.scoring import measure_perplexity
-from pytest_quantgate.run import Run
-from pytest_quantgate.texts import Text, built_in_text, make_text
+from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
 
 TECHNICAL = ("code", "mathematics")
 
@@ -120,7 +120,7 @@ def mean_kld_nats(scores: PerplexityMeasurement) -> float:
 
 def row(cell: Cell, without: PerplexityMeasurement, scores: PerplexityMeasurement) -> str:
     """Compare a matrix with none, chunk by chunk."""
-    estimate = statistics.compare_paired(
+    estimate = stats.compare_paired(
         [chunk.kld_sum_nats or 0.0 for chunk in without.chunks],
         [chunk.kld_sum_nats or 0.0 for chunk in scores.chunks],
         [chunk.tokens for chunk in scores.chunks],
@@ -128,7 +128,7 @@ def row(cell: Cell, without: PerplexityMeasurement, scores: PerplexityMeasuremen
         [chunk.index for chunk in scores.chunks],
     )
     before = mean_kld_nats(without)
-    low, high = (100 * bound / before for bound in statistics.interval(estimate))
+    low, high = (100 * bound / before for bound in stats.interval(estimate))
     after = mean_kld_nats(scores)
     ppl = 100 * (scores.perplexity / without.perplexity - 1)
     return (

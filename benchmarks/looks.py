@@ -17,11 +17,11 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_quantgate.baselines.schema import dump
-from pytest_quantgate.config import Overrides, Settings, load_settings
-from pytest_quantgate.gate import Question, answer
+from pytest_quantgate.config.settings import Overrides, Settings, load_settings
+from pytest_quantgate.gate.loop import Question, answer
+from pytest_quantgate.matrix.run import Run
 from pytest_quantgate.metrics.scoring import measure_perplexity
-from pytest_quantgate.run import Run
+from pytest_quantgate.results.baseline import dump
 
 QUESTIONS = [Question(metric=name, limits=None) for name in ("perplexity", "divergence", "size")]
 

@@ -33,10 +33,10 @@ from typing import Any
 
 import psutil
 
-from pytest_quantgate.config import load_settings
-from pytest_quantgate.formats import DEFAULT_FORMATS
-from pytest_quantgate.models.source import find_model
-from pytest_quantgate.texts import built_in_text
+from pytest_quantgate.artifacts.models import find_model
+from pytest_quantgate.artifacts.texts import built_in_text
+from pytest_quantgate.config.settings import load_settings
+from pytest_quantgate.gguf.formats import DEFAULT_FORMATS
 
 N_CTX = 512
 REFERENCE = "F16"

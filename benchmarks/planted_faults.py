@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pytest_quantgate.models.gguf_file import GgufFile, Tensor, read_gguf
+from pytest_quantgate.gguf.reader import GgufFile, Tensor, read_gguf
 
 ByteArray = npt.NDArray[np.uint8]
 

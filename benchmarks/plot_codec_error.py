@@ -14,7 +14,7 @@ import numpy as np
 
 from pytest_quantgate.codecs.bounds import BOUNDS
 from pytest_quantgate.codecs.golden import normal_sample
-from pytest_quantgate.codecs.native import NativeCodecs
+from pytest_quantgate.engines.worker.native import NativeCodecs
 
 mpl.use("svg")
 

@@ -12,15 +12,15 @@ import contextlib
 import io
 import time
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
-from pytest_quantgate.worker.graph import Nodes, watch_names
-from pytest_quantgate.worker.llama import LogTap, Model
-from pytest_quantgate.worker.messages import ModelRequest
-from pytest_quantgate.worker.routing import RouteReader
+from pytest_quantgate.engines.messages import ModelRequest
+from pytest_quantgate.engines.worker.graph import Nodes, watch_names
+from pytest_quantgate.engines.worker.llama import LogTap, Model
+from pytest_quantgate.engines.worker.routing import RouteReader
+from pytest_quantgate.gguf.embedded import EMBEDDED
 
 N_CTX = 512
 
@@ -83,7 +83,7 @@ def main() -> None:
         log = LogTap()
         print("| | plain ms | callback idle | recording |\n|---|--:|--:|--:|")
         for name in ("olmoe-mini", "lfm2moe-mini"):
-            path = Path(str(files("pytest_quantgate.models"))) / "embedded" / f"{name}.gguf"
+            path = EMBEDDED / f"{name}.gguf"
             plain, idle, recording = (min(times) for times in measure(path, options.rounds, log))
             print(
                 f"| `{name}` | {1e3 * plain:.1f} | {100 * (idle / plain - 1):+.1f} % |"

@@ -19,8 +19,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pytest_quantgate.changes.comparison import compare_engines
-from pytest_quantgate.report.record import read_record
+from pytest_quantgate.gate.compare.comparison import compare_engines
+from pytest_quantgate.results.record import read_record
 
 CONFIGURATION = """\
 [tool.quantgate.engines.same]

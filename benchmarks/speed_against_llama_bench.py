@@ -26,15 +26,16 @@ from typing import Any
 
 from kept_lines import read_lines
 
-from pytest_quantgate import statistics
-from pytest_quantgate.config import Overrides, load_settings
-from pytest_quantgate.devices import default_threads, hold_device
+from pytest_quantgate import stats
+from pytest_quantgate.config.settings import Overrides, load_settings
+from pytest_quantgate.engines.devices import default_threads
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
-from pytest_quantgate.formats import TENSOR_TYPES
-from pytest_quantgate.hardware import OutsideLoad
-from pytest_quantgate.metrics.speed import PHASES
-from pytest_quantgate.run import Run
-from pytest_quantgate.worker.messages import MeasureSpeed
+from pytest_quantgate.engines.messages import MeasureSpeed
+from pytest_quantgate.gguf.formats import TENSOR_TYPES
+from pytest_quantgate.hosts.device_locks import hold_device
+from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.results.hardware import OutsideLoad
+from pytest_quantgate.results.measurements.speed import PHASES
 
 BAR = 0.03
 """The medians of both sides may differ by so much."""
@@ -86,7 +87,7 @@ def summarize(name: str, pairs: list[dict[str, Any]]) -> bool:
         ours = [pair["in_process"][phase] for pair in pairs]
         theirs = [pair["llama_bench"][phase] for pair in pairs]
         off = median(ours) / median(theirs) - 1
-        low, high = statistics.ppl_ratio_interval(statistics.slowdown(ours, theirs))
+        low, high = stats.ppl_ratio_interval(stats.slowdown(ours, theirs))
         within = within and abs(off) <= BAR
         print(
             f"| {name} | {phase} | {median(ours):,.1f} | {median(theirs):,.1f} | {100 * off:+.2f} %"
@@ -183,7 +184,7 @@ def main() -> None:
             load = OutsideLoad()
             used_s = sum(os.times()[2:4])
             with hold_device("cpu"):
-                for side in statistics.interleaved(number):
+                for side in stats.interleaved(number):
                     if side == 0:
                         sides["in_process"] = in_process(engine, request)
                     else:

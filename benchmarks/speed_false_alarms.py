@@ -23,27 +23,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from kept_lines import read_lines
 
-from pytest_quantgate import statistics
-from pytest_quantgate.devices import default_threads, hold_device
+from pytest_quantgate import stats
+from pytest_quantgate.engines.devices import default_threads
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
-from pytest_quantgate.formats import TENSOR_TYPES
-from pytest_quantgate.hardware import Fingerprint, OutsideLoad, host_state
-from pytest_quantgate.judging.speed import judge_against_reference
-from pytest_quantgate.metrics.speed import (
-    PHASES,
-    ProcessSpeed,
-    SpeedMeasurement,
-    process_speed,
-    run_interleaved,
-)
-from pytest_quantgate.worker.messages import MeasureSpeed
+from pytest_quantgate.engines.messages import MeasureSpeed
+from pytest_quantgate.gate.judges.speed import judge_against_reference
+from pytest_quantgate.gguf.embedded import EMBEDDED
+from pytest_quantgate.gguf.formats import TENSOR_TYPES
+from pytest_quantgate.hosts.device_locks import hold_device
+from pytest_quantgate.metrics.speed import process_speed, run_interleaved
+from pytest_quantgate.results.hardware import Fingerprint, OutsideLoad, host_state
+from pytest_quantgate.results.measurements.speed import PHASES, ProcessSpeed, SpeedMeasurement
 
 MARGIN = 0.1
 SLOWER = "slower_worker"
@@ -52,8 +48,8 @@ SLOWER_SOURCE = '''
 
 import time
 
-from pytest_quantgate.worker.serve import serve as serve_as_ever  # first: it loads llama.cpp
-from pytest_quantgate.worker import speed
+from pytest_quantgate.engines.worker.serve import serve as served  # first: loads llama.cpp
+from pytest_quantgate.engines.worker import speed
 
 decode_at_full_speed = speed.Sequence._decode
 
@@ -70,7 +66,7 @@ def decode(sequence):
 
 def serve(channel):
     speed.Sequence._decode = decode
-    serve_as_ever(channel)
+    served(channel)
 '''
 
 
@@ -116,7 +112,7 @@ def compare(
     line: dict[str, object] = {"pairs": len(cell), "seconds_s": round(measured.seconds_s, 2)}
     for phase in PHASES:
         (judgement,) = judge_against_reference(measured, phase, 1 - MARGIN)
-        found = statistics.slowdown(measured.reference_rates(phase), measured.rates(phase))
+        found = stats.slowdown(measured.reference_rates(phase), measured.rates(phase))
         line[phase] = {
             "verdict": judgement.verdict.value,
             "ratio": judgement.estimate,
@@ -175,7 +171,7 @@ def simulate(request: MeasureSpeed, looks: tuple[int, ...], runs: int) -> None:
 
 def main() -> None:
     """Run what is missing, and print the counts."""
-    mini = Path(str(files("pytest_quantgate.models"))) / "embedded" / "olmoe-mini.gguf"
+    mini = EMBEDDED / "olmoe-mini.gguf"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--out", type=Path, default=Path("false_alarms.jsonl"), help="file of one line a comparison"
@@ -210,7 +206,7 @@ def main() -> None:
         type_k=TENSOR_TYPES["F16"].number,
         type_v=TENSOR_TYPES["F16"].number,
     )
-    looks = statistics.process_looks(options.processes)
+    looks = stats.process_looks(options.processes)
     if options.simulate:
         simulate(request, looks, options.simulate)
         return

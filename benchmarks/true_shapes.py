@@ -14,9 +14,10 @@ import time
 import uuid
 from pathlib import Path
 
-from pytest_quantgate.config import load_settings
-from pytest_quantgate.metrics.speed import PHASES, SpeedMeasurement, measure_speed
-from pytest_quantgate.run import Run
+from pytest_quantgate.config.settings import load_settings
+from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.metrics.speed import measure_speed
+from pytest_quantgate.results.measurements.speed import PHASES, SpeedMeasurement
 
 SETTINGS = """
 [tool.quantgate]

@@ -195,7 +195,7 @@ def run() -> int:
 
 
 def _quantgate(*arguments: str | Path) -> int:
-    program = "import sys; from pytest_quantgate.cli import main; sys.exit(main())"
+    program = "import sys; from pytest_quantgate.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", program, *(str(word) for word in arguments)]
     environment = {**os.environ, "PYTHONUTF8": "1"}
     return subprocess.run(command, env=environment, check=False).returncode

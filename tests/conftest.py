@@ -14,11 +14,12 @@ import pytest
 # pytester's in-process runs forget the modules that they import; numpy cannot be loaded twice.
 import pytest_quantgate.codecs.properties
 import pytest_quantgate.codecs.runner
-import pytest_quantgate.measured
-import pytest_quantgate.planning
+import pytest_quantgate.matrix.planning
+import pytest_quantgate.metrics.measured_cell
 import pytest_quantgate.plugin.gating
+import pytest_quantgate.plugin.progress
 import pytest_quantgate.plugin.terminal  # noqa: F401 # stays loaded
-from pytest_quantgate.report.fitting import WITHOUT_TERMINAL
+from pytest_quantgate.reports.fitting import WITHOUT_TERMINAL
 from tests.tiny_model import Shape, write_story, write_tiny_model
 
 TESTS = Path(__file__).parent

@@ -15,9 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_quantgate.errors import CellCrashed, CellTimeout, CellUnsupported, RequestUnknown
-from pytest_quantgate.formats import FILE_TYPES
-from pytest_quantgate.worker.messages import (
+from pytest_quantgate.engines.messages import (
     Identity,
     MeasureMemory,
     MeasureSpeed,
@@ -31,6 +29,8 @@ from pytest_quantgate.worker.messages import (
     Tokenize,
     Tokenized,
 )
+from pytest_quantgate.errors import CellCrashed, CellTimeout, CellUnsupported, RequestUnknown
+from pytest_quantgate.gguf.formats import FILE_TYPES
 
 _MARK = b"FILE TYPE "
 

@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_quantgate.artifacts.cache import Cache, key_of, read_json, write_json
 from pytest_quantgate.artifacts.imatrix import Imatrix
+from pytest_quantgate.artifacts.models import Model
 from pytest_quantgate.artifacts.quantizers import find_difference, is_small
 from pytest_quantgate.artifacts.shape_files import ShapeFiles
-from pytest_quantgate.engines import Engine, OnReply
+from pytest_quantgate.artifacts.shapes import Shape
+from pytest_quantgate.engines.engine import Engine, OnReply
+from pytest_quantgate.engines.messages import Quantize
 from pytest_quantgate.errors import CellUnavailable, CellUnsupported
-from pytest_quantgate.formats import FILE_TYPES, FULL_PRECISION, TENSOR_TYPES, Format
-from pytest_quantgate.models.gguf_file import GgufFile, TensorDigest, digest_tensors, read_gguf
-from pytest_quantgate.models.shapes import Shape
-from pytest_quantgate.models.source import Model
-from pytest_quantgate.worker.messages import Quantize
+from pytest_quantgate.gguf.formats import FILE_TYPES, FULL_PRECISION, TENSOR_TYPES, Format
+from pytest_quantgate.gguf.reader import GgufFile, TensorDigest, digest_tensors, read_gguf
+from pytest_quantgate.storage.atomic import read_json, write_json
+from pytest_quantgate.storage.cache import Cache
+from pytest_quantgate.storage.keys import key_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from pytest_quantgate.artifacts.cache import Cache, key_of
-from pytest_quantgate.engines import Engine, OnReply
+from pytest_quantgate.artifacts.texts import Text
+from pytest_quantgate.config.schema import ImatrixSettings
+from pytest_quantgate.engines.engine import Engine, OnReply
+from pytest_quantgate.engines.messages import CollectImatrix
 from pytest_quantgate.errors import CellInvalid, ConfigError
-from pytest_quantgate.models.gguf_file import GgufFile, Tensor, read_gguf
-from pytest_quantgate.tables import ImatrixSettings
-from pytest_quantgate.texts import Text
-from pytest_quantgate.worker.messages import CollectImatrix
+from pytest_quantgate.gguf.reader import GgufFile, Tensor, read_gguf
+from pytest_quantgate.storage.cache import Cache
+from pytest_quantgate.storage.keys import key_of
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 
@@ -47,7 +48,7 @@ class Imatrix:
     entries: Mapping[str, Entry]
 
     def rows(self) -> tuple[tuple[str, str, int, int, int, int], ...]:
-        """Return what :class:`~pytest_quantgate.worker.messages.Quantize` takes."""
+        """Return what :class:`~pytest_quantgate.engines.messages.Quantize` takes."""
         return tuple(
             (
                 name,

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 
 from pytest_quantgate.artifacts.imatrix import Imatrix
-from pytest_quantgate.engines import Engine, OnReply
+from pytest_quantgate.engines.engine import Engine, OnReply
+from pytest_quantgate.engines.messages import PlanQuantization, SampleTensors
 from pytest_quantgate.errors import CellError
-from pytest_quantgate.formats import FULL_PRECISION, TENSOR_TYPES, Format
-from pytest_quantgate.models.gguf_file import GgufFile
-from pytest_quantgate.worker.messages import PlanQuantization, SampleTensors
+from pytest_quantgate.gguf.formats import FULL_PRECISION, TENSOR_TYPES, Format
+from pytest_quantgate.gguf.reader import GgufFile
 
 SAMPLED_WEIGHTS = 8_000_000
 """Weights of a model that are quantized by both engines, at least.

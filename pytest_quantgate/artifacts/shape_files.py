@@ -17,14 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from pytest_quantgate.artifacts.cache import Cache, Entry, key_of, read_json, write_json
-from pytest_quantgate.engines import Engine
+from pytest_quantgate.artifacts.shapes import Shape
+from pytest_quantgate.engines.engine import Engine
+from pytest_quantgate.engines.messages import Encode, PlanQuantization
 from pytest_quantgate.errors import CellUnsupported
-from pytest_quantgate.formats import FILE_TYPES, TENSOR_TYPES, Format
-from pytest_quantgate.models.gguf_file import GgufFile, Tensor
-from pytest_quantgate.models.gguf_header import padded
-from pytest_quantgate.models.shapes import Shape
-from pytest_quantgate.worker.messages import Encode, PlanQuantization
+from pytest_quantgate.gguf.formats import FILE_TYPES, TENSOR_TYPES, Format
+from pytest_quantgate.gguf.reader import GgufFile, Tensor
+from pytest_quantgate.gguf.writer import padded
+from pytest_quantgate.storage.atomic import read_json, write_json
+from pytest_quantgate.storage.cache import Cache, Entry
+from pytest_quantgate.storage.keys import key_of
 
 Array = np.ndarray[Any, Any]
 

@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from pytest_quantgate.artifacts.cache import Cache, read_json, write_json
 from pytest_quantgate.artifacts.imatrix import COUNTS, SUMS, read_imatrix, write_gguf
 from pytest_quantgate.artifacts.shape_files import write_shape
-from pytest_quantgate.engines import Engine
+from pytest_quantgate.artifacts.shapes import Shape
+from pytest_quantgate.config.schema import ShapeSettings
+from pytest_quantgate.engines.engine import Engine
+from pytest_quantgate.engines.messages import ListCodecs, PlanQuantization, Quantize, Request
 from pytest_quantgate.errors import CellError, RequestUnknown
-from pytest_quantgate.formats import FILE_TYPES
-from pytest_quantgate.models.gguf_file import read_gguf
-from pytest_quantgate.models.shapes import Shape
-from pytest_quantgate.tables import ShapeSettings
-from pytest_quantgate.worker.messages import ListCodecs, PlanQuantization, Quantize, Request
+from pytest_quantgate.gguf.formats import FILE_TYPES
+from pytest_quantgate.gguf.reader import read_gguf
+from pytest_quantgate.storage.atomic import read_json, write_json
+from pytest_quantgate.storage.cache import Cache
 
 _TINY = Shape(
     name="tiny",

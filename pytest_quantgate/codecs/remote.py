@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from pytest_quantgate.codecs.native import NativeType
+from pytest_quantgate.engines.messages import Decode, Encode, ListCodecs, MatMul, VecDot
+from pytest_quantgate.engines.worker.native import NativeType
 from pytest_quantgate.errors import CellUnsupported
-from pytest_quantgate.worker.messages import Decode, Encode, ListCodecs, MatMul, VecDot
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from pytest_quantgate.engines import Engine
+    from pytest_quantgate.engines.engine import Engine
 
 
 class _Rows(TypedDict):

@@ -14,10 +14,10 @@ import numpy as np
 from pytest_quantgate.codecs import golden
 from pytest_quantgate.codecs.adapters import GgufCodec, NativeCodec
 from pytest_quantgate.codecs.kernels import WEIGHT_KINDS, check_matmul, check_vec_dot
-from pytest_quantgate.codecs.native import TYPE_IDS, NativeCodecs
-from pytest_quantgate.codecs.native_kernels import NativeKernels
 from pytest_quantgate.codecs.properties import PROPERTIES
 from pytest_quantgate.codecs.violation import Case, Violation
+from pytest_quantgate.engines.worker.native import TYPE_IDS, NativeCodecs
+from pytest_quantgate.engines.worker.native_kernels import NativeKernels
 
 
 def _floats(text: str) -> np.ndarray[tuple[int], np.dtype[np.float32]]:

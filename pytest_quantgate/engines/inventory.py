@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_quantgate.engines import Engine
+from pytest_quantgate.engines.engine import Engine
+from pytest_quantgate.engines.messages import ListDevices
+from pytest_quantgate.engines.messages.placement import CPU
 from pytest_quantgate.errors import RequestUnknown
-from pytest_quantgate.worker.messages import ListDevices
-from pytest_quantgate.worker.placement import CPU
 
 
 @dataclass(frozen=True, kw_only=True)

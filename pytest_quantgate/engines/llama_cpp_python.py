@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from pytest_quantgate.engines import OnReply
+from pytest_quantgate.engines.engine import OnReply
+from pytest_quantgate.engines.interpreter import check_interpreter
+from pytest_quantgate.engines.messages import Identify, Identity, Message, ReplyT, Request
+from pytest_quantgate.engines.worker_process import ENTRY, Worker
 from pytest_quantgate.errors import CellCrashed, CellError
-from pytest_quantgate.worker.interpreter import check_interpreter
-from pytest_quantgate.worker.messages import Identify, Identity, Message, ReplyT, Request
-from pytest_quantgate.worker.pool import ENTRY, Worker
 
 
 class LlamaCppPython:
@@ -73,7 +73,7 @@ class LlamaCppPython:
                 self._unusable = error
 
     def ask(self, request: Request[ReplyT], on_reply: OnReply | None = None) -> ReplyT:
-        """Ask the worker; see :class:`~pytest_quantgate.engines.Engine`."""
+        """Ask the worker; see :class:`~pytest_quantgate.engines.engine.Engine`."""
         self._check()
         if self._unusable is not None:
             raise self._unusable

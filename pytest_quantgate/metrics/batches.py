@@ -2,57 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_quantgate.computing import model_request_fields
-from pytest_quantgate.worker.messages import CompareBatches
+from pytest_quantgate.engines.messages import CompareBatches
+from pytest_quantgate.matrix.requests import model_request_fields
+from pytest_quantgate.results.measurements.batches import BatchMeasurement, Geometry
 
 if TYPE_CHECKING:
-    from pytest_quantgate.matrix import Cell
-    from pytest_quantgate.run import Run
+    from pytest_quantgate.matrix.cells import Cell
+    from pytest_quantgate.matrix.run import Run
 
 N_TOKENS = 64
 """Tokens that are decoded in every geometry; more than the largest of them."""
 
 GEOMETRIES = (0, 1, 2, 3, 5, 8, 9, 31, 32)
 """Physical batch sizes that are compared with one batch; 0 is token by token."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Geometry:
-    """One batch size against all tokens in one batch, in nats a token.
-
-    ``repack`` tells whether the weights could be repacked for the CPU; ``n_ubatch`` 0 is token
-    by token.
-    """
-
-    n_ubatch: int
-    repack: bool
-    mean_kld_nats: float
-    max_kld_nats: float
-    top_tokens_changed: int
-
-    @property
-    def name(self) -> str:
-        """What a person reads."""
-        size = f"n_ubatch {self.n_ubatch}" if self.n_ubatch else "token by token"
-        return size if self.repack else f"{size}, not repacked"
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchMeasurement:
-    """All geometries of one cell."""
-
-    geometries: tuple[Geometry, ...]
-
-    @property
-    def worst(self) -> Geometry:
-        """The geometry that is furthest from one batch; one that is no number comes first."""
-        return max(
-            self.geometries,
-            key=lambda item: (item.mean_kld_nats != item.mean_kld_nats, item.mean_kld_nats),
-        )
 
 
 def measure_batches(run: Run, cell: Cell) -> BatchMeasurement:

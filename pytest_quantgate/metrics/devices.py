@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_quantgate.computing import model_request_fields
-from pytest_quantgate.metrics.absent import Absent
-from pytest_quantgate.worker.messages import CompareBatches
+from pytest_quantgate.engines.messages import CompareBatches
+from pytest_quantgate.matrix.requests import model_request_fields
+from pytest_quantgate.results.measurements.absent import Absent
+from pytest_quantgate.results.measurements.devices import DeviceDifference, DeviceMeasurement
 
 if TYPE_CHECKING:
-    from pytest_quantgate.matrix import Cell
-    from pytest_quantgate.run import Run
+    from pytest_quantgate.matrix.cells import Cell
+    from pytest_quantgate.matrix.run import Run
 
 N_TOKENS = 256
 """Tokens that are decoded on both devices, at most; also the largest physical batch."""
 
 SMALL_BATCHES = (1, 8)
 """Physical batch sizes beside the largest: kernels of a GPU differ with the rows they work on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeviceDifference:
-    """One batch size on the cell's device against one batch on the other, in nats a token."""
-
-    n_ubatch: int
-    mean_kld_nats: float
-    max_kld_nats: float
-    top_tokens_changed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeviceMeasurement:
-    """A cell on its device against the same file on the device ``against``."""
-
-    against: str
-    n_tokens: int
-    differences: tuple[DeviceDifference, ...]
-
-    @property
-    def worst(self) -> DeviceDifference:
-        """The batch size that is furthest away; one that is no number comes first."""
-        return max(
-            self.differences,
-            key=lambda item: (item.mean_kld_nats != item.mean_kld_nats, item.mean_kld_nats),
-        )
 
 
 def measure_devices(run: Run, cell: Cell) -> DeviceMeasurement | Absent:

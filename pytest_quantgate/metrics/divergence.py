@@ -6,59 +6,20 @@ Source of the definitions: ``kl_divergence`` in llama.cpp's ``tools/perplexity/p
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from pytest_quantgate import statistics
-from pytest_quantgate.metrics.perplexity import PerplexityMeasurement, common_chunks
-from pytest_quantgate.worker.messages import DivergenceSummary
+from pytest_quantgate import stats
+from pytest_quantgate.engines.messages import DivergenceSummary
+from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement, Part
+from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement, common_chunks
 
 KLD_PERCENTILES = (99.9, 99.0, 95.0, 90.0, 50.0, 10.0, 5.0, 1.0, 0.1)
 DELTA_P_PERCENTILES = (99.9, 99.0, 95.0, 90.0, 75.0, 50.0, 25.0, 10.0, 5.0, 1.0, 0.1)
 CONFIDENCE_EDGES = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 Float64Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """The divergence on some of the tokens, as those of one domain."""
-
-    name: str
-    tokens: int
-    mean_kld_nats: float
-    same_top: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class DivergenceMeasurement:
-    """How far a model's next-token distributions are from its reference's.
-
-    ``mean_kld_error_nats`` is the clustered standard error; percentiles are of the per-token
-    values, by name such as ``"99.9"``; Δp is the change of the probability of the text's own
-    next token, a fraction; ``same_top`` the share of tokens with the same most probable token.
-    ``by_confidence`` splits by the probability of the reference's top token.
-
-    From an engine that tells no values of single tokens there is no ``by_confidence``, and the
-    extremes, percentiles and Δp are those of its own summary, of the most chunks that were
-    measured: None and empty where it gave none.
-    """
-
-    tokens: int
-    mean_kld_nats: float
-    mean_kld_error_nats: float
-    max_kld_nats: float | None
-    min_kld_nats: float | None
-    kld_percentiles_nats: dict[str, float]
-    mean_delta_p: float | None
-    rms_delta_p: float | None
-    delta_p_percentiles: dict[str, float]
-    same_top: float
-    same_top_error: float
-    by_confidence: tuple[Part, ...]
-    by_domain: tuple[Part, ...]
 
 
 def same_top_tokens(
@@ -89,8 +50,8 @@ def measure_divergence(
         return None
     tokens = [c.tokens for c in chunks]
     documents, places = [c.document for c in chunks], [c.index for c in chunks]
-    mean = statistics.estimate_mean(sums, tokens, documents, places)
-    top = statistics.estimate_mean(same, tokens, documents, places)
+    mean = stats.estimate_mean(sums, tokens, documents, places)
+    top = stats.estimate_mean(same, tokens, documents, places)
     summary = _summary(seen, reference, mine, theirs)
     return DivergenceMeasurement(
         tokens=mean.tokens,
@@ -133,7 +94,7 @@ def _summary(
 
 def _percentiles(values: Float64Array, wanted: tuple[float, ...]) -> tuple[tuple[str, float], ...]:
     flat = values.ravel()
-    return tuple((f"{percent:g}", statistics.percentile(flat, percent / 100)) for percent in wanted)
+    return tuple((f"{percent:g}", stats.percentile(flat, percent / 100)) for percent in wanted)
 
 
 def _by_confidence(

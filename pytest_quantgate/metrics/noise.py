@@ -8,86 +8,20 @@ Flash attention stays pinned: it is another computation, and part of a baseline'
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from pytest_quantgate.computing import Setting
+from pytest_quantgate.engines.conditions import OWN, variations
 from pytest_quantgate.errors import CellError, CellUnsupported
-from pytest_quantgate.metrics.perplexity import PerplexityMeasurement, token_changes
 from pytest_quantgate.metrics.scoring import measure_perplexity, score_under
+from pytest_quantgate.results.measurements.noise import NoiseMeasurement, SettingScores
+from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement, token_changes
 
 if TYPE_CHECKING:
-    from pytest_quantgate.matrix import Cell
-    from pytest_quantgate.run import Run
-
-OWN = "the profile's own"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SettingScores:
-    """What one setting gave; figures are None where it could not be measured.
-
-    ``problem`` says why not; ``is_fault`` that the engine failed, and did not only refuse.
-    ``mean_kld_nats`` is against the reference as the profile's own setting gives it, None without
-    one. Changed tokens and ``largest_nats`` compare with the profile's own setting.
-    ``rms_nats`` is the distance from the central setting: the root of the mean squared
-    difference of the tokens' log-likelihoods. Half its square is, for small differences, the KL
-    divergence between both.
-    """
-
-    name: str
-    setting: Setting
-    ppl: float | None = None
-    mean_kld_nats: float | None = None
-    tokens_changed: int | None = None
-    top_tokens_changed: int | None = None
-    largest_nats: float | None = None
-    rms_nats: float | None = None
-    problem: str | None = None
-    is_fault: bool = False
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether it was measured, and as a number."""
-        return self.ppl is not None and math.isfinite(self.ppl)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoiseMeasurement:
-    """All settings of one cell, the profile's own first.
-
-    ``centre`` is the setting with the smallest median distance from the others.
-    """
-
-    chunks: int
-    tokens: int
-    centre: str
-    settings: tuple[SettingScores, ...]
-
-    @property
-    def own(self) -> SettingScores:
-        """The profile's own setting."""
-        return self.settings[0]
-
-
-def variations(own: Setting, *, is_cpu: bool) -> dict[str, Setting]:
-    """Return the settings to compare with the profile's own, by the name of what is other."""
-    found = {}
-    threads = 1 if own.n_threads > 1 else 2
-    found[f"{threads} thread{'s' if threads > 1 else ''}"] = replace(own, n_threads=threads)
-    for part in (2, 8):
-        size = own.n_ubatch // part
-        if size:
-            found[f"n_ubatch {size}"] = replace(own, n_ubatch=size)
-    half = own.n_batch // 2
-    if half:
-        found[f"n_batch {half}"] = replace(own, n_batch=half, n_ubatch=min(own.n_ubatch, half))
-    if is_cpu:
-        found["not repacked"] = replace(own, repack=False)
-    return found
+    from pytest_quantgate.matrix.cells import Cell
+    from pytest_quantgate.matrix.run import Run
 
 
 def measure_noise(run: Run, cell: Cell) -> NoiseMeasurement:

@@ -6,29 +6,35 @@ file, their router rows with them, route nothing otherwise.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from pytest_quantgate.config import NO_IMATRIX
+from pytest_quantgate.config.settings import NO_IMATRIX
+from pytest_quantgate.engines.messages import CompareExperts
 from pytest_quantgate.errors import CellError
-from pytest_quantgate.formats import TENSOR_GROUPS
-from pytest_quantgate.metrics.perplexity import PerplexityMeasurement, common_chunks
-from pytest_quantgate.metrics.routes import Routes
+from pytest_quantgate.gguf.formats import TENSOR_GROUPS
 from pytest_quantgate.metrics.scoring import measure_perplexity, route_chunks
-from pytest_quantgate.worker.messages import CompareExperts
+from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement, common_chunks
+from pytest_quantgate.results.measurements.routes import Routes
+from pytest_quantgate.results.measurements.routing import (
+    DomainRouting,
+    ExpertError,
+    ExpertUse,
+    LayerRouting,
+    RoutingMeasurement,
+)
 
 if TYPE_CHECKING:
     from pytest_quantgate.artifacts.files import CellFile
     from pytest_quantgate.artifacts.imatrix import Imatrix
-    from pytest_quantgate.matrix import Cell
-    from pytest_quantgate.models.gguf_file import Tensor
-    from pytest_quantgate.run import Run
+    from pytest_quantgate.gguf.reader import Tensor
+    from pytest_quantgate.matrix.cells import Cell
+    from pytest_quantgate.matrix.run import Run
 
 MAX_EXPERT_ROWS = 256
 """Rows of each expert's matrix that are compared, evenly spaced over all of them."""
@@ -40,114 +46,7 @@ _EXPERT_TENSOR = re.compile(TENSOR_GROUPS["experts"])
 _LAYER = re.compile(r"^blk\.(\d+)\.")
 
 ExpertRow = tuple[str, bytes, bytes, bytes]
-"""A row of :class:`~pytest_quantgate.worker.messages.ExpertsCompared`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerRouting:
-    """One layer against the reference's.
-
-    ``same_experts`` and ``same_top_expert`` are numbers of tokens with the same set of experts
-    and the same first one; ``shared_weight`` is the share of the reference's router weights that
-    lies on experts chosen by both, ``load`` the share of the tokens that each expert takes, and
-    ``exchanged`` how many experts stand at another's place in the file.
-    """
-
-    layer: int
-    tokens: int
-    same_experts: int
-    same_top_expert: int
-    shared_weight: float
-    load: tuple[float, ...]
-    reference_load: tuple[float, ...]
-    exchanged: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExpertError:
-    """The error of one expert's weights, relative RMS over its matrices.
-
-    ``weighted`` counts each input column by its mean square in the importance matrix, None
-    without one.
-    """
-
-    layer: int
-    expert: int
-    relative_rms: float
-    weighted: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExpertUse:
-    """An expert that a domain uses: the share of the domain's tokens, and of all tokens."""
-
-    layer: int
-    expert: int
-    share: float
-    share_of_all: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class DomainRouting:
-    """The experts that a domain of the text uses most, by the reference's routes."""
-
-    name: str
-    tokens: int
-    most_used: tuple[ExpertUse, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoutingMeasurement:
-    """The routes of a cell against its reference's, on the scored tokens of the first chunks.
-
-    ``obstacle`` says why nothing was compared; then the rest is empty. ``changed_tokens`` chose
-    other experts in at least one layer, and ``kld_share_changed`` is their share of the
-    divergence, None where there is none. ``chunk_indices`` are the chunks' places in the text,
-    ``chunk_same_experts`` their numbers of tokens with the same experts, summed over the layers.
-    """
-
-    n_experts: int
-    n_experts_used: int
-    obstacle: str | None = None
-    is_reference: bool = False
-    tokens: int = 0
-    layers: tuple[LayerRouting, ...] = ()
-    chunk_indices: tuple[int, ...] = ()
-    chunk_same_experts: tuple[int, ...] = ()
-    changed_tokens: int = 0
-    kld_share_changed: float | None = None
-    mean_kld_changed_nats: float | None = None
-    mean_kld_same_nats: float | None = None
-    experts: tuple[ExpertError, ...] = ()
-    domains: tuple[DomainRouting, ...] = ()
-
-    @property
-    def same_experts(self) -> float:
-        """Share of tokens, over all layers, with the same set of experts."""
-        return _share(sum(layer.same_experts for layer in self.layers), self._routes)
-
-    @property
-    def same_top_expert(self) -> float:
-        """Share of tokens, over all layers, with the same first expert."""
-        return _share(sum(layer.same_top_expert for layer in self.layers), self._routes)
-
-    @property
-    def shared_weight(self) -> float:
-        """Share of the reference's router weights on experts that both chose."""
-        return _share(math.fsum(layer.shared_weight for layer in self.layers), len(self.layers))
-
-    @property
-    def max_load_share(self) -> float:
-        """Largest share of the tokens that an expert takes in its layer."""
-        return max((max(layer.load) for layer in self.layers), default=math.nan)
-
-    @property
-    def _routes(self) -> int:
-        return sum(layer.tokens for layer in self.layers)
-
-
-def _share(part: float, whole: int) -> float:
-    return part / whole if whole else math.nan
+"""A row of :class:`~pytest_quantgate.engines.messages.ExpertsCompared`."""
 
 
 def measure_routing(run: Run, cell: Cell) -> RoutingMeasurement:

@@ -9,17 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_quantgate.artifacts.cache import key_of
 from pytest_quantgate.artifacts.files import CellFile
-from pytest_quantgate.computing import Setting, model_request_fields
+from pytest_quantgate.engines.conditions import Setting
+from pytest_quantgate.engines.messages import Message, Score, ScoredChunk
 from pytest_quantgate.errors import CellError
-from pytest_quantgate.metrics.perplexity import Gathering, PerplexityMeasurement
-from pytest_quantgate.metrics.routes import MAX_ROUTE_CHUNKS
-from pytest_quantgate.worker.messages import Message, Score, ScoredChunk
+from pytest_quantgate.matrix.requests import model_request_fields
+from pytest_quantgate.results.measurements.perplexity import Gathering, PerplexityMeasurement
+from pytest_quantgate.results.measurements.routes import MAX_ROUTE_CHUNKS
+from pytest_quantgate.storage.keys import key_of
 
 if TYPE_CHECKING:
-    from pytest_quantgate.matrix import Cell
-    from pytest_quantgate.run import Run
+    from pytest_quantgate.matrix.cells import Cell
+    from pytest_quantgate.matrix.run import Run
 
 
 def measure_perplexity(run: Run, cell: Cell, n_chunks: int) -> PerplexityMeasurement:

@@ -2,157 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from statistics import median
 from typing import TYPE_CHECKING
 
-from pytest_quantgate import statistics
-from pytest_quantgate.computing import ModelRequestFields, model_request_fields
+from pytest_quantgate import stats
+from pytest_quantgate.engines.messages import MeasureSpeed, SpeedMeasured
+from pytest_quantgate.engines.messages.placement import CPU
 from pytest_quantgate.errors import CellError, CellInvalid
-from pytest_quantgate.hardware import Fingerprint, HostState, OutsideLoad, host_state
-from pytest_quantgate.worker.messages import MeasureSpeed, SpeedMeasured
-from pytest_quantgate.worker.placement import CPU
+from pytest_quantgate.matrix.requests import ModelRequestFields, model_request_fields
+from pytest_quantgate.results.hardware import Fingerprint, OutsideLoad, host_state
+from pytest_quantgate.results.measurements.speed import (
+    PHASES,
+    ProcessSpeed,
+    SpeedMeasurement,
+    rates,
+)
 
 if TYPE_CHECKING:
-    from pytest_quantgate.matrix import Cell
-    from pytest_quantgate.run import Run
+    from pytest_quantgate.matrix.cells import Cell
+    from pytest_quantgate.matrix.run import Run
 
-PHASES = ("prefill", "decode")
-"""What is timed and judged apart: a change may make one faster and the other slower."""
-
-BUSY_SHARE = 0.1
-"""Share of the cores in use that other processes may have without disturbing the figures."""
 
 _N_BATCH, _N_UBATCH = 2048, 512  # llama-bench's, where the profile names none
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProcessSpeed:
-    """What one fresh process took, in nanoseconds a run.
-
-    A prefill run is all tokens of the prompt, a decode run all tokens decoded; the warm-ups came
-    before and count for nothing. ``*_is_warm`` says that the last two of them took equally long.
-    """
-
-    load_s: float | None
-    prefill_ns: tuple[int, ...]
-    decode_ns: tuple[int, ...]
-    prefill_warmup_ns: tuple[int, ...]
-    decode_warmup_ns: tuple[int, ...]
-    prefill_is_warm: bool
-    decode_is_warm: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpeedMeasurement:
-    """The speed of a cell, and of what it is held against in processes between its own.
-
-    Process i of ``cell`` and process i of ``reference`` are a pair that ran one after the other;
-    ``reference`` is empty for the reference itself, and where ``against`` has the old engine's
-    processes in its place; ``old_engine_error`` says why it has not where it should. ``looks``
-    are the numbers of pairs, declared beforehand, after which measuring might have ended;
-    ``outside_cores`` how many cores other processes used meanwhile.
-    """
-
-    prefill_tokens: int
-    decode_tokens: int
-    depth: int
-    n_batch: int
-    n_ubatch: int
-    cell: tuple[ProcessSpeed, ...]
-    reference: tuple[ProcessSpeed, ...]
-    looks: tuple[int, ...]
-    fingerprint: Fingerprint
-    host_before: HostState
-    host_after: HostState
-    outside_cores: float | None
-    seconds_s: float
-    against: tuple[ProcessSpeed, ...] = ()
-    old_engine_error: str = ""
-
-    @property
-    def disturbing_cores(self) -> float | None:
-        """How many cores others used, None where that is too little to matter or not known."""
-        outside = self.outside_cores
-        if outside is None or outside <= BUSY_SHARE * self.fingerprint.n_threads:
-            return None
-        return outside
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What must be said aloud of these figures."""
-        notes = []
-        if self.disturbing_cores is not None:
-            cores = f"{self.disturbing_cores:.1f} cores"
-            notes.append(f"its speed was measured while other processes used {cores}")
-        if self.old_engine_error:
-            notes.append(f"the old engine gives no speed: {self.old_engine_error}")
-        processes = (*self.cell, *self.reference, *self.against)
-        cold = sum(not (item.prefill_is_warm and item.decode_is_warm) for item in processes)
-        if 2 * cold > len(processes):
-            notes.append(
-                f"{cold} of {len(processes)} processes never ran evenly before their speed"
-            )
-        return tuple(notes)
-
-    def tokens(self, phase: str) -> int:
-        """Return the tokens of one run of a phase."""
-        return self.prefill_tokens if phase == "prefill" else self.decode_tokens
-
-    def rates(self, phase: str) -> tuple[float, ...]:
-        """Return tokens per second, one of each of the cell's processes."""
-        return rates(self.cell, phase, self.tokens(phase))
-
-    def reference_rates(self, phase: str) -> tuple[float, ...]:
-        """Return tokens per second, one of each of the reference's processes."""
-        return rates(self.reference, phase, self.tokens(phase))
-
-    def against_rates(self, phase: str) -> tuple[float, ...]:
-        """Return tokens per second, one of each of the old engine's processes."""
-        return rates(self.against, phase, self.tokens(phase))
-
-    def tokens_per_s(self, phase: str) -> float:
-        """Return the geometric mean of the cell's processes."""
-        return math.exp(-statistics.slowness(self.rates(phase)).mean)
-
-    def vs_reference(self, phase: str) -> tuple[float, float, float] | None:
-        """Return how many times the reference's speed, and the interval of 95 %."""
-        return self._ratio(self.reference_rates(phase), phase)
-
-    def vs_against(self, phase: str) -> tuple[float, float, float] | None:
-        """Return how many times the old engine's speed, and the interval of 95 %."""
-        return self._ratio(self.against_rates(phase), phase)
-
-    def _ratio(self, before: tuple[float, ...], phase: str) -> tuple[float, float, float] | None:
-        if not before:
-            return None
-        found = statistics.slowdown(before, self.rates(phase))
-        low, high = statistics.interval(found)
-        return math.exp(-found.mean), math.exp(-high), math.exp(-low)
-
-
-def speed_figures(measured: SpeedMeasurement) -> dict[str, float]:
-    """Return what stands beside a test's result."""
-    figures = {}
-    for phase in PHASES:
-        figures[f"quant_{phase}_tokens_per_s"] = measured.tokens_per_s(phase)
-        ratio = measured.vs_reference(phase)
-        if ratio is not None:
-            figures[f"quant_{phase}_vs_reference"] = ratio[0]
-        change = measured.vs_against(phase)
-        if change is not None:
-            figures[f"quant_{phase}_vs_against"] = change[0]
-    return figures
-
-
-def rates(processes: Sequence[ProcessSpeed], phase: str, n_tokens: int) -> tuple[float, ...]:
-    """Return tokens per second, one a process: that of its median run."""
-    runs = (item.prefill_ns if phase == "prefill" else item.decode_ns for item in processes)
-    return tuple(n_tokens * 1e9 / median(times) for times in runs)
 
 
 def enough(
@@ -165,15 +39,15 @@ def enough(
     Asked only at a look, whose share of REGRESSED's error the intervals may have; one side is
     judged by the scatter of its own rates.
     """
-    share = statistics.spending(looks, statistics.ALPHA_REGRESSED)[looks.index(len(sides[0]))]
+    share = stats.spending(looks, stats.ALPHA_REGRESSED)[looks.index(len(sides[0]))]
     for phase in PHASES:
         columns = [rates(side, phase, 1) for side in sides]
         estimate = (
-            statistics.slowness(columns[0])
+            stats.slowness(columns[0])
             if len(columns) == 1
-            else statistics.slowdown(columns[0], columns[1])
+            else stats.slowdown(columns[0], columns[1])
         )
-        if not statistics.is_narrow(estimate, margin, share):
+        if not stats.is_narrow(estimate, margin, share):
             return False
     return True
 
@@ -199,7 +73,7 @@ def run_interleaved(
     found: list[list[ProcessSpeed]] = [[] for _ in sides]
     for look in looks:
         while len(found[0]) < look:
-            order = statistics.interleaved(len(found[0])) if len(sides) > 1 else (0,)
+            order = stats.interleaved(len(found[0])) if len(sides) > 1 else (0,)
             for side in order:
                 found[side].append(sides[side]())
                 on_process(sum(map(len, found)))
@@ -239,7 +113,7 @@ def _measure_beside(run: Run, cell: Cell, old: Cell | None) -> SpeedMeasurement:
     identity = run.engine(cell.engine).identity()
     n_batch = profile.n_batch or _N_BATCH
     n_ubatch = profile.n_ubatch or min(_N_UBATCH, n_batch)
-    looks = statistics.process_looks(profile.speed_processes)
+    looks = stats.process_looks(profile.speed_processes)
     replies: list[SpeedMeasured] = []
 
     def process(item: Cell, loaded: ModelRequestFields) -> ProcessSpeed:

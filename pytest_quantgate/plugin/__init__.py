@@ -31,7 +31,7 @@ from pytest_quantgate.plugin.options import add_options
 from pytest_quantgate.plugin.state import STATE, make_state
 
 if TYPE_CHECKING:
-    from pytest_quantgate.engines import Engine
+    from pytest_quantgate.engines.engine import Engine
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,7 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
     state = make_state(config)
     config.stash[STATE] = state
     if state.options.any_suite or state.options.shard is not None:
-        from pytest_quantgate.plugin.suites import prepare
+        from pytest_quantgate.plugin.suite_nodes import prepare
 
         prepare(state)
 
@@ -94,11 +94,11 @@ def pytest_collection_modifyitems(
     """Add the built-in suite and leave other shards out, before ``-k`` and ``-m`` deselect."""
     state = config.stash[STATE]
     if state.options.any_suite:
-        from pytest_quantgate.plugin.suites import collect
+        from pytest_quantgate.plugin.suite_nodes import collect
 
         items.extend(collect(session, state))
     if state.options.shard is not None:
-        from pytest_quantgate.plugin.suites import deselect_other_shards
+        from pytest_quantgate.plugin.suite_nodes import deselect_other_shards
 
         deselect_other_shards(config, state, items)
 
@@ -148,9 +148,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Start to show progress, in the process that has the terminal."""
     state = session.config.stash[STATE]
     if state.options.shows_cells and not state.is_xdist_worker:
-        from pytest_quantgate.plugin.terminal import Progress
+        from pytest_quantgate.plugin.progress import Progress
 
-        state.progress = Progress.start(state)
+        state.progress = Progress.start(state.open_run())
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

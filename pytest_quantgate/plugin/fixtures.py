@@ -10,14 +10,14 @@ from pytest_quantgate.codecs.names import QUANTIZED_TYPES
 from pytest_quantgate.plugin.state import STATE
 
 if TYPE_CHECKING:
-    from pytest_quantgate.baselines.schema import Baseline
     from pytest_quantgate.codecs.adapters import CodecBackend
     from pytest_quantgate.codecs.codec import Codec
     from pytest_quantgate.codecs.kernels import KernelBackend
     from pytest_quantgate.codecs.runner import CodecProfile
-    from pytest_quantgate.formats import Format
-    from pytest_quantgate.measured import MeasuredCell
+    from pytest_quantgate.gguf.formats import Format
+    from pytest_quantgate.metrics.measured_cell import MeasuredCell
     from pytest_quantgate.plugin.parametrize import Point
+    from pytest_quantgate.results.baseline import Baseline
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def _quant_point(request: pytest.FixtureRequest) -> Point:
 @pytest.fixture(scope="session")
 def quant_cell(_quant_point: Point, pytestconfig: pytest.Config) -> MeasuredCell:
     """One cell of the profile; its figures are measured when they are first read."""
-    from pytest_quantgate.measured import MeasuredCell
+    from pytest_quantgate.metrics.measured_cell import MeasuredCell
 
     return MeasuredCell(pytestconfig.stash[STATE].open_run(), _quant_point.cell)
 

@@ -10,22 +10,23 @@ from statistics import median
 
 import pytest
 
-from pytest_quantgate.acceptance import merge_parts
-from pytest_quantgate.artifacts.cache import key_of, write_json
-from pytest_quantgate.baselines.extension import accept
-from pytest_quantgate.baselines.schema import Baseline
 from pytest_quantgate.errors import CellError
-from pytest_quantgate.gate import Answer, Question, answer, failure
-from pytest_quantgate.judge import OF_THE_WHOLE, WRONG_ENGINE
-from pytest_quantgate.matrix import Cell
+from pytest_quantgate.gate.acceptance import merge_parts
+from pytest_quantgate.gate.judge import OF_THE_WHOLE, WRONG_ENGINE
+from pytest_quantgate.gate.loop import Answer, Question, answer, failure
+from pytest_quantgate.matrix.cells import Cell
+from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.metrics.registry import CELL_METRICS
 from pytest_quantgate.metrics.scoring import measure_perplexity
-from pytest_quantgate.metrics.table import CELL_METRICS
 from pytest_quantgate.plugin.markers import MARKERS, read_marker
 from pytest_quantgate.plugin.parametrize import Point
+from pytest_quantgate.plugin.snapshots import accept
 from pytest_quantgate.plugin.state import STATE, State
-from pytest_quantgate.report.record import CellRecord, to_plain
-from pytest_quantgate.run import Run
-from pytest_quantgate.verdicts import Verdict, VerdictKind
+from pytest_quantgate.results.baseline import Baseline
+from pytest_quantgate.results.record import CellRecord, to_plain
+from pytest_quantgate.results.verdicts import Verdict, VerdictKind
+from pytest_quantgate.storage.atomic import write_json
+from pytest_quantgate.storage.keys import key_of
 
 NEEDS_REASON = '--snapshot-update needs a reason; add --quant-reason "WHY"'
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_quantgate.config import Overrides
+    from pytest_quantgate.config.settings import Overrides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Options:
 
     def overrides(self) -> Overrides:
         """Return what the command line says instead of the configuration."""
-        from pytest_quantgate.config import Overrides
+        from pytest_quantgate.config.settings import Overrides
 
         return Overrides(
             profile=self.profile,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from pytest_quantgate.errors import ConfigError
-from pytest_quantgate.matrix import Cell
+from pytest_quantgate.matrix.cells import Cell
 from pytest_quantgate.plugin.markers import read_marker
 from pytest_quantgate.plugin.state import STATE
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pytest_quantgate.planning import plan_lines
+from pytest_quantgate.matrix.planning import plan_lines
 from pytest_quantgate.plugin.state import STATE
 
 

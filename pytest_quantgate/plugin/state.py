@@ -12,8 +12,8 @@ import pytest
 from pytest_quantgate.plugin.options import Options, read_options
 
 if TYPE_CHECKING:
-    from pytest_quantgate.plugin.terminal import Progress
-    from pytest_quantgate.run import Run
+    from pytest_quantgate.matrix.run import Run
+    from pytest_quantgate.plugin.progress import Progress
 
 
 @dataclass(kw_only=True)
@@ -44,8 +44,8 @@ class State:
 
         """
         if self.run is None:
-            from pytest_quantgate.config import load_settings
-            from pytest_quantgate.run import Run
+            from pytest_quantgate.config.settings import load_settings
+            from pytest_quantgate.matrix.run import Run
 
             settings = load_settings(project_folder(self.config), self.options.overrides())
             hook = self.config.hook.pytest_quantgate_make_engine

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pytest_quantgate.cli import make_parser
+from pytest_quantgate.cli.main import make_parser
 from pytest_quantgate.plugin.options import add_options
 from tests.conftest import Project
 
@@ -196,7 +196,7 @@ def test_joining_needs_no_engine() -> None:
     assert "llama_cpp_python" in missing
     program = (
         f"import sys; sys.modules |= dict.fromkeys({[*missing, 'llama_cpp']!r})\n"
-        "from pytest_quantgate.cli import main; sys.exit(main(['merge', 'none.json']))"
+        "from pytest_quantgate.cli.main import main; sys.exit(main(['merge', 'none.json']))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120

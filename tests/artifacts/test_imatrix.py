@@ -13,7 +13,6 @@ import gguf
 import numpy as np
 import pytest
 
-from pytest_quantgate.artifacts.cache import Cache
 from pytest_quantgate.artifacts.imatrix import (
     Imatrices,
     Imatrix,
@@ -22,12 +21,13 @@ from pytest_quantgate.artifacts.imatrix import (
     read_imatrix,
     write_gguf,
 )
-from pytest_quantgate.engines import Engine
+from pytest_quantgate.artifacts.texts import make_text
+from pytest_quantgate.config.schema import ImatrixSettings
+from pytest_quantgate.engines.engine import Engine
+from pytest_quantgate.engines.messages import CollectImatrix, ImatrixCollected
 from pytest_quantgate.errors import CellInvalid, ConfigError
-from pytest_quantgate.models.gguf_file import GgufFile, read_gguf
-from pytest_quantgate.tables import ImatrixSettings
-from pytest_quantgate.texts import make_text
-from pytest_quantgate.worker.messages import CollectImatrix, ImatrixCollected
+from pytest_quantgate.gguf.reader import GgufFile, read_gguf
+from pytest_quantgate.storage.cache import Cache
 from tests.tiny_model import Shape, write_tiny_model
 
 EXPERTS = 4

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from pytest_quantgate.artifacts.quantizers import find_difference
+from pytest_quantgate.engines.messages import PlanQuantization, QuantizationPlanned, TensorsSampled
 from pytest_quantgate.errors import CellCrashed
-from pytest_quantgate.formats import find_format
-from pytest_quantgate.models.gguf_file import read_gguf
-from pytest_quantgate.worker.messages import PlanQuantization, QuantizationPlanned, TensorsSampled
+from pytest_quantgate.gguf.formats import find_format
+from pytest_quantgate.gguf.reader import read_gguf
 
 
 class Planner:

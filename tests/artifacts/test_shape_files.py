@@ -8,25 +8,25 @@ from typing import Any
 
 import pytest
 
-from pytest_quantgate.artifacts.cache import Cache
 from pytest_quantgate.artifacts.shape_files import ShapeFiles
+from pytest_quantgate.artifacts.shapes import SHAPES, Shape
+from pytest_quantgate.config.schema import ShapeSettings
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
+from pytest_quantgate.engines.messages import (
+    Message,
+    PlanQuantization,
+    QuantizationPlanned,
+    Quantize,
+)
 from pytest_quantgate.errors import CellUnsupported
-from pytest_quantgate.formats import (
+from pytest_quantgate.gguf.formats import (
     DEFAULT_FORMATS,
     TENSOR_TYPES,
     Format,
     find_format,
     make_recipe,
 )
-from pytest_quantgate.models.shapes import SHAPES, Shape
-from pytest_quantgate.tables import ShapeSettings
-from pytest_quantgate.worker.messages import (
-    Message,
-    PlanQuantization,
-    QuantizationPlanned,
-    Quantize,
-)
+from pytest_quantgate.storage.cache import Cache
 
 SMALL = {
     "llama": ShapeSettings(

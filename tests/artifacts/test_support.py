@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from pytest_quantgate.artifacts.cache import Cache
 from pytest_quantgate.artifacts.support import find_support
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
+from pytest_quantgate.engines.messages import PlanQuantization, Quantize
 from pytest_quantgate.errors import CellCrashed, CellUnsupported
-from pytest_quantgate.formats import FILE_TYPES
-from pytest_quantgate.worker.messages import PlanQuantization, Quantize
+from pytest_quantgate.gguf.formats import FILE_TYPES
+from pytest_quantgate.storage.cache import Cache
 
 
 class Lacking:

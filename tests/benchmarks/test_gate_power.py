@@ -15,10 +15,10 @@ import pytest
 from fault_list import all_faults, flip
 
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
+from pytest_quantgate.engines.messages import Quantize
 from pytest_quantgate.errors import ModelFileError
-from pytest_quantgate.formats import FILE_TYPES
-from pytest_quantgate.models.gguf_file import digest_tensors, read_gguf
-from pytest_quantgate.worker.messages import Quantize
+from pytest_quantgate.gguf.formats import FILE_TYPES
+from pytest_quantgate.gguf.reader import digest_tensors, read_gguf
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DOWN = "blk.0.ffn_down.weight"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pytest_quantgate.codecs.adapters import NativeCodec
-from pytest_quantgate.codecs.native import TYPE_IDS, NativeCodecs
-from pytest_quantgate.codecs.native_kernels import NativeKernels
 from pytest_quantgate.codecs.runner import PROFILES, CodecProfile
+from pytest_quantgate.engines.worker.native import TYPE_IDS, NativeCodecs
+from pytest_quantgate.engines.worker.native_kernels import NativeKernels
 
 
 @pytest.fixture(scope="session")

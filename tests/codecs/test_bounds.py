@@ -14,7 +14,7 @@ from pytest_quantgate.codecs.rounding import half_ulp16
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_quantgate.codecs.native import NativeCodecs
+    from pytest_quantgate.engines.worker.native import NativeCodecs
 
     Block = np.ndarray[tuple[int], np.dtype[np.float64]]
 

@@ -15,7 +15,7 @@ from pytest_quantgate.codecs.bounds import BOUNDS
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from pytest_quantgate.codecs.native import NativeCodecs
+    from pytest_quantgate.engines.worker.native import NativeCodecs
 
     Float32Array = npt.NDArray[np.float32]
 

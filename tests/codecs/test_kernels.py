@@ -16,10 +16,10 @@ from pytest_quantgate.codecs.kernels import (
     matmul_limit,
     vec_dot_limit,
 )
-from pytest_quantgate.codecs.native import TYPE_IDS
-from pytest_quantgate.codecs.native_kernels import F32, NativeKernels, decode_activations
 from pytest_quantgate.codecs.replay import main
 from pytest_quantgate.codecs.violation import Violation
+from pytest_quantgate.engines.worker.native import TYPE_IDS
+from pytest_quantgate.engines.worker.native_kernels import F32, NativeKernels, decode_activations
 
 if TYPE_CHECKING:
     import numpy.typing as npt

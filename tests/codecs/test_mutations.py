@@ -15,7 +15,7 @@ from tests.codecs.reference import ReferenceMxfp4, ReferenceQ4K
 
 if TYPE_CHECKING:
     from pytest_quantgate.codecs.codec import Codec
-    from pytest_quantgate.codecs.native import NativeCodecs
+    from pytest_quantgate.engines.worker.native import NativeCodecs
 
 BUDGET = CodecProfile(name="mutations", examples=20, examples_by_type={}, derandomize=True)
 

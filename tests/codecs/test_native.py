@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from pytest_quantgate.codecs.native import TYPE_IDS, load_library
+from pytest_quantgate.engines.worker.native import TYPE_IDS, load_library
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_quantgate.codecs.native import NativeCodecs
+    from pytest_quantgate.engines.worker.native import NativeCodecs
 
 
 def test_types_are_those_of_the_engine(native_codecs: NativeCodecs) -> None:

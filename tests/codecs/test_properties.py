@@ -12,9 +12,9 @@ from pytest_quantgate.codecs.golden import (
     check_ladder,
     rms_error,
 )
-from pytest_quantgate.codecs.native import TYPE_IDS, NativeCodecs
 from pytest_quantgate.codecs.properties import PROPERTIES
 from pytest_quantgate.codecs.runner import PROFILES, CodecProfile, properties_of, run_property
+from pytest_quantgate.engines.worker.native import TYPE_IDS, NativeCodecs
 
 GGUF_QUANTIZES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4"]
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pytest_quantgate.codecs.names import QUANTIZED_TYPES
-from pytest_quantgate.codecs.native import TYPE_IDS, NativeCodecs
 from pytest_quantgate.codecs.remote import WorkerCodecs
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
+from pytest_quantgate.engines.worker.native import TYPE_IDS, NativeCodecs
 from pytest_quantgate.errors import CellUnsupported
 
 

@@ -1,6 +1,6 @@
 """The built-in suite's codec tests, with the quick profile and the codecs in this process."""
 
-from pytest_quantgate.suite.test_codecs import (
+from pytest_quantgate.plugin.suites.test_codecs import (
     test_codec_golden_rms,
     test_codec_ladder,
     test_codec_matmul,

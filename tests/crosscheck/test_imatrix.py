@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from pytest_quantgate.artifacts.imatrix import Entry, Imatrix, read_imatrix
-from pytest_quantgate.config import load_settings
-from pytest_quantgate.matrix import Cell
-from pytest_quantgate.models.gguf_file import Tensor, digest_tensors, read_gguf
-from pytest_quantgate.run import Run
+from pytest_quantgate.config.settings import load_settings
+from pytest_quantgate.gguf.reader import Tensor, digest_tensors, read_gguf
+from pytest_quantgate.matrix.cells import Cell
+from pytest_quantgate.matrix.run import Run
 
 pytestmark = [pytest.mark.crosscheck, pytest.mark.slow]
 

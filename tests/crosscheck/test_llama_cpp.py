@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 
 from pytest_quantgate.artifacts.files import CellFile
-from pytest_quantgate.config import Overrides, load_settings
-from pytest_quantgate.metrics.divergence import DivergenceMeasurement, measure_divergence
-from pytest_quantgate.metrics.perplexity import PerplexityMeasurement
+from pytest_quantgate.config.settings import Overrides, load_settings
+from pytest_quantgate.engines.messages import Message, Score, SummedChunk
+from pytest_quantgate.gate.provenance import engine_facts
+from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.metrics.divergence import measure_divergence
 from pytest_quantgate.metrics.scoring import measure_perplexity, reference_folder
-from pytest_quantgate.provenance import engine_facts
-from pytest_quantgate.run import Run
-from pytest_quantgate.worker.messages import Message, Score, SummedChunk
+from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement
+from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
 
 pytestmark = [pytest.mark.crosscheck, pytest.mark.slow]
 

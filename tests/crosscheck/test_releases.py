@@ -16,11 +16,7 @@ from typing import Any
 import pytest
 
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
-from pytest_quantgate.errors import CellUnsupported
-from pytest_quantgate.formats import FILE_TYPES, TENSOR_TYPES, FileType
-from pytest_quantgate.models.gguf_file import read_gguf
-from pytest_quantgate.models.source import EMBEDDED
-from pytest_quantgate.worker.messages import (
+from pytest_quantgate.engines.messages import (
     CollectImatrix,
     CompareBatches,
     ListCodecs,
@@ -34,6 +30,10 @@ from pytest_quantgate.worker.messages import (
     ScoredChunk,
     Tokenize,
 )
+from pytest_quantgate.errors import CellUnsupported
+from pytest_quantgate.gguf.embedded import EMBEDDED
+from pytest_quantgate.gguf.formats import FILE_TYPES, TENSOR_TYPES, FileType
+from pytest_quantgate.gguf.reader import read_gguf
 
 pytestmark = [pytest.mark.crosscheck, pytest.mark.slow]
 

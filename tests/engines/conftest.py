@@ -9,13 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pytest_quantgate.artifacts.cache import file_sha256
-from pytest_quantgate.engines.programs import LlamaPrograms
-from pytest_quantgate.worker.messages import (
-    Message,
-    Score,
-    SummedChunk,
-)
+from pytest_quantgate.engines.messages import Message, Score, SummedChunk
+from pytest_quantgate.engines.programs.engine import LlamaPrograms
+from pytest_quantgate.storage.keys import file_sha256
 from tests.engines.fake_programs import write_programs
 
 N_CTX = 64

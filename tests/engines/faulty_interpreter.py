@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.worker.interpreters import add_module, make_interpreter
+from tests.engines.worker.interpreters import add_module, make_interpreter
 
 _SITE = r"""
 import ctypes, importlib.abc, importlib.util, os, stat, sys

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pytest_quantgate.formats import find_format
+from pytest_quantgate.gguf.formats import find_format
 from tests.conftest import Project
 from tests.engines.faulty_interpreter import make_faulty_interpreter
-from tests.worker.interpreters import make_interpreter, put_foreign_library, write_script
+from tests.engines.worker.interpreters import make_interpreter, put_foreign_library, write_script
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="interpreters here are scripts")
 

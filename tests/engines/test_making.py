@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_quantgate.engines.making import make_engine
+from pytest_quantgate.config.schema import EngineSettings
+from pytest_quantgate.engines.factory import make_engine
 from pytest_quantgate.errors import CellUnavailable
-from pytest_quantgate.tables import EngineSettings
 
 
 @pytest.mark.parametrize(

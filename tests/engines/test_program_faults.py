@@ -13,17 +13,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pytest_quantgate.engines import program
-from pytest_quantgate.engines.program_scores import BASE_FILE
+from pytest_quantgate.engines.messages import Tokenize
+from pytest_quantgate.engines.programs import process
+from pytest_quantgate.engines.programs.scores import BASE_FILE
 from pytest_quantgate.errors import (
     CellCrashed,
     CellError,
     CellTimeout,
     CellUnavailable,
     CellUnsupported,
-)
-from pytest_quantgate.worker.messages import (
-    Tokenize,
 )
 from tests.engines.conftest import N_CTX, RequestOf, Start, score, sums
 from tests.engines.fake_programs import calls, set_faults
@@ -87,7 +85,7 @@ def test_a_hang_is_ended_with_all_that_was_started(
 def test_output_without_end_is_cut_off(
     start: Start, request_of: RequestOf, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(program, "MAX_LOG_BYTES", 1 << 20)
+    monkeypatch.setattr(process, "MAX_LOG_BYTES", 1 << 20)
     set_faults(folder, llama_perplexity="endless")
     with pytest.raises(CellCrashed, match="printed 1 MiB and went on; it was ended"):
         start().ask(request_of())

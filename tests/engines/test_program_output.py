@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pytest_quantgate.engines.program_output import (
+from pytest_quantgate.engines.programs.output import (
     PairedReader,
     PlainReader,
     Tokens,

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_quantgate.artifacts.cache import file_sha256
-from pytest_quantgate.engines.program_speed import read_bench
-from pytest_quantgate.engines.programs import LlamaPrograms
+from pytest_quantgate.engines.messages import MeasureSpeed, Message, Progress
+from pytest_quantgate.engines.programs.engine import LlamaPrograms
+from pytest_quantgate.engines.programs.speed import read_bench
 from pytest_quantgate.errors import CellCrashed, CellUnavailable, CellUnsupported
-from pytest_quantgate.formats import TENSOR_TYPES
-from pytest_quantgate.worker.messages import MeasureSpeed, Message, Progress
+from pytest_quantgate.gguf.formats import TENSOR_TYPES
+from pytest_quantgate.storage.keys import file_sha256
 from tests.engines.fake_programs import calls, set_faults
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the fakes are scripts")

@@ -13,13 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pytest_quantgate.engines.program_scores import BASE_FILE
-from pytest_quantgate.errors import (
-    CellCrashed,
-    CellError,
-    CellUnsupported,
-)
-from pytest_quantgate.worker.messages import (
+from pytest_quantgate.engines.messages import (
     CollectImatrix,
     DivergenceSummary,
     Identify,
@@ -30,6 +24,8 @@ from pytest_quantgate.worker.messages import (
     Quantized,
     Tokenize,
 )
+from pytest_quantgate.engines.programs.scores import BASE_FILE
+from pytest_quantgate.errors import CellCrashed, CellError, CellUnsupported
 from tests.engines.conftest import N_CTX, TOKENS, RequestOf, Start, score, sums, true_nll
 from tests.engines.fake_programs import calls, set_faults
 

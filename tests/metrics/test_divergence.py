@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pytest_quantgate.engines.messages import DivergenceSummary
 from pytest_quantgate.metrics.divergence import measure_divergence, same_top_tokens
-from pytest_quantgate.metrics.perplexity import ChunkScore, PerplexityMeasurement
-from pytest_quantgate.worker.messages import DivergenceSummary
+from pytest_quantgate.results.measurements.perplexity import ChunkScore, PerplexityMeasurement
 
 CHUNKS, TOKENS = 6, 50
 

@@ -10,21 +10,17 @@ import numpy as np
 import pytest
 
 from pytest_quantgate.artifacts.imatrix import read_imatrix, write_gguf
-from pytest_quantgate.formats import find_format
-from pytest_quantgate.judge import declared_looks
-from pytest_quantgate.judging.imatrix import judge_imatrix
-from pytest_quantgate.limits import default_limits
-from pytest_quantgate.metrics.imatrix import (
-    Expert,
-    ImatrixMeasurement,
-    LayerCoverage,
-    coverage,
-)
-from pytest_quantgate.metrics.table import notes_of
-from pytest_quantgate.models.gguf_file import GgufFile, read_gguf
-from pytest_quantgate.tables import Limits
-from pytest_quantgate.verdicts import Judgement, VerdictKind
-from tests.judged import observe
+from pytest_quantgate.config.limits import default_limits
+from pytest_quantgate.config.schema import Limits
+from pytest_quantgate.gate.judge import declared_looks
+from pytest_quantgate.gate.judges.imatrix import judge_imatrix
+from pytest_quantgate.gguf.formats import find_format
+from pytest_quantgate.gguf.reader import GgufFile, read_gguf
+from pytest_quantgate.metrics.imatrix import coverage
+from pytest_quantgate.metrics.registry import notes_of
+from pytest_quantgate.results.measurements.imatrix import Expert, ImatrixMeasurement, LayerCoverage
+from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from tests.gate.judged import observe
 from tests.tiny_model import Shape, write_tiny_model
 
 LOOK = declared_looks((16,))[0]

@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pytest_quantgate.artifacts.cache import Cache
-from pytest_quantgate.artifacts.measurements import Measurements, per_token_sha256
-from pytest_quantgate.formats import TENSOR_TYPES, find_format, make_recipe
-from pytest_quantgate.metrics.perplexity import (
+from pytest_quantgate.engines.messages import DivergenceSummary
+from pytest_quantgate.gguf.formats import TENSOR_TYPES, find_format, make_recipe
+from pytest_quantgate.gguf.reader import GgufFile, Tensor
+from pytest_quantgate.results.measurement_store import Measurements, per_token_sha256
+from pytest_quantgate.results.measurements.perplexity import (
     FloatArray,
     IntArray,
     PerplexityMeasurement,
     common_chunks,
     token_changes,
 )
-from pytest_quantgate.metrics.size import measure_size
-from pytest_quantgate.models.gguf_file import GgufFile, Tensor
-from pytest_quantgate.worker.messages import DivergenceSummary
-from tests.judged import measurement
+from pytest_quantgate.results.measurements.size import measure_size
+from pytest_quantgate.storage.cache import Cache
+from tests.gate.judged import measurement
 
 
 def values(seen: PerplexityMeasurement) -> tuple[FloatArray, IntArray]:

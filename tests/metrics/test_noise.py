@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from pytest_quantgate.computing import Setting
-from pytest_quantgate.judging.noise import (
+from pytest_quantgate.config.schema import Limits
+from pytest_quantgate.engines.conditions import OWN, Setting, variations
+from pytest_quantgate.gate.judges.noise import (
     LEAST_SCALE_NATS,
     MAX_SCORE,
     assess,
@@ -15,15 +16,9 @@ from pytest_quantgate.judging.noise import (
     judge_noise,
     limits_below_floor,
 )
-from pytest_quantgate.metrics.noise import (
-    OWN,
-    NoiseMeasurement,
-    SettingScores,
-    variations,
-)
-from pytest_quantgate.tables import Limits
-from pytest_quantgate.verdicts import VerdictKind
-from tests.judged import LAST, observe
+from pytest_quantgate.results.measurements.noise import NoiseMeasurement, SettingScores
+from pytest_quantgate.results.verdicts import VerdictKind
+from tests.gate.judged import LAST, observe
 
 USUAL = Setting(n_threads=2, n_batch=512, n_ubatch=512)
 

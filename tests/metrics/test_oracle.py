@@ -12,16 +12,17 @@ from typing import cast
 import numpy as np
 import pytest
 
-from pytest_quantgate.computing import Setting
+from pytest_quantgate.config.limits import MAX_ORACLE_KLD_NATS
+from pytest_quantgate.engines.conditions import Setting
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
+from pytest_quantgate.engines.messages import CompareOracle, OracleCompared
 from pytest_quantgate.errors import CellUnsupported, RequestUnknown
-from pytest_quantgate.limits import MAX_ORACLE_KLD_NATS
-from pytest_quantgate.matrix import Cell
-from pytest_quantgate.metrics.absent import Absent
-from pytest_quantgate.metrics.oracle import OracleMeasurement, measure_oracle, summarize
-from pytest_quantgate.models.source import EMBEDDED
-from pytest_quantgate.run import Run
-from pytest_quantgate.worker.messages import CompareOracle, OracleCompared
+from pytest_quantgate.gguf.embedded import EMBEDDED
+from pytest_quantgate.matrix.cells import Cell
+from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.metrics.oracle import measure_oracle, summarize
+from pytest_quantgate.results.measurements.absent import Absent
+from pytest_quantgate.results.measurements.oracle import OracleMeasurement
 from tests.edited_model import edit_model
 
 MODELS = ("olmoe-mini", "lfm2moe-mini")

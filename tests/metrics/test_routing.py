@@ -5,25 +5,22 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pytest_quantgate.config import load_settings
-from pytest_quantgate.metrics.perplexity import ChunkScore, PerplexityMeasurement
-from pytest_quantgate.metrics.routes import Routes
-from pytest_quantgate.metrics.routing import (
-    RoutingMeasurement,
-    compare_routing,
-    measure_routing,
-)
+from pytest_quantgate.config.settings import load_settings
+from pytest_quantgate.engines.messages import Identity, Score
+from pytest_quantgate.gguf.embedded import EMBEDDED
+from pytest_quantgate.gguf.reader import read_gguf
+from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.metrics.routing import compare_routing, measure_routing
 from pytest_quantgate.metrics.scoring import measure_perplexity
-from pytest_quantgate.models.gguf_file import read_gguf
-from pytest_quantgate.run import Run
-from pytest_quantgate.worker.messages import Identity, Score
+from pytest_quantgate.results.measurements.perplexity import ChunkScore, PerplexityMeasurement
+from pytest_quantgate.results.measurements.routes import Routes
+from pytest_quantgate.results.measurements.routing import RoutingMeasurement
 from tests.fake_engine import FakeEngine
 from tests.tiny_model import Shape, write_story, write_tiny_model
 
@@ -276,7 +273,7 @@ FAULTS: dict[str, Callable[[Path], None]] = {
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RoutingMeasurement]]:
     """Routing of lfm2moe-mini and of its faulty copies, on 4 chunks of 128 tokens."""
     root = tmp_path_factory.mktemp("project")
-    source = Path(str(files("pytest_quantgate.models"))) / "embedded" / "lfm2moe-mini.gguf"
+    source = EMBEDDED / "lfm2moe-mini.gguf"
     lines = [f'F16 = "{source}"']
     for name, plant in FAULTS.items():
         plant(Path(shutil.copyfile(source, root / f"{name}.gguf")))

@@ -7,16 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from pytest_quantgate.engines.messages import SpeedMeasured
 from pytest_quantgate.errors import CellInvalid
-from pytest_quantgate.hardware import Fingerprint, host_state
-from pytest_quantgate.metrics.speed import (
-    ProcessSpeed,
-    SpeedMeasurement,
-    process_speed,
-    rates,
-    run_interleaved,
-)
-from pytest_quantgate.worker.messages import SpeedMeasured
+from pytest_quantgate.metrics.speed import process_speed, run_interleaved
+from pytest_quantgate.results.hardware import Fingerprint, host_state
+from pytest_quantgate.results.measurements.speed import ProcessSpeed, SpeedMeasurement, rates
 
 LOOKS = (5, 7, 10)
 

@@ -7,12 +7,12 @@ from dataclasses import is_dataclass
 import pytest
 from pydantic import TypeAdapter
 
-from pytest_quantgate.judge import BY_CHUNK, JUDGES
-from pytest_quantgate.metrics.table import CELL_METRICS
+from pytest_quantgate.config.schema import Limits, ProfileSettings
+from pytest_quantgate.gate.judge import BY_CHUNK, JUDGES
+from pytest_quantgate.metrics.registry import CELL_METRICS
 from pytest_quantgate.plugin.markers import MARKERS
-from pytest_quantgate.plugin.suites import OPTIONAL_TESTS
-from pytest_quantgate.suite import test_matrix
-from pytest_quantgate.tables import Limits, ProfileSettings
+from pytest_quantgate.plugin.suite_nodes import OPTIONAL_TESTS
+from pytest_quantgate.plugin.suites import test_matrix
 
 
 def test_every_metric_has_a_judge_and_every_judge_a_marker() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pytest_quantgate.artifacts import quantizers
-from pytest_quantgate.report.record import RunRecord, read_record
-from pytest_quantgate.report.write import run_markdown
+from pytest_quantgate.reports.write import run_markdown
+from pytest_quantgate.results.record import RunRecord, read_record
 from tests.conftest import Project
 
 ENGINES = "[tool.quantgate.engines.old]"
@@ -41,8 +41,8 @@ def fake(own_cache: Project) -> Project:
 
 WRAPPED = """
 from pathlib import Path
-from pytest_quantgate.engines.making import make_engine
-from pytest_quantgate.worker import messages
+from pytest_quantgate.engines.factory import make_engine
+from pytest_quantgate.engines import messages
 
 class Other:
     '''An old engine with another quantizer, which may write {other} for Q4_0.'''

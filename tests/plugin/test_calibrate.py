@@ -11,9 +11,9 @@ from tests.conftest import Project
 WRONG_KERNELS = '''
 import numpy as np
 
-from pytest_quantgate.worker import scoring
-from pytest_quantgate.worker.llama import Model
-from pytest_quantgate.worker.serve import serve
+from pytest_quantgate.engines.worker import scoring
+from pytest_quantgate.engines.worker.llama import Model
+from pytest_quantgate.engines.worker.serve import serve
 
 
 class WrongRepacked(Model):

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from pytest_quantgate.cli import main
+from pytest_quantgate.cli.main import main
 from tests.conftest import Project
 
 

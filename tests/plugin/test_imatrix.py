@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pytest_quantgate.models.gguf_file import digest_tensors, read_gguf
+from pytest_quantgate.gguf.reader import digest_tensors, read_gguf
 from tests.conftest import Project
 from tests.edited_model import edit_model
 from tests.tiny_model import Shape, write_story, write_tiny_model

@@ -10,8 +10,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from pytest_quantgate.baselines.schema import parse
-from pytest_quantgate.report.record import read_record
+from pytest_quantgate.results.baseline import parse
+from pytest_quantgate.results.record import read_record
 from tests.conftest import Project
 
 WAYS = pytest.mark.parametrize("way", [(), ("-n2",)], ids=["plain", "n2"])

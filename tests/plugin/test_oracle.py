@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_quantgate.models import source
+from pytest_quantgate.artifacts import models
+from pytest_quantgate.gguf.embedded import EMBEDDED
 from tests.conftest import Project
 from tests.edited_model import edit_model
 
@@ -28,14 +29,14 @@ def miniature(project: Project) -> Project:
 @pytest.fixture
 def wrong_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let llama.cpp gate the experts by softmax, as an engine with a wrong router would."""
-    right = source.EMBEDDED
+    right = EMBEDDED
     edit_model(
         right / "lfm2moe-mini.gguf",
         tmp_path / "lfm2moe-mini.gguf",
         metadata={"lfm2moe.expert_gating_func": 1},
     )
     shutil.copy(right / "lfm2moe-mini.oracle.npz", tmp_path)
-    monkeypatch.setattr(source, "EMBEDDED", tmp_path)
+    monkeypatch.setattr(models, "EMBEDDED", tmp_path)
 
 
 def test_the_reference_carries_its_distance_from_the_oracle(miniature: Project) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from pytest_quantgate.plugin.terminal import Tally
+from pytest_quantgate.plugin.progress import Tally
 
 
 def tally(elapsed_s: float) -> Tally:

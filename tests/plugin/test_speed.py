@@ -92,7 +92,7 @@ def test_noise_brings_more_processes_until_the_budget_ends(fake: Project) -> Non
 ALONE = """
 import time
 
-import pytest_quantgate.worker.messages as messages
+import pytest_quantgate.engines.messages as messages
 
 COMPUTING = (messages.MeasureSpeed, messages.Score, messages.Quantize)
 

@@ -9,8 +9,8 @@ import json
 
 import pytest
 
-from pytest_quantgate.report.record import read_record
-from pytest_quantgate.report.table import markdown
+from pytest_quantgate.reports.table import markdown
+from pytest_quantgate.results.record import read_record
 from tests.conftest import Project
 
 

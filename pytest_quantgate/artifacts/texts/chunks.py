@@ -1,0 +1,54 @@
+"""A text's chunks: where each lies in documents and domains, and the order of visits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pytest_quantgate import stats
+from pytest_quantgate.artifacts.texts import Span, Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkPlan:
+    """A text's chunks for a model: the order of visits, and each chunk's document and domain.
+
+    ``documents`` and ``domains`` are indexed by the chunk's place in the text.
+    """
+
+    order: tuple[int, ...]
+    documents: tuple[int | None, ...]
+    domains: tuple[str | None, ...]
+
+    @property
+    def n_chunks(self) -> int:
+        """Chunks in the whole text."""
+        return len(self.order)
+
+
+def make_plan(text: Text, scored_bytes: Sequence[tuple[int, int]], seed: int | None) -> ChunkPlan:
+    """Plan the visits to a text's chunks.
+
+    Args:
+        text: the text.
+        scored_bytes: where each chunk's scored tokens begin and end in the text's bytes.
+        seed: of the stratified order; None is the order of the text.
+
+    """
+    documents = tuple(_where(span, text.documents) for span in scored_bytes)
+    places = [_where(span, text.domains) for span in scored_bytes]
+    domains = tuple(None if i is None else text.domains[i].name for i in places)
+    order = tuple(range(len(scored_bytes)))
+    if seed is not None:
+        order = tuple(stats.chunk_order(domains, documents, seed))
+    return ChunkPlan(order=order, documents=documents, domains=domains)
+
+
+def _where(span: tuple[int, int], places: tuple[Span, ...]) -> int | None:
+    """Return the number of the place that covers most of a span of bytes."""
+    best, most = None, 0
+    for number, place in enumerate(places):
+        overlap = min(span[1], place.end) - max(span[0], place.start)
+        if overlap > most:
+            best, most = number, overlap
+    return best

@@ -1,0 +1,63 @@
+"""Cuts a text into a model's chunks, which the model's tokens decide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_quantgate.artifacts.texts.chunks import ChunkPlan, make_plan
+from pytest_quantgate.engines.messages import Tokenize
+from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.storage.atomic import read_json, write_json
+from pytest_quantgate.storage.cache import Cache
+from pytest_quantgate.storage.keys import key_of
+
+if TYPE_CHECKING:
+    from pytest_quantgate.artifacts.texts import Text
+    from pytest_quantgate.config.schema import ProfileSettings
+    from pytest_quantgate.engines.engine import Engine
+
+
+def cut_text(
+    text: Text, name: str, model: Path, engine: Engine, profile: ProfileSettings, cache: Cache
+) -> ChunkPlan:
+    """Cut a text into chunks for a model and put them into visiting order.
+
+    What the engine's tokenizer said is kept in the cache.
+
+    Raises:
+        ConfigError: the text is too short for two chunks.
+        CellError: the engine could not tokenize.
+
+    """
+    too_short = (
+        f"text {name!r} is too short: {{}} of {2 * profile.n_ctx:,} tokens that two"
+        f" chunks of n_ctx = {profile.n_ctx} need; take a longer text or a smaller n_ctx"
+    )
+    if len(text.data) < profile.n_ctx // 2:
+        raise ConfigError(too_short.format(f"{len(text.data):,} bytes instead"))
+    key = key_of(
+        kind="chunks",
+        model=cache.sha256_of(model),
+        text=text.sha256,
+        n_ctx=profile.n_ctx,
+        engine=engine.identity().library_sha256,
+    )
+    with cache.lock(f"chunks-{key[:32]}"):
+        stored = cache.sub("chunks") / f"{key}.json"
+        facts = read_json(stored)
+        if not isinstance(facts, dict):
+            reply = engine.ask(
+                Tokenize(
+                    model=str(model),
+                    text=str(cache.text(text.data, text.sha256)),
+                    n_ctx=profile.n_ctx,
+                )
+            )
+            facts = {"n_tokens": reply.n_tokens, "scored_bytes": reply.scored_bytes}
+            write_json(stored, facts)
+    if facts["n_tokens"] < 2 * profile.n_ctx:
+        raise ConfigError(too_short.format(f"{facts['n_tokens']:,}"))
+    spans = [(int(start), int(end)) for start, end in facts["scored_bytes"]]
+    seed = profile.seed if profile.chunk_order == "seeded" else None
+    return make_plan(text, spans, seed)

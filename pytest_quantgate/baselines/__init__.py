@@ -1,1 +1,0 @@
-"""Baselines: accepted measurements, one readable JSON a cell, reviewed like code."""

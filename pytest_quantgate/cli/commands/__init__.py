@@ -1,0 +1,27 @@
+"""The commands of ``quantgate``: one module a command, one line in :data:`COMMANDS`.
+
+A command's module has the two functions of :class:`~pytest_quantgate.cli.command.Command`. What a
+user has to fix is raised as a :class:`~pytest_quantgate.errors.ConfigError`, which the caller
+prints in one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from pytest_quantgate.cli.command import Command
+from pytest_quantgate.cli.commands import cache, claims, compare, devices, doctor, merge, report
+
+COMMANDS: Mapping[str, Command] = MappingProxyType(
+    {
+        "cache": cache,
+        "claims": claims,
+        "compare": compare,
+        "devices": devices,
+        "doctor": doctor,
+        "merge": merge,
+        "report": report,
+    }
+)
+"""The commands by their names."""

@@ -1,0 +1,74 @@
+"""``quantgate report``: show a run record, or write it as Markdown."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.gate.compare.comparison import compare_engines
+from pytest_quantgate.reports.fitting import table_width, text_lines
+from pytest_quantgate.reports.github import MAX_SUMMARY_BYTES, annotation_lines, summary
+from pytest_quantgate.reports.sections import make_sections, section_lines
+from pytest_quantgate.reports.table import make_tables
+from pytest_quantgate.reports.upgrade.report import upgrade_lines
+from pytest_quantgate.reports.write import check_ending, run_markdown, write_report
+from pytest_quantgate.results.record import RunRecord, read_record
+
+if TYPE_CHECKING:
+    from pytest_quantgate.cli.command import Subparsers
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    parser = subparsers.add_parser("report", help="show a run record, or write it as Markdown")
+    parser.add_argument("record", type=Path, help="a .json of --quant-report")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--markdown", action="store_true", help="print Markdown")
+    way.add_argument("-o", "--output", type=Path, help="write to this .md or .json instead")
+    way.add_argument(
+        "--github",
+        action="store_true",
+        help="in a step of GitHub Actions: append to its summary, and print annotations",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print or write the record."""
+    record = read_record(arguments.record)
+    if arguments.output is not None:
+        check_ending("--output", arguments.output)
+        write_report(arguments.output, record)
+    elif arguments.markdown:
+        print(run_markdown(record), end="")
+    elif arguments.github:
+        _tell_github(record)
+    else:
+        for table in make_tables(record):
+            print("\n".join(text_lines(table, table_width())))
+        for section in make_sections(record):
+            print("\n".join(section_lines(section)))
+        found = compare_engines(record)
+        if found is not None:
+            print("\n".join(["", *upgrade_lines(found, table_width())]))
+    return 0
+
+
+def _tell_github(record: RunRecord) -> None:
+    name = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not name:
+        raise ConfigError(
+            "--github writes to the file that GITHUB_STEP_SUMMARY names, which is not set;"
+            " outside of GitHub Actions use --markdown"
+        )
+    path = Path(name)
+    try:
+        used_bytes = path.stat().st_size if path.exists() else 0
+        with path.open("a", encoding="utf-8", newline="\n") as stream:
+            stream.write(summary(record, MAX_SUMMARY_BYTES - used_bytes))
+    except OSError as error:
+        raise ConfigError(f"GITHUB_STEP_SUMMARY names {name}: {error}") from error
+    for line in annotation_lines(record):
+        print(line)

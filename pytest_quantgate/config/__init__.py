@@ -1,0 +1,1 @@
+"""Configuration: `[tool.quantgate]` and the options become one checked, frozen Settings."""

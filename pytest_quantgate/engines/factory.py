@@ -1,0 +1,50 @@
+"""From an engine's table in the configuration to the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pytest_quantgate.config.schema import EngineSettings
+from pytest_quantgate.engines.engine import Engine
+from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
+from pytest_quantgate.engines.programs.engine import LlamaPrograms
+
+
+def make_engine(
+    engine: EngineSettings,
+    *,
+    root: Path,
+    log: Path,
+    stall_s: float,
+    sha256_of: Callable[[Path], str],
+) -> Engine:
+    """Make an engine; nothing is started before it is asked.
+
+    Args:
+        engine: what the configuration says.
+        root: where relative paths start.
+        log: the file for its output.
+        stall_s: seconds without a sign of life after which it is ended.
+        sha256_of: hashes a file.
+
+    """
+    if engine.tools is not None:
+        return LlamaPrograms(
+            folder=root / Path(engine.tools).expanduser(),
+            arguments=engine.arguments,
+            log=log,
+            stall_s=stall_s,
+            sha256_of=sha256_of,
+        )
+    return LlamaCppPython(python=_interpreter(engine.python, root), log=log, stall_s=stall_s)
+
+
+def _interpreter(python: str | None, root: Path) -> str | None:
+    """Return an interpreter's path; a name without a folder is looked up where programs are.
+
+    Links stay as they are: an environment is known by its interpreter's own place.
+    """
+    if python is None or not Path(python).parts[1:]:
+        return python
+    return str(root / Path(python).expanduser())

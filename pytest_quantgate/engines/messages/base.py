@@ -1,0 +1,76 @@
+"""What all messages are: what is asked, what is answered, and what any request may bring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Generic, TypeVar
+
+ReplyT = TypeVar("ReplyT", bound="Message")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """Base of all messages."""
+
+    def to_wire(self) -> tuple[str, dict[str, Any]]:
+        """Return the message as what ``execnet`` can carry."""
+        return type(self).__name__, {item.name: getattr(self, item.name) for item in fields(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Message, Generic[ReplyT]):
+    """Base of all questions; ``reply`` is the class of the answer.
+
+    ``alone`` asks for a process that has done nothing before and does nothing afterwards, whose
+    threads wait for each other as the engine has it by itself.
+    """
+
+    reply: ClassVar[type[Message]]
+    alone: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRequest(Request[ReplyT]):
+    """Base of the questions for which a model is loaded, and how it computes.
+
+    ``model`` is a path; ``device`` is a placement as
+    :meth:`~pytest_quantgate.engines.messages.placement.Placement.to_text` writes it: ``cpu``,
+    which hides every other device, or names that ggml lists. ``type_k`` and ``type_v`` are
+    numbers of ggml types; ``repack`` allows the CPU's repacked weights.
+    """
+
+    model: str
+    device: str
+    n_threads: int
+    flash_attention: bool
+    type_k: int
+    type_v: int
+    repack: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchedRequest(ModelRequest[ReplyT]):
+    """Base of those that say in which batches: at most so many tokens, logical and physical."""
+
+    n_batch: int
+    n_ubatch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Message):
+    """The worker is alive: ``done`` of ``total`` units; it also renews the deadline."""
+
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed(Message):
+    """The request cannot be done; the worker lives on.
+
+    ``kind`` is a verdict's name, or ``VALUE`` for arguments that are wrong.
+    """
+
+    kind: str
+    reason: str

@@ -1,0 +1,1 @@
+"""An engine that is a folder of llama.cpp's own programs."""

@@ -1,0 +1,72 @@
+"""Batch geometry: the same tokens in batches of other sizes must give the same distributions.
+
+Kernels differ with the number of rows that they work on: perplexity in batches of 512 never
+touches the path that generates text token by token (llama.cpp #4927), nor odd remainders.
+
+Runs in the worker alone: standard library, numpy and llama_cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from pytest_quantgate.engines.messages import BatchesCompared, CompareBatches, Message, Progress
+from pytest_quantgate.engines.worker.llama import LogTap, Model, load_vocabulary
+from pytest_quantgate.engines.worker.rows import divergence
+from pytest_quantgate.engines.worker.scoring import chunk_tokens, read_text
+
+TOKEN_BY_TOKEN = 0
+
+
+def compare_batches(
+    request: CompareBatches, log: LogTap, send: Callable[[Message], None]
+) -> BatchesCompared:
+    """Compare each geometry with all tokens in one batch; the rows keep the request's order."""
+    vocabulary, free = load_vocabulary(request.model, log)
+    try:
+        tokens = vocabulary.tokenize(read_text(request.text))
+        chunk = chunk_tokens(tokens, request.chunk, request.n_ctx, vocabulary)[: request.n_tokens]
+    finally:
+        free()
+    total = len(request.n_ubatches) + 1
+
+    def loading(fraction: float) -> None:
+        send(Progress(what="load", done=int(fraction * 100), total=100))
+
+    one_batch = replace(request, device=request.against or request.device)
+    base = _logits(one_batch, chunk, request.n_tokens, log, loading)
+    send(Progress(what="batches", done=1, total=total))
+    rows = []
+    for number, size in enumerate(request.n_ubatches):
+        logits = _logits(request, chunk, size, log, loading)
+        kld = divergence(base, logits)
+        other = int(np.count_nonzero(base.argmax(axis=1) != logits.argmax(axis=1)))
+        rows.append((size, float(kld.mean()), float(kld.max()), other))
+        send(Progress(what="batches", done=number + 2, total=total))
+    return BatchesCompared(rows=tuple(rows))
+
+
+def _logits(
+    request: CompareBatches,
+    chunk: np.ndarray,
+    size: int,
+    log: LogTap,
+    on_load: Callable[[float], None],
+) -> np.ndarray:
+    """Return float32 logits of all tokens, shape (n_tokens, n_vocab)."""
+    by_token = size == TOKEN_BY_TOKEN
+    model = Model(
+        request,
+        n_ctx=request.n_ctx,
+        n_batch=1 if by_token else request.n_tokens,
+        n_ubatch=1 if by_token else size,
+        log=log,
+        on_load=on_load,
+    )
+    try:
+        return model.decode(chunk, 0).copy()
+    finally:
+        model.close()

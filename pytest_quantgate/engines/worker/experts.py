@@ -1,0 +1,96 @@
+"""How far the experts' weights of one file are from those of another, expert by expert.
+
+Runs in the worker alone: standard library, numpy and llama_cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from pytest_quantgate.engines.messages import CompareExperts, ExpertsCompared, Message, Progress
+from pytest_quantgate.engines.worker.loading import library_folder
+from pytest_quantgate.engines.worker.native import NativeCodecs
+
+_LIKENESS_ROWS = 4
+"""Rows of each expert by which its counterpart in the other file is found."""
+
+Slice = tuple[str, int, str, int]
+
+
+class _Slices:
+    """The experts of one tensor: ``location`` is (file, offset, type, bytes of a row)."""
+
+    def __init__(self, codecs: NativeCodecs, location: Slice, rows: int, experts: int) -> None:
+        path, offset, self._type, row_bytes = location
+        self._codecs = codecs
+        self._data = np.memmap(
+            path, dtype=np.uint8, mode="r", offset=offset, shape=(experts, rows, row_bytes)
+        )
+
+    def rows(self, expert: int, wanted: np.ndarray) -> np.ndarray:
+        """Return some rows of an expert, float32 of shape (n, columns)."""
+        data = np.ascontiguousarray(self._data[expert, wanted])
+        if self._type == "F32":
+            return data.view(np.float32)
+        if self._type == "F16":
+            return data.view(np.float16).astype(np.float32)
+        if self._type == "BF16":
+            return (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        return self._codecs.dequantize(self._type, data)
+
+
+def compare_experts(request: CompareExperts, send: Callable[[Message], None]) -> ExpertsCompared:
+    """Compare each matrix of experts; the answer's rows keep the request's order."""
+    codecs = NativeCodecs(library_folder())
+    found = []
+    for number, (name, reference, own, rows, experts, importance) in enumerate(request.matrices):
+        before = _Slices(codecs, reference, rows, experts)
+        after = _Slices(codecs, own, rows, experts)
+        picked = np.unique(np.linspace(0, rows - 1, min(rows, request.max_rows)).astype(int))
+        columns = np.frombuffer(importance, dtype=np.float32).reshape(experts, -1)
+        counterpart = _counterparts(before, after, picked[:_LIKENESS_ROWS], experts)
+        errors, weighted = np.empty(experts), np.empty(experts)
+        for expert, other in enumerate(counterpart.tolist()):
+            weights = before.rows(other, picked)
+            off = weights - after.rows(expert, picked)
+            errors[expert] = _relative_rms(off, weights, None)
+            if columns.size:
+                weighted[expert] = _relative_rms(off, weights, columns[other])
+        found.append(
+            (
+                name,
+                errors.tobytes(),
+                weighted.tobytes() if columns.size else b"",
+                counterpart.tobytes(),
+            )
+        )
+        send(Progress(what="experts", done=number + 1, total=len(request.matrices)))
+    return ExpertsCompared(rows=tuple(found))
+
+
+def _relative_rms(off: np.ndarray, weights: np.ndarray, columns: np.ndarray | None) -> float:
+    """``√(Σ c_j (w_ij − q_ij)² / Σ c_j w_ij²)``, all c_j 1 where ``columns`` is None."""
+    squares = [np.square(matrix, dtype=np.float64).sum(axis=0) for matrix in (off, weights)]
+    if columns is not None:
+        squares = [square * columns for square in squares]
+    above, below = (float(square.sum()) for square in squares)
+    return float(np.sqrt(above / below)) if below else float(above != 0)
+
+
+def _counterparts(before: _Slices, after: _Slices, picked: np.ndarray, experts: int) -> np.ndarray:
+    """Return for each expert of ``after`` the one of ``before`` that it is nearest to, int16.
+
+    An expert stays itself unless another one is nearer by half: two that are alike are no
+    exchange.
+    """
+    old = np.stack([before.rows(expert, picked).ravel() for expert in range(experts)])
+    new = np.stack([after.rows(expert, picked).ravel() for expert in range(experts)])
+    own = np.arange(experts, dtype=np.int16)
+    squares = (
+        np.square(new).sum(axis=1)[:, None] - 2 * (new @ old.T) + np.square(old).sum(axis=1)[None]
+    )
+    nearest = squares.argmin(axis=1).astype(np.int16)
+    is_nearer = squares[own, nearest] < 0.25 * squares[own, own]
+    return np.where(is_nearer, nearest, own).astype(np.int16)

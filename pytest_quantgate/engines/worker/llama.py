@@ -1,0 +1,316 @@
+"""libllama through llama-cpp-python's low-level interface, as the worker uses it.
+
+Runs in the worker alone: standard library, numpy and llama_cpp.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pytest_quantgate.engines.messages import DevicesListed, ModelRequest
+from pytest_quantgate.engines.messages.placement import SPLIT_MODES, read_placement
+from pytest_quantgate.engines.worker.errors import EngineRefusal
+from pytest_quantgate.engines.worker.loading import low
+from pytest_quantgate.engines.worker.releases import (
+    clear_memory,
+    context_parameters,
+    model_parameters,
+    set_flash_attention,
+    set_if_known,
+    set_repacking,
+)
+
+
+def devices() -> dict[str, int]:
+    """Return the devices that ggml lists, each name with its handle."""
+    library = low._lib
+    count, get, name = (
+        library.ggml_backend_dev_count,
+        library.ggml_backend_dev_get,
+        library.ggml_backend_dev_name,
+    )
+    count.restype, get.restype, name.restype = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_char_p
+    get.argtypes, name.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+    handles = [get(index) for index in range(count())]
+    return {name(handle).decode(): handle for handle in handles}
+
+
+def device_description(handle: int) -> str:
+    """Return what a device calls itself."""
+    describe = low._lib.ggml_backend_dev_description
+    describe.restype, describe.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+    return str(describe(handle).decode(errors="replace"))
+
+
+def device_memory(handle: int) -> tuple[int, int]:
+    """Return a device's free and total bytes, as ggml tells them."""
+    ask = low._lib.ggml_backend_dev_memory
+    size = ctypes.POINTER(ctypes.c_size_t)
+    ask.restype, ask.argtypes = None, [ctypes.c_void_p, size, size]
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    ask(handle, ctypes.byref(free), ctypes.byref(total))
+    return free.value, total.value
+
+
+def list_devices() -> DevicesListed:
+    """Tell of each device that ggml lists what it is and how much memory it has."""
+    low.llama_backend_init()
+    return DevicesListed(
+        rows=tuple(
+            (name, device_description(handle), *device_memory(handle))
+            for name, handle in devices().items()
+        )
+    )
+
+
+def describe_device(device: str) -> tuple[str, str]:
+    """Return what a placement's devices call themselves, and the driver's version.
+
+    Both are empty for the processor alone. Devices of one kind are told once, with their number.
+    The driver is NVIDIA's as Linux tells it; empty where there is none or on other platforms.
+    """
+    placement = read_placement(device)
+    if placement.is_cpu:
+        return "", ""
+    driver = ""
+    with contextlib.suppress(OSError):
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+        driver = text.splitlines()[0].partition(":")[2].strip()
+    listed = devices()
+    told = Counter(device_description(listed[name]) for name in placement.devices)
+    text = ", ".join(f"{count} × {name}" if count > 1 else name for name, count in told.items())
+    options = placement.to_text().partition(";")[2]
+    return f"{text}; {options}" if options else text, driver
+
+
+class LogTap:
+    """Writes llama.cpp's log to stderr, and shows each line to a listener."""
+
+    def __init__(self) -> None:
+        self.listener: Callable[[str], None] | None = None
+        self.lines: list[str] = []
+        self._pending = ""
+
+        def write(_level: int, text: bytes, _user: object) -> None:
+            decoded = text.decode(errors="replace")
+            sys.stderr.write(decoded)
+            sys.stderr.flush()
+            self._pending += decoded
+            *whole, self._pending = self._pending.split("\n")
+            self.lines = (self.lines + whole)[-50:]
+            if self.listener is not None:
+                for line in whole:
+                    self.listener(line)
+
+        self._callback = low.llama_log_callback(write)
+        low.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def last_error(self) -> str:
+        """Return the last line that reports why something failed, or the last line."""
+        told = [line.strip() for line in reversed(self.lines) if line.strip()]
+        for line in told:
+            # llama.cpp ends a failed load with a line that only says so; the reason is above it.
+            says_why = not line.endswith("failed to load model")
+            if says_why and any(
+                word in line.lower() for word in ("error", "fail", "invalid", "unknown")
+            ):
+                return line
+        return told[0] if told else "no message"
+
+
+class Vocabulary:
+    """A model's vocabulary."""
+
+    def __init__(self, model: Any) -> None:
+        self._vocab = low.llama_model_get_vocab(model)
+        self.n_tokens: int = low.llama_vocab_n_tokens(self._vocab)
+        self.adds_bos: bool = bool(low.llama_vocab_get_add_bos(self._vocab))
+        self.bos: int = low.llama_vocab_bos(self._vocab)
+
+    def tokenize(self, text: bytes) -> np.ndarray:
+        """Tokenize bytes with add_special=true, parse_special=false; int32 ids, shape (T,)."""
+        size = len(text) + 8
+        buffer = np.empty(size, dtype=np.int32)
+        count = low.llama_tokenize(
+            self._vocab,
+            text,
+            len(text),
+            buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            size,
+            True,
+            False,
+        )
+        if count < 0:
+            raise EngineRefusal(f"llama_tokenize returned {count}")
+        return buffer[:count].copy()
+
+    def piece_bytes(self, token: int) -> int:
+        """Return how many bytes of text a token stands for."""
+        buffer = ctypes.create_string_buffer(512)
+        return max(0, int(low.llama_token_to_piece(self._vocab, token, buffer, 512, 0, False)))
+
+
+def load_vocabulary(path: str, log: LogTap) -> tuple[Vocabulary, Callable[[], None]]:
+    """Load a model's vocabulary without its weights; the second value frees it."""
+    low.llama_backend_init()
+    parameters = model_parameters()
+    parameters.vocab_only = True
+    model = low.llama_model_load_from_file(path.encode(), parameters)
+    if not model:
+        raise EngineRefusal(f"llama.cpp cannot load the vocabulary: {log.last_error()}")
+    return Vocabulary(model), lambda: low.llama_model_free(model)
+
+
+class Model:
+    """A loaded model and one context over it, ``context``; free it with :meth:`close`.
+
+    Args:
+        request: which model, where and how it computes.
+        n_ctx: tokens of the context.
+        n_batch: tokens that are decoded in one call.
+        n_ubatch: tokens that are computed at once.
+        log: where the reason of a refusal is found.
+        on_load: called with the part that is loaded, 0 to 1.
+        graph_callback: called at each node of the graph.
+
+    Raises:
+        EngineRefusal: a device is not there, or llama.cpp cannot load the model or make a context.
+
+    """
+
+    def __init__(
+        self,
+        request: ModelRequest[Any],
+        *,
+        n_ctx: int,
+        n_batch: int,
+        n_ubatch: int,
+        log: LogTap,
+        on_load: Callable[[float], None] = lambda _fraction: None,
+        graph_callback: Any = None,
+    ) -> None:
+        low.llama_backend_init()
+        placement = read_placement(request.device)
+
+        def loading(fraction: float, _user: object) -> bool:
+            on_load(fraction)
+            return True
+
+        self._loading = low.llama_progress_callback(loading)
+        parameters = model_parameters()
+        listed = devices()
+        for name in placement.devices:
+            if name not in listed:
+                raise EngineRefusal(f"no device {name!r}; there are: cpu, {', '.join(listed)}")
+        chosen = [listed[name] for name in placement.devices]
+        # A list without entries hides every GPU: a CUDA build would offload large batches.
+        self._devices = (ctypes.c_void_p * (len(chosen) + 1))(*chosen, None)
+        parameters.devices = ctypes.cast(self._devices, ctypes.c_void_p)
+        layers = placement.n_gpu_layers
+        parameters.n_gpu_layers = (999 if layers is None else layers) if chosen else 0
+        parameters.split_mode = SPLIT_MODES[placement.split_mode]
+        shares = placement.tensor_split
+        # llama.cpp reads as many shares as it knows devices.
+        self._shares = (ctypes.c_float * max(int(low.llama_max_devices()), len(shares)))(*shares)
+        if shares:
+            parameters.tensor_split = self._shares
+        parameters.progress_callback = self._loading
+        set_repacking(parameters, request.repack and placement.repack)
+        self._model = low.llama_model_load_from_file(request.model.encode(), parameters)
+        if not self._model:
+            raise EngineRefusal(f"llama.cpp cannot load the model: {log.last_error()}")
+        options = context_parameters()
+        options.n_ctx = n_ctx
+        options.n_batch = n_batch
+        options.n_ubatch = n_ubatch
+        options.n_seq_max = 1
+        options.n_threads = request.n_threads
+        options.n_threads_batch = request.n_threads
+        set_flash_attention(options, request.flash_attention)
+        options.type_k = request.type_k
+        options.type_v = request.type_v
+        options.offload_kqv = bool(chosen)
+        set_if_known(options, "op_offload", bool(chosen))
+        options.no_perf = True
+        if graph_callback is not None:
+            options.cb_eval = graph_callback
+        self._graph_callback = graph_callback  # ctypes keeps no reference of its own
+        self._options = options
+        self._log = log
+        self.context = self._new_context()
+        self.vocabulary = Vocabulary(self._model)
+        self._n_batch = n_batch
+        self._batch = low.llama_batch_init(n_batch, 0, 1)
+
+    def _new_context(self) -> Any:
+        context = low.llama_init_from_model(self._model, self._options)
+        if not context:
+            low.llama_model_free(self._model)
+            raise EngineRefusal(f"llama.cpp cannot make a context: {self._log.last_error()}")
+        return context
+
+    def resize(self, n_ctx: int) -> None:
+        """Take an empty context of another size over the same weights.
+
+        Raises:
+            EngineRefusal: there is no memory for it; the model is freed, do not close it.
+
+        """
+        low.llama_free(self.context)
+        self._options.n_ctx = n_ctx
+        self.context = self._new_context()
+
+    def decode(self, tokens: np.ndarray, first_output: int) -> np.ndarray:
+        """Decode one sequence from an empty memory.
+
+        Args:
+            tokens: int32 ids, shape (n,).
+            first_output: the position from which logits are wanted.
+
+        Returns:
+            float32 logits of shape (n − first_output, n_vocab), as ggml wrote them.
+
+        Raises:
+            EngineRefusal: llama_decode returned an error.
+
+        """
+        clear_memory(self.context, data=True)
+        total = len(tokens)
+        rows = []
+        for start in range(0, total, self._n_batch):
+            part = tokens[start : start + self._n_batch]
+            batch = self._batch
+            batch.n_tokens = len(part)
+            outputs = 0
+            for i, token in enumerate(part):
+                batch.token[i] = int(token)
+                batch.pos[i] = start + i
+                batch.n_seq_id[i] = 1
+                batch.seq_id[i][0] = 0
+                wanted = start + i >= first_output
+                batch.logits[i] = wanted
+                outputs += wanted
+            code = low.llama_decode(self.context, batch)
+            if code != 0:
+                raise EngineRefusal(f"llama_decode returned {code} at token {start} of {total}")
+            if outputs:
+                pointer = low.llama_get_logits(self.context)
+                view = np.ctypeslib.as_array(pointer, (outputs, self.vocabulary.n_tokens))
+                rows.append(view)
+                if total > self._n_batch:
+                    rows[-1] = view.copy()
+        return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+    def close(self) -> None:
+        """Free the batch, the context and the model."""
+        low.llama_batch_free(self._batch)
+        low.llama_free(self.context)
+        low.llama_model_free(self._model)

@@ -1,0 +1,122 @@
+"""The worker's loop: a request in, progress and a result out.
+
+Runs in the worker alone: standard library, numpy and llama_cpp.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import pytest_quantgate.engines.worker.loading  # noqa: F401 # before numpy, which the others import
+from pytest_quantgate.engines.messages import (
+    CollectImatrix,
+    CompareBatches,
+    CompareExperts,
+    CompareOracle,
+    Decode,
+    Encode,
+    Failed,
+    Identify,
+    ListCodecs,
+    ListDevices,
+    MatMul,
+    MeasureMemory,
+    MeasureSpeed,
+    Message,
+    PlanQuantization,
+    Quantize,
+    SampleTensors,
+    Score,
+    Tokenize,
+    VecDot,
+    from_wire,
+)
+from pytest_quantgate.engines.worker.batches import compare_batches
+from pytest_quantgate.engines.worker.coding import Coder, WrongValueError
+from pytest_quantgate.engines.worker.errors import EngineRefusal
+from pytest_quantgate.engines.worker.experts import compare_experts
+from pytest_quantgate.engines.worker.identity import identify
+from pytest_quantgate.engines.worker.imatrix import collect_imatrix
+from pytest_quantgate.engines.worker.llama import LogTap, list_devices
+from pytest_quantgate.engines.worker.memory import measure_memory
+from pytest_quantgate.engines.worker.oracle import compare_oracle
+from pytest_quantgate.engines.worker.quantizing import plan_quantization, quantize
+from pytest_quantgate.engines.worker.sampling import sample_tensors
+from pytest_quantgate.engines.worker.scoring import Scorer
+from pytest_quantgate.engines.worker.speed import measure_speed
+
+
+class Channel(Protocol):
+    """The part of an execnet channel that is used."""
+
+    def send(self, item: object) -> None:
+        """Send one message."""
+
+    def __iter__(self) -> Any: ...
+
+
+def serve(channel: Channel) -> None:
+    """Answer requests until the channel closes."""
+
+    def send(message: Message) -> None:
+        channel.send(message.to_wire())
+
+    log = LogTap()
+    scorer = Scorer(send, log)
+    coder = Coder()
+    items: Iterable[object] = channel
+    for item in items:
+        try:
+            send(_answer(from_wire(item), scorer, coder, log, send))
+        except WrongValueError as error:
+            send(Failed(kind="VALUE", reason=str(error)))
+        except EngineRefusal as error:
+            send(Failed(kind="UNSUPPORTED", reason=str(error)))
+        except MemoryError:
+            send(Failed(kind="CRASHED", reason="out of memory"))
+        except Exception as error:  # noqa: BLE001 # any fault is the cell's, told with its log
+            traceback.print_exc(file=sys.stderr)
+            send(Failed(kind="CRASHED", reason=f"{type(error).__name__}: {error}"))
+
+
+def _answer(request: Message, scorer: Scorer, coder: Coder, log: LogTap, send: Any) -> Message:
+    match request:
+        case Identify():
+            return identify()
+        case ListDevices():
+            return list_devices()
+        case Quantize():
+            scorer.close()
+            return quantize(request, log, send)
+        case CollectImatrix():
+            scorer.close()
+            return collect_imatrix(request, log, send)
+        case PlanQuantization():
+            return plan_quantization(request, log)
+        case SampleTensors():
+            return sample_tensors(request, send)
+        case Tokenize():
+            return scorer.tokenize(request)
+        case Score():
+            return scorer.score(request)
+        case CompareBatches():
+            scorer.close()
+            return compare_batches(request, log, send)
+        case CompareOracle():
+            scorer.close()
+            return compare_oracle(request, log, send)
+        case CompareExperts():
+            return compare_experts(request, send)
+        case MeasureSpeed():
+            scorer.close()
+            return measure_speed(request, log, send)
+        case MeasureMemory():
+            scorer.close()
+            return measure_memory(request, log, send)
+        case ListCodecs() | Encode() | Decode() | VecDot() | MatMul():
+            return coder.answer(request)
+        case _:
+            raise ValueError(f"not a request: {type(request).__name__}")

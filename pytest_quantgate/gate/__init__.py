@@ -1,0 +1,1 @@
+"""The gate: measurement, limit and baseline in; verdict with evidence and cause out."""

@@ -1,0 +1,269 @@
+"""What changed in one cell, from an old engine's record of it to a new one's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from pytest_quantgate.config.schema import Limits
+from pytest_quantgate.gate.cause import Cause, fields_changed, find_cause
+from pytest_quantgate.gate.compare.shifts import Effects, Shift, find_divergences, find_shift
+from pytest_quantgate.gate.compare.speed import NO_COSTS, Costs, find_costs
+from pytest_quantgate.gate.compare.stored import as_baseline, as_observation, is_complete
+from pytest_quantgate.gate.judge import BY_CHUNK, JUDGES, conclude, declared_looks
+from pytest_quantgate.gate.judges.bounds import not_comparable
+from pytest_quantgate.gguf.tensor_changes import TensorChanges, compare_tensors
+from pytest_quantgate.results.record import CellRecord
+from pytest_quantgate.results.verdicts import Judgement, Verdict, VerdictKind
+
+_CANNOT = frozenset(
+    {
+        VerdictKind.UNSUPPORTED,
+        VerdictKind.UNAVAILABLE,
+        VerdictKind.TIMEOUT,
+        VerdictKind.CRASHED,
+    }
+)
+
+_JUDGED = ("perplexity", "divergence", "routing", "size", "speed", "memory")
+"""What is judged of two records, where both have it."""
+
+_AGAINST_BASELINE = ("_vs_baseline", "_vs_same_hardware")
+
+
+class Support(Enum):
+    """Which of two engines can make and measure a cell."""
+
+    BOTH = "both"
+    NEW_ONLY = "the new one only"
+    OLD_ONLY = "the old one only"
+    NEITHER = "neither"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """A cell's record of one side, with the record of its reference if the run has one."""
+
+    cell: CellRecord
+    reference: CellRecord | None = None
+
+    @property
+    def can(self) -> bool:
+        """Whether the engine could make and measure the cell."""
+        return can_measure(self.cell)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellChange:
+    """What changed in a cell.
+
+    ``obstacle`` says why its figures are not compared; then, and where a side could not measure,
+    the changes are None and empty. ``retokenized`` counts the chunks with other token ids,
+    ``fields`` are the file's settings that changed, ``kld_nats`` the old and the new mean
+    divergence, each from the reference of its own engine, on the common chunks. ``cause`` is there
+    where anything moved, also within the limits. ``unreadable`` are the crossed cells in which an
+    engine could not compute with the other's file.
+    """
+
+    old: CellRecord
+    new: CellRecord
+    verdict: Verdict
+    support: Support
+    obstacle: str | None = None
+    retokenized: int = 0
+    tensors: TensorChanges | None = None
+    fields: tuple[str, ...] = ()
+    ppl: Shift | None = None
+    kld_nats: tuple[float, float] | None = None
+    costs: Costs = NO_COSTS
+    effects: Effects | None = None
+    cause: Cause | None = None
+    unreadable: tuple[CellRecord, ...] = ()
+
+    @property
+    def is_red(self) -> bool:
+        """Whether the verdict is not green; what neither engine can do is no change."""
+        kind = self.verdict.kind
+        if self.support is Support.NEITHER and kind is VerdictKind.UNSUPPORTED:
+            return False
+        return not kind.is_green
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether the figures of both sides were compared."""
+        return self.support is Support.BOTH and self.obstacle is None
+
+    @property
+    def size_changed(self) -> bool:
+        """Whether the file has another number of bytes."""
+        return self.is_compared and self.old.file_bytes != self.new.file_bytes
+
+    @property
+    def quality_moved(self) -> bool:
+        """Whether any value of the text is not bit-equal."""
+        return self.retokenized > 0 or (self.ppl is not None and not self.ppl.is_identical)
+
+    @property
+    def file_changed(self) -> bool:
+        """Whether tensors, settings or size of the file changed."""
+        tensors = self.tensors is not None and self.tensors.any
+        return tensors or bool(self.fields) or self.size_changed
+
+    @property
+    def moved(self) -> bool:
+        """Whether anything changed that is not of the machine's moment, or is red."""
+        return self.is_red or self.quality_moved or self.file_changed or self.costs_moved
+
+    @property
+    def costs_moved(self) -> bool:
+        """Whether speed or memory changed by more than their limits."""
+        return any(
+            item.metric in {"speed", "memory"}
+            and item.verdict in {VerdictKind.REGRESSED, VerdictKind.IMPROVED}
+            for item in self.verdict.judgements
+        )
+
+    @property
+    def cause_name(self) -> str:
+        """What moved it: measured by the two-by-two where that was done, else found by hashes."""
+        measured = None if self.effects is None else self.effects.cause
+        return measured or ("" if self.cause is None else self.cause.name)
+
+
+def can_measure(record: CellRecord) -> bool:
+    """Tell whether a cell's file could be made and measured."""
+    return record.kind not in _CANNOT and record.file_bytes is not None
+
+
+def compare_cells(
+    old: Side,
+    new: Side,
+    *,
+    verdict: Verdict | None = None,
+    effects: Effects | None = None,
+    is_one_run: bool = False,
+) -> CellChange:
+    """Compare two records of a cell.
+
+    Args:
+        old: the side that is compared with.
+        new: the side that is judged.
+        verdict: what a test said of it; None judges by the cell's own limits against a baseline.
+        effects: the two-by-two of quantizer and runtime, if it was measured.
+        is_one_run: both were measured in one run, so on one machine.
+
+    """
+    support = Support.BOTH
+    if not (old.can and new.can):
+        support = Support.OLD_ONLY if old.can else Support.NEW_ONLY if new.can else Support.NEITHER
+        return CellChange(
+            old=old.cell,
+            new=new.cell,
+            support=support,
+            verdict=verdict or _verdict_of_support(old.cell, new.cell),
+        )
+    obstacle = find_obstacle(old.cell, new.cell)
+    if obstacle is not None:
+        said = verdict or Verdict(kind=VerdictKind.NOT_COMPARABLE, reason=obstacle)
+        return CellChange(
+            old=old.cell, new=new.cell, support=support, verdict=said, obstacle=obstacle
+        )
+    found = CellChange(
+        old=old.cell,
+        new=new.cell,
+        support=support,
+        verdict=verdict or judge_cells(old, new),
+        retokenized=_retokenized(old.cell, new.cell),
+        tensors=compare_tensors(old.cell.tensors, new.cell.tensors),
+        fields=tuple(fields_changed(old.cell.metadata, new.cell.metadata)),
+        ppl=find_shift(old.cell, new.cell),
+        kld_nats=find_divergences(old.cell, new.cell),
+        costs=find_costs(old.cell, new.cell, is_one_run=is_one_run),
+        effects=effects,
+    )
+    return replace(found, cause=_cause(found, old, new)) if found.moved else found
+
+
+def _verdict_of_support(old: CellRecord, new: CellRecord) -> Verdict:
+    if can_measure(new):
+        reason = f"new: the old record has no figures ({old.verdict}: {_line(old.reason)})"
+        return Verdict(kind=VerdictKind.MEASURED, reason=reason)
+    return Verdict(kind=new.kind, reason=new.reason)
+
+
+def _line(text: str) -> str:
+    return text.splitlines()[0] if text else ""
+
+
+def find_obstacle(old: CellRecord, new: CellRecord) -> str | None:
+    """Say why two records of a cell cannot be compared, or None."""
+    for record in (old, new):
+        if not is_complete(record):
+            return "a record lacks what two are compared by: it is of an older pytest-quantgate"
+    assert old.key is not None
+    assert new.key is not None
+    other = list(new.key.settings_unlike(old.key))
+    if new.key.device_kind != old.key.device_kind:
+        other.append(f"device kind {new.key.device_kind} (was {old.key.device_kind})")
+    if other:
+        return f"other settings: {', '.join(other)}"
+    obstacle = not_comparable(as_observation(new), as_baseline(old))
+    return None if obstacle is None else _of_old_record(obstacle)
+
+
+def _of_old_record(reason: str) -> str:
+    """Name what stood for the baseline."""
+    return reason.replace("the baseline", "the old record")
+
+
+def _retokenized(old: CellRecord, new: CellRecord) -> int:
+    then = dict(zip(old.chunk_indices, old.chunk_token_ids, strict=True))
+    return sum(
+        then.get(index, token_ids) != token_ids
+        for index, token_ids in zip(new.chunk_indices, new.chunk_token_ids, strict=True)
+    )
+
+
+def judge_cells(old: Side, new: Side) -> Verdict:
+    """Judge a cell's record as the gate would with the old one as its baseline.
+
+    All common chunks are one look. What only one side measured is not judged.
+    """
+    seen = as_observation(new.cell, new.reference, old.reference)
+    baseline = as_baseline(old.cell)
+    limits = comparing_limits(new.cell)
+    (look,) = declared_looks((max(1, len(new.cell.chunk_indices)),))
+    judgements: list[Judgement] = []
+    for name in _JUDGED:
+        if name in BY_CHUNK and (seen.perplexity is None or baseline.perplexity is None):
+            continue
+        if name == "divergence" and (baseline.divergence is None or seen.divergence is None):
+            continue
+        if name == "routing" and baseline.routing is None:
+            continue
+        judgements += JUDGES[name](seen, limits, baseline, look)
+    # MEASURED is what nothing could be held against, such as a speed of other hardware.
+    judged = [item for item in judgements if item.verdict is not VerdictKind.MEASURED]
+    told = [replace(item, reason=_of_old_record(item.reason)) for item in judged]
+    return conclude(told, seen, baseline)
+
+
+def comparing_limits(record: CellRecord) -> Limits:
+    """Return those of a cell's limits that speak of a baseline."""
+    return Limits.model_validate(
+        {name: value for name, value in record.limits.items() if name.endswith(_AGAINST_BASELINE)}
+    )
+
+
+def _cause(found: CellChange, old: Side, new: Side) -> Cause:
+    moved = {
+        name
+        for name, did in (
+            ("perplexity", found.quality_moved),
+            ("size", found.file_changed),
+            ("speed", found.costs_moved),
+        )
+        if did
+    }
+    seen = as_observation(new.cell, new.reference, old.reference)
+    return find_cause(seen, as_baseline(old.cell), moved=moved)

@@ -1,0 +1,227 @@
+"""What all metrics are judged with: looks, confidence bounds, plain maxima, comparability.
+
+Every rule is written as "pass only if": a number that is not finite never passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pytest_quantgate import stats
+from pytest_quantgate.gate.observation import Observation, percent
+from pytest_quantgate.results.baseline import Baseline
+from pytest_quantgate.results.measurements.perplexity import ChunkScore
+from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+
+KIND_OF_OUTCOME = {
+    stats.Outcome.INSIDE: VerdictKind.PASS,
+    stats.Outcome.OUTSIDE: VerdictKind.REGRESSED,
+    stats.Outcome.UNDECIDED: VerdictKind.INCONCLUSIVE,
+    stats.Outcome.NOT_FINITE: VerdictKind.INVALID,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """One look: the errors that it may spend, and whether it is the last one."""
+
+    alpha_pass: float
+    alpha_regressed: float
+    is_last: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How a metric is shown: its name, and an estimate's unit turned into what is printed."""
+
+    metric: str
+    name: str
+    shown: Callable[[float], float]
+    text: Callable[[float], str]
+
+
+def by_bounds(
+    scale: Scale,
+    against: str,
+    before: Sequence[float],
+    after: Sequence[float],
+    chunks: Sequence[ChunkScore],
+    limit: float,
+    look: Look,
+    n_chunks_in_text: int,
+    *,
+    final: bool = False,
+) -> Judgement:
+    """Judge a paired difference of per-chunk sums by its confidence bounds.
+
+    Args:
+        scale: how it is shown.
+        against: what ``before`` is of.
+        before: sums to compare with, a chunk each.
+        after: sums that were measured, a chunk each.
+        chunks: these chunks.
+        limit: the largest difference allowed, in the estimate's own unit a token.
+        look: which errors may be spent.
+        n_chunks_in_text: how many there would be.
+        final: bit-equal values here are bit-equal on every further chunk.
+
+    """
+    estimate = stats.compare_paired(
+        before,
+        after,
+        [chunk.tokens for chunk in chunks],
+        [chunk.document for chunk in chunks],
+        [chunk.index for chunk in chunks],
+    )
+    identical = estimate.chunks_differing == 0
+    decision = stats.decide(
+        estimate,
+        limit,
+        alpha_pass=look.alpha_pass,
+        alpha_regressed=look.alpha_regressed,
+        identical=identical,
+        last_look=look.is_last or final,
+    )
+    kind = KIND_OF_OUTCOME[decision.outcome]
+    low, high = scale.shown(decision.lower_bound), scale.shown(decision.upper_bound)
+    change, shown_limit = scale.shown(estimate.mean), scale.shown(limit)
+    more = None
+    if identical:
+        digits = "" if all(chunk.is_exact for chunk in chunks) else ", to the digits printed"
+        reason = f"{scale.name} identical to the {against}'s on {estimate.tokens:,} tokens{digits}"
+    else:
+        bounds = f" [{scale.text(low)}, {scale.text(high)}]" if math.isfinite(high) else ""
+        where = "" if against == "limit" else f" against the {against}"
+        reason = (
+            f"{scale.name} {scale.text(change)}{bounds}{where} over {estimate.chunks} chunks in"
+            f" {estimate.clusters} clusters, limit {scale.text(shown_limit)}"
+        )
+    if kind is VerdictKind.INCONCLUSIVE:
+        reason += f": {decision.reason.value}"
+        more = stats.chunks_to_decide(
+            estimate,
+            limit,
+            alpha_pass=look.alpha_pass,
+            alpha_regressed=look.alpha_regressed,
+        )
+        if more is not None and look.is_last:
+            left = n_chunks_in_text - estimate.chunks
+            reason += f"; about {more:,} more chunks would decide (the text has {left:,} more)"
+    if kind is VerdictKind.PASS and against == "baseline" and 0 < limit < -decision.upper_bound:
+        kind = VerdictKind.IMPROVED
+    return Judgement(
+        metric=scale.metric,
+        against=against,
+        verdict=kind,
+        reason=reason,
+        estimate=change,
+        low=low,
+        high=high,
+        limit=shown_limit,
+        more_chunks=more,
+    )
+
+
+def figure(value: float) -> str:
+    """Write a perplexity with its digits, and a number of bytes in full."""
+    return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:,.6g}"
+
+
+def at_most(metric: str, name: str, value: float, limit: float, unit: str) -> Judgement:
+    """Judge a number that has no sampling error against a maximum."""
+    if not math.isfinite(value):
+        verdict, relation = VerdictKind.INVALID, "is not finite, limit"
+    elif value <= limit:
+        verdict, relation = VerdictKind.PASS, "is within"
+    else:
+        verdict, relation = VerdictKind.REGRESSED, "is above"
+    return Judgement(
+        metric=metric,
+        against="limit",
+        verdict=verdict,
+        reason=f"{name} {figure(value)}{unit} {relation} {figure(limit)}{unit}",
+        estimate=value,
+        limit=limit,
+    )
+
+
+def grown_bytes(
+    metric: str, name: str, against: str, now_bytes: int, before_bytes: int, limit: float
+) -> Judgement:
+    """Judge how much a number of bytes grew, relative to what it was."""
+    change = now_bytes / before_bytes - 1
+    return Judgement(
+        metric=metric,
+        against=against,
+        verdict=VerdictKind.PASS if change <= limit else VerdictKind.REGRESSED,
+        reason=(
+            f"{name} {percent(change)} against the {against} ({now_bytes:,} bytes, was"
+            f" {before_bytes:,}), limit {percent(limit)}"
+        ),
+        estimate=change,
+        limit=limit,
+    )
+
+
+def only(metric: str, against: str, verdict: VerdictKind, reason: str) -> Judgement:
+    """Return a verdict that needs no figures."""
+    return Judgement(metric=metric, against=against, verdict=verdict, reason=reason)
+
+
+def other_source(seen: Observation, baseline: Baseline) -> str | None:
+    """Say that a model was made from another file than the baseline's, or None."""
+    before, now = baseline.source_sha256, seen.source_sha256
+    if before is None or now is None or before == now:
+        return None
+    return (
+        f"the model's source is another file than the baseline's (SHA-256 {now[:12]},"
+        f" was {before[:12]})"
+    )
+
+
+def not_comparable(seen: Observation, baseline: Baseline) -> str | None:
+    """Say why a measurement and a baseline cannot be compared, or None."""
+    stored = baseline.perplexity
+    if stored is not None and stored.text_sha256 != seen.text_sha256:
+        hint = ""
+        if stored.text_sha256 == seen.text_sha256_with_lf:
+            hint = ": it has CRLF line ends where the baseline's text had LF"
+        return (
+            f"the text's bytes are not the baseline's (SHA-256 {seen.text_sha256[:12]}, was"
+            f" {stored.text_sha256[:12]}){hint}"
+        )
+    other = other_source(seen, baseline)
+    if other is not None:
+        return other
+    if seen.perplexity is not None and stored is not None:
+        measured = {chunk.index for chunk in seen.perplexity.chunks}
+        if measured.isdisjoint(stored.chunks.index):
+            return "the baseline has none of the chunks that were measured"
+    return None
+
+
+def against_column(
+    scale: Scale,
+    seen: Observation,
+    baseline: Baseline,
+    column: Sequence[float],
+    value: Callable[[ChunkScore], float],
+    limit: float,
+    look: Look,
+) -> Judgement:
+    """Judge against a column of the baseline's chunks."""
+    stored = dict(zip(baseline.scored.chunks.index, column, strict=True))
+    chunks = [chunk for chunk in seen.scored.chunks if chunk.index in stored]
+    return by_bounds(
+        scale,
+        "baseline",
+        [stored[chunk.index] for chunk in chunks],
+        [value(chunk) for chunk in chunks],
+        chunks,
+        limit,
+        look,
+        seen.scored.n_chunks_in_text,
+        final=seen.same_computation,
+    )

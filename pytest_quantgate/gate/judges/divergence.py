@@ -1,0 +1,149 @@
+"""Divergence from the reference: against limits and the baseline."""
+
+from __future__ import annotations
+
+import math
+
+from pytest_quantgate.config.limits import MAX_MEAN_KLD_NATS, MIN_KLD_INCREASE_NATS, are_of_a_marker
+from pytest_quantgate.config.schema import Limits
+from pytest_quantgate.gate.judges.bounds import (
+    Look,
+    Scale,
+    against_column,
+    at_most,
+    by_bounds,
+    not_comparable,
+    only,
+)
+from pytest_quantgate.gate.observation import Observation, token_ids_changed
+from pytest_quantgate.metrics.divergence import same_top_tokens
+from pytest_quantgate.results.baseline import Baseline
+from pytest_quantgate.results.measurements.perplexity import (
+    ChunkScore,
+    PerplexityMeasurement,
+    common_chunks,
+)
+from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+
+
+def _plain_nats(nats: float) -> str:
+    return f"{nats:.3g} nats"
+
+
+_KLD = Scale(metric="divergence", name="mean KLD", shown=float, text=_plain_nats)
+_KLD_CHANGE = Scale(
+    metric="divergence", name="mean KLD", shown=float, text=lambda x: f"{x:+.3g} nats"
+)
+_OTHER_TOP = Scale(
+    metric="divergence",
+    name="share of tokens with another top token",
+    shown=float,
+    text=lambda x: f"{100 * x:.2f} %",
+)
+
+
+def judge_divergence(
+    seen: Observation, limits: Limits, baseline: Baseline | None, look: Look
+) -> list[Judgement]:
+    """Judge the divergence from the reference; the reference itself has none."""
+    measured, found = seen.scored, seen.divergence
+    if seen.reference is None and found is None:
+        return []
+    if found is None:
+        # The default limits ask for it only where the baseline's engine could.
+        asked = limits.kld_p99_max, limits.same_top_min
+        wanted = are_of_a_marker(limits) or any(asked) or limits.kld_mean_max != MAX_MEAN_KLD_NATS
+        if not wanted and (baseline is None or baseline.divergence is None):
+            return []
+        reason = "the engine gave no distributions to compare with the reference's"
+        return [only("divergence", "reference", VerdictKind.UNSUPPORTED, reason)]
+    sums = [_kld_sum(chunk) for chunk in measured.chunks]
+    if not all(math.isfinite(value) for value in sums):
+        reason = "a token's divergence is not finite"
+        return [only("divergence", "reference", VerdictKind.INVALID, reason)]
+    judgements = []
+    zeros = [0.0] * len(sums)
+    if limits.kld_mean_max is not None:
+        if limits.kld_mean_max == MAX_MEAN_KLD_NATS:
+            # The default limit is there for garbage: a fact of this text, without an interval.
+            judgements.append(
+                at_most("divergence", "mean KLD", found.mean_kld_nats, limits.kld_mean_max, " nats")
+            )
+        else:
+            judgements.append(
+                by_bounds(
+                    _KLD,
+                    "limit",
+                    zeros,
+                    sums,
+                    measured.chunks,
+                    limits.kld_mean_max,
+                    look,
+                    measured.n_chunks_in_text,
+                )
+            )
+    if limits.kld_p99_max is not None:
+        p99 = found.kld_percentiles_nats.get("99")
+        if p99 is None:
+            reason = "the engine gave no percentiles of the divergence from the reference"
+            judgements.append(only("divergence", "reference", VerdictKind.UNSUPPORTED, reason))
+        else:
+            judgements.append(at_most("divergence", "p99 KLD", p99, limits.kld_p99_max, " nats"))
+    if limits.same_top_min is not None and seen.reference is not None:
+        judgements += _same_top(measured, seen.reference, limits.same_top_min, look)
+    if limits.kld_vs_baseline is not None and baseline is not None:
+        judgements.append(_against_baseline(seen, limits.kld_vs_baseline, baseline, look))
+    return judgements
+
+
+def _same_top(
+    measured: PerplexityMeasurement,
+    reference: PerplexityMeasurement,
+    least: float,
+    look: Look,
+) -> list[Judgement]:
+    same = same_top_tokens(measured, reference)
+    if same is None:
+        return []
+    chunks = [measured.chunks[i] for i in common_chunks(measured, reference)[0]]
+    return [
+        by_bounds(
+            _OTHER_TOP,
+            "limit",
+            [0.0] * len(chunks),
+            [chunk.tokens - count for chunk, count in zip(chunks, same, strict=True)],
+            chunks,
+            1 - least,
+            look,
+            measured.n_chunks_in_text,
+        )
+    ]
+
+
+def _against_baseline(seen: Observation, limit: float, baseline: Baseline, look: Look) -> Judgement:
+    """Judge the increase over the baseline; what cannot be compared is never green."""
+    obstacle = not_comparable(seen, baseline)
+    if obstacle is not None:
+        return only("divergence", "baseline", VerdictKind.NOT_COMPARABLE, obstacle)
+    changed = token_ids_changed(seen, baseline)
+    if changed:
+        chunks = len(seen.scored.chunks)
+        reason = f"the same text has other token ids in {changed} of {chunks} chunks"
+        return only("divergence", "baseline", VerdictKind.REGRESSED, reason)
+    if baseline.divergence is None:
+        reason = "the stored baseline has no divergence; delete its file and store it anew"
+        return only("divergence", "nothing", VerdictKind.NO_BASELINE, reason)
+    allowed = max(limit * baseline.divergence.mean_kld_nats, MIN_KLD_INCREASE_NATS)
+    return against_column(
+        _KLD_CHANGE,
+        seen,
+        baseline,
+        baseline.divergence.kld_sum_nats,
+        _kld_sum,
+        allowed,
+        look,
+    )
+
+
+def _kld_sum(chunk: ChunkScore) -> float:
+    return math.nan if chunk.kld_sum_nats is None else chunk.kld_sum_nats

@@ -1,0 +1,60 @@
+"""Memory: the peak of a fresh process against a maximum and the baseline of this hardware."""
+
+from __future__ import annotations
+
+from pytest_quantgate.config.schema import Limits
+from pytest_quantgate.gate.judges.bounds import Look, at_most, grown_bytes, only, other_source
+from pytest_quantgate.gate.judges.hardware import of_other_settings, of_this_hardware
+from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.results.baseline import Baseline
+from pytest_quantgate.results.measurements.memory import MemoryMeasurement
+from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+
+_SETTINGS = ("n_ctx", "n_batch", "n_ubatch")
+
+
+def judge_memory(
+    seen: Observation, limits: Limits, baseline: Baseline | None, _look: Look
+) -> list[Judgement]:
+    """Judge the peak resident memory against each limit that is set."""
+    measured = seen.find(MemoryMeasurement)
+    if measured is None:
+        return []
+    peak, asked = measured.peak_resident_bytes, limits.resident_vs_baseline
+    if peak is None:
+        if limits.resident_max_bytes is None and asked is None:
+            return []
+        reason = "this platform does not tell a process's peak memory"
+        return [only("memory", "limit", VerdictKind.UNSUPPORTED, reason)]
+    judgements = []
+    if limits.resident_max_bytes is not None:
+        judgements.append(
+            at_most("memory", "peak memory", peak, limits.resident_max_bytes, " bytes")
+        )
+    allowed = limits.resident_vs_same_hardware if asked is None else asked
+    if allowed is None or baseline is None:
+        return judgements
+    return [*judgements, _against_baseline(seen, measured, peak, allowed, baseline, asked)]
+
+
+def _against_baseline(
+    seen: Observation,
+    measured: MemoryMeasurement,
+    peak_bytes: int,
+    allowed: float,
+    baseline: Baseline,
+    asked: float | None,
+) -> Judgement:
+    other = other_source(seen, baseline)
+    if other is not None:
+        return only("memory", "baseline", VerdictKind.NOT_COMPARABLE, other)
+    stored = of_this_hardware("memory", baseline.memory, measured.fingerprint)
+    if not isinstance(stored, tuple):
+        stored = of_other_settings("memory", measured, stored, _SETTINGS) or stored
+    if isinstance(stored, tuple):
+        kind, reason = stored
+        # The default limit is there only where it can be kept.
+        kind = VerdictKind.MEASURED if asked is None else kind
+        return only("memory", "nothing", kind, reason)
+    before = stored.peak_resident_bytes
+    return grown_bytes("memory", "peak memory", "baseline", peak_bytes, before, allowed)

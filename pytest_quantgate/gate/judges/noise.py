@@ -1,0 +1,189 @@
+"""Settings noise: an outlier is the engine's fault, a limit below the noise is worth a warning."""
+
+from __future__ import annotations
+
+import math
+import statistics as stdlib_statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pytest_quantgate.config.limits import MIN_KLD_INCREASE_NATS
+from pytest_quantgate.config.schema import Limits
+from pytest_quantgate.gate.judges.bounds import Look, only
+from pytest_quantgate.gate.observation import Observation, percent
+from pytest_quantgate.results.baseline import Baseline
+from pytest_quantgate.results.measurements.noise import NoiseMeasurement, SettingScores
+from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+
+METRIC = "noise"
+
+MARGIN = 3.0
+"""A limit is to be at least so many times the largest shift."""
+
+MAX_SCORE = 3.5
+"""The modified z-score above which a value is an outlier (Iglewicz and Hoaglin, 1993)."""
+
+LEAST_SCALE_NATS = 0.07
+"""The smallest scale that a distance is measured by, RMS in nats a token.
+
+Most settings are bit-identical, so the spread alone would make an outlier of every other
+rounding. Honest kernels round activations to 8 bits in different ways; ½ · 0.07² is 0.0025
+nats, the divergence that rounding the weights to 8 bits costs (Q8_0).
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assessment:
+    """What the settings of a cell say.
+
+    ``threshold_nats`` is the distance from the centre above which a setting is an outlier.
+    ``ppl_shift`` is the largest difference of perplexity between two settings that are none,
+    relative to the profile's own; ``kld_shift_nats`` that of the mean divergence, None without one.
+    """
+
+    outliers: tuple[SettingScores, ...]
+    threshold_nats: float
+    ppl_shift: float
+    kld_shift_nats: float | None
+
+
+def assess(measured: NoiseMeasurement) -> Assessment:
+    """Tell outliers from noise, and the size of the noise.
+
+    A setting is an outlier where it failed, where its figures are not finite, or where its
+    modified z-score ``(x − median) / max(1.4826 · MAD, LEAST_SCALE_NATS)`` is not within
+    ``MAX_SCORE``; x is its distance from the central setting.
+    """
+    finite = [item for item in measured.settings if item.is_finite and item.rms_nats is not None]
+    distances = [item.rms_nats for item in finite if item.rms_nats is not None]
+    threshold = math.nan
+    if distances:
+        median = stdlib_statistics.median(distances)
+        mad = stdlib_statistics.median(abs(value - median) for value in distances)
+        threshold = median + MAX_SCORE * max(1.4826 * mad, LEAST_SCALE_NATS)
+    sound = [item for item in finite if item.rms_nats is not None and item.rms_nats <= threshold]
+    outliers = [
+        item
+        for item in measured.settings
+        if item not in sound and (item.is_fault or item.problem is None)
+    ]
+    ppls = [item.ppl for item in sound if item.ppl is not None]
+    klds = [item.mean_kld_nats for item in sound if item.mean_kld_nats is not None]
+    if measured.own in sound and measured.own.mean_kld_nats is None and klds:
+        klds.append(0.0)  # the reference itself, from which the others' divergence is
+    scale = measured.own.ppl if measured.own.is_finite else None
+    return Assessment(
+        outliers=tuple(outliers),
+        threshold_nats=threshold,
+        ppl_shift=(max(ppls) - min(ppls)) / scale if ppls and scale else 0.0,
+        kld_shift_nats=max(klds) - min(klds) if klds else None,
+    )
+
+
+def judge_noise(
+    seen: Observation, limits: Limits, _baseline: Baseline | None, _look: Look
+) -> list[Judgement]:
+    """Judge the settings: outliers are REGRESSED; limits below the floor pass and say so.
+
+    Without another setting than the profile's own there is no noise to speak of: UNSUPPORTED.
+    """
+    measured = seen.find(NoiseMeasurement)
+    if measured is None:
+        return []
+    found = assess(measured)
+    judged = [
+        Judgement(
+            metric=METRIC,
+            against="settings",
+            verdict=VerdictKind.REGRESSED,
+            reason=describe_outlier(item, measured, found),
+            estimate=item.rms_nats,
+            limit=found.threshold_nats,
+        )
+        for item in found.outliers
+    ]
+    compared = [item for item in measured.settings[1:] if item.problem is None]
+    if not judged and not compared:
+        problems = [item.problem for item in measured.settings[1:] if item.problem]
+        first = f": {problems[0].splitlines()[0]}" if problems else ""
+        reason = f"no setting but the profile's own could be measured{first}"
+        return [only(METRIC, "settings", VerdictKind.UNSUPPORTED, reason)]
+    if not judged:
+        judged.append(
+            Judgement(
+                metric=METRIC,
+                against="settings",
+                verdict=VerdictKind.PASS,
+                reason=describe_shift(found),
+                estimate=max((item.rms_nats or 0.0 for item in measured.settings), default=0.0),
+                limit=found.threshold_nats,
+            )
+        )
+    return judged + limits_below_floor(measured, found, limits)
+
+
+def describe_shift(found: Assessment) -> str:
+    """Say how large the noise is."""
+    text = f"settings move PPL by up to {_plain_percent(found.ppl_shift)}"
+    if found.kld_shift_nats is not None:
+        text += f", mean KLD by up to {found.kld_shift_nats:.2g} nats"
+    return text
+
+
+def describe_outlier(item: SettingScores, measured: NoiseMeasurement, found: Assessment) -> str:
+    """Say which setting is one, how far it is, and which side is nearer to the reference."""
+    start = f"a fault of the engine: {item.name!r} is an outlier among the settings: "
+    if item.problem is not None:
+        return start + item.problem.splitlines()[0]
+    if not item.is_finite or item.rms_nats is None or not math.isfinite(item.rms_nats):
+        return start + f"PPL {item.ppl} is not finite"
+    centre = next(other for other in measured.settings if other.name == measured.centre)
+    text = (
+        f"{start}{item.rms_nats:.3g} nats a token (RMS) from the others, where rounding"
+        f" explains {found.threshold_nats:.3g}; PPL {item.ppl:.4f} against {centre.ppl:.4f}"
+    )
+    mine, theirs = item.mean_kld_nats, centre.mean_kld_nats
+    if mine is None or theirs is None:
+        return text
+    wrong = "it is probably" if mine > theirs else "the others are probably"
+    return f"{text}, mean KLD to the reference {mine:.3g} against {theirs:.3g} nats: {wrong} wrong"
+
+
+def limits_below_floor(
+    measured: NoiseMeasurement, found: Assessment, limits: Limits
+) -> list[Judgement]:
+    """Return a judgement for each limit that is below ``MARGIN`` times the largest shift."""
+    floors: list[tuple[str, float | None, float, Callable[[float], str]]] = [
+        (name, getattr(limits, name), MARGIN * found.ppl_shift, percent)
+        for name in ("ppl_vs_baseline", "ppl_vs_anchor", "ppl_vs_reference")
+    ]
+    own = measured.own.mean_kld_nats
+    if found.kld_shift_nats is not None and own:
+        floor = MARGIN * found.kld_shift_nats
+        floors.append(("kld_mean_max", limits.kld_mean_max, floor, _nats))
+        # An increase below this is none, whatever the limit.
+        if floor > MIN_KLD_INCREASE_NATS:
+            floors.append(("kld_vs_baseline", limits.kld_vs_baseline, floor / own, percent))
+    return [
+        Judgement(
+            metric=METRIC,
+            against=name,
+            verdict=VerdictKind.PASS,
+            reason=(
+                f"warning: the limit {name} of {shown(limit)} is below {shown(floor)}, 3 times the"
+                " largest shift between settings"
+            ),
+            estimate=floor,
+            limit=limit,
+        )
+        for name, limit, floor, shown in floors
+        if limit is not None and not limit >= floor
+    ]
+
+
+def _plain_percent(fraction: float) -> str:
+    return f"{100 * fraction:.2g} %"
+
+
+def _nats(value: float) -> str:
+    return f"{value:.3g} nats"

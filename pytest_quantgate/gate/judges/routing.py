@@ -1,0 +1,133 @@
+"""Routing: shares of tokens, which are facts of these tokens and have no interval."""
+
+from __future__ import annotations
+
+from pytest_quantgate.config.limits import MIN_ROUTE_INCREASE, are_of_a_marker
+from pytest_quantgate.config.schema import Limits
+from pytest_quantgate.gate.judges.bounds import Look, not_comparable, only
+from pytest_quantgate.gate.observation import Observation, percent, token_ids_changed
+from pytest_quantgate.results.baseline import Baseline
+from pytest_quantgate.results.baseline import Routing as Stored
+from pytest_quantgate.results.measurements.routing import RoutingMeasurement
+from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+
+_AT_LEAST = {
+    "same_experts_min": ("same_experts", "the reference's experts chosen on"),
+    "same_top_expert_min": ("same_top_expert", "the reference's first expert chosen first on"),
+    "shared_weight_min": ("shared_weight", "router weight on experts that both chose"),
+}
+
+
+def judge_routing(
+    seen: Observation, limits: Limits, baseline: Baseline | None, _look: Look
+) -> list[Judgement]:
+    """Judge the routes against limits and the baseline."""
+    measured = seen.find(RoutingMeasurement)
+    if measured is None:
+        return []
+    stored = None if baseline is None else baseline.routing
+    if measured.obstacle is not None:
+        asked = (*(getattr(limits, name) for name in _AT_LEAST), limits.expert_load_max)
+        # The default limits ask for it only where the baseline's engine could.
+        if stored is None and not any(asked) and not are_of_a_marker(limits):
+            return []
+        return [only("routing", "reference", VerdictKind.UNSUPPORTED, measured.obstacle)]
+    judgements = []
+    if not measured.is_reference:
+        for name, (figure, words) in _AT_LEAST.items():
+            limit = getattr(limits, name)
+            if limit is not None:
+                judgements.append(_at_least(words, getattr(measured, figure), limit))
+        if limits.routing_vs_baseline is not None and baseline is not None:
+            judgements.append(
+                _against_baseline(seen, measured, limits.routing_vs_baseline, baseline)
+            )
+    if limits.expert_load_max is not None:
+        judgements.append(_load(measured, limits.expert_load_max))
+    return judgements
+
+
+def _at_least(words: str, share: float, limit: float) -> Judgement:
+    kept = share >= limit
+    return Judgement(
+        metric="routing",
+        against="limit",
+        verdict=VerdictKind.PASS if kept else VerdictKind.REGRESSED,
+        reason=f"{words} {100 * share:.2f} %, limit {100 * limit:g} % or more",
+        estimate=share,
+        limit=limit,
+    )
+
+
+def _load(measured: RoutingMeasurement, limit: float) -> Judgement:
+    layer = max(measured.layers, key=lambda item: max(item.load))
+    share = max(layer.load)
+    return Judgement(
+        metric="routing",
+        against="limit",
+        verdict=VerdictKind.PASS if share <= limit else VerdictKind.REGRESSED,
+        reason=(
+            f"expert {layer.load.index(share)} of layer {layer.layer} takes"
+            f" {100 * share:.2f} % of the tokens, limit {100 * limit:g} %"
+        ),
+        estimate=share,
+        limit=limit,
+    )
+
+
+def _against_baseline(
+    seen: Observation, measured: RoutingMeasurement, limit: float, baseline: Baseline
+) -> Judgement:
+    """Judge the share of changed routes on the chunks that the baseline has too."""
+    obstacle = not_comparable(seen, baseline)
+    if obstacle is not None:
+        return only("routing", "baseline", VerdictKind.NOT_COMPARABLE, obstacle)
+    if token_ids_changed(seen, baseline):
+        reason = "the same text has other token ids, so that other tokens were routed"
+        return only("routing", "baseline", VerdictKind.REGRESSED, reason)
+    stored = baseline.routing
+    if stored is None:
+        reason = "the stored baseline has no routes; delete its file and store it anew"
+        return only("routing", "nothing", VerdictKind.NO_BASELINE, reason)
+    then = dict(zip(stored.index, stored.chunk_same_experts, strict=True))
+    now = dict(zip(measured.chunk_indices, measured.chunk_same_experts, strict=True))
+    common = then.keys() & now.keys()
+    if not common or stored.layers != tuple(layer.layer for layer in measured.layers):
+        reason = "the baseline's routes are of other chunks or layers; store it anew"
+        return only("routing", "baseline", VerdictKind.NOT_COMPARABLE, reason)
+    per_chunk = stored.tokens // len(stored.index) * len(stored.layers)
+    changed_then, changed_now = (
+        1 - sum(counts[index] for index in common) / (per_chunk * len(common))
+        for counts in (then, now)
+    )
+    allowed = max(limit * changed_then, MIN_ROUTE_INCREASE)
+    rise = changed_now - changed_then
+    verdict = VerdictKind.PASS if rise <= allowed else VerdictKind.REGRESSED
+    if rise < -allowed:
+        verdict = VerdictKind.IMPROVED
+    reason = (
+        f"routes changed {percent(rise)[:-2]} points to {100 * changed_now:.2f} % against the"
+        f" baseline, limit {percent(allowed)[:-2]} points{_worst_layer(measured, stored)}"
+    )
+    if all(then[index] == now[index] for index in common):
+        reason = (
+            f"routes as often as the baseline's the reference's, {100 - 100 * changed_now:.2f} %"
+        )
+    return Judgement(
+        metric="routing",
+        against="baseline",
+        verdict=verdict,
+        reason=reason,
+        estimate=rise,
+        limit=allowed,
+    )
+
+
+def _worst_layer(measured: RoutingMeasurement, stored: Stored) -> str:
+    """Name the layer that moved most."""
+    moves = [
+        (then / stored.tokens - layer.same_experts / layer.tokens, layer.layer)
+        for then, layer in zip(stored.same_experts, measured.layers, strict=True)
+    ]
+    move, layer = max(moves)
+    return f"; most in layer {layer}, {percent(move)[:-2]} points" if move > 0 else ""

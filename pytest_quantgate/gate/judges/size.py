@@ -1,0 +1,63 @@
+"""Size and tensor types: against limits, the reference and the baseline."""
+
+from __future__ import annotations
+
+from pytest_quantgate.config.schema import Limits
+from pytest_quantgate.gate.judges.bounds import (
+    Look,
+    at_most,
+    grown_bytes,
+    not_comparable,
+    only,
+    other_source,
+)
+from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.gguf.tensor_changes import compare_tensors, pack_tensors
+from pytest_quantgate.results.baseline import Baseline
+from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+
+
+def judge_size(
+    seen: Observation, limits: Limits, baseline: Baseline | None, _look: Look
+) -> list[Judgement]:
+    """Judge size and tensor types against each limit that is set."""
+    size = seen.size
+    judgements = []
+    if limits.bits_per_weight_max is not None:
+        limit = limits.bits_per_weight_max
+        judgements.append(at_most("size", "size", size.bits_per_weight, limit, " bits per weight"))
+    if limits.size_max_bytes is not None:
+        judgements.append(at_most("size", "size", size.file_bytes, limits.size_max_bytes, " bytes"))
+    if limits.fallback_max is not None:
+        name = "share of the bytes in fallback types"
+        judgements.append(at_most("size", name, size.fallback_fraction, limits.fallback_max, ""))
+    if limits.size_vs_reference is not None and seen.reference_file_bytes is not None:
+        judgements.append(
+            grown_bytes(
+                "size",
+                "size",
+                "reference",
+                size.file_bytes,
+                seen.reference_file_bytes,
+                limits.size_vs_reference,
+            )
+        )
+    if limits.size_vs_baseline is not None and baseline is not None:
+        other = other_source(seen, baseline)
+        if other is not None:
+            return [*judgements, only("size", "baseline", VerdictKind.NOT_COMPARABLE, other)]
+        changes = compare_tensors(baseline.size.tensors, pack_tensors(seen.tensors))
+        if not_comparable(seen, baseline) is None and changes.types_changed:
+            reason = changes.describe_types()
+            judgements.append(only("size", "baseline", VerdictKind.REGRESSED, reason))
+        judgements.append(
+            grown_bytes(
+                "size",
+                "size",
+                "baseline",
+                size.file_bytes,
+                baseline.size.file_bytes,
+                limits.size_vs_baseline,
+            )
+        )
+    return judgements

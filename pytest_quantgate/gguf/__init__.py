@@ -1,0 +1,1 @@
+"""GGUF files: formats, tensor groups, reader, writer, changes of tensors, embedded models."""

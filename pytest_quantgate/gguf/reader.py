@@ -1,0 +1,362 @@
+"""What a GGUF file says of itself, read from its header alone.
+
+The ``gguf`` package's reader builds an array for each entry of the vocabulary (half a second a
+file) and refuses tensor types newer than itself; here a header is read in some 30 ms, the
+vocabulary is skipped, and every way in which a file can be damaged has a message of its own.
+Layout: the GGUF specification, versions 2 and 3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from pytest_quantgate.errors import ModelFileError
+from pytest_quantgate.gguf.formats import TENSOR_TYPES, TensorType
+
+_BY_NUMBER = {row.number: row for row in TENSOR_TYPES.values()}
+
+_SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
+_STRING, _ARRAY = 8, 9
+
+# Encoders, projectors and speech models load in llama.cpp but predict no next token.
+_NOT_LANGUAGE = re.compile(r"^(clip|.*bert.*|t5encoder|wavtokenizer.*|gemma-embedding)$")
+
+_SPLIT_NAME = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
+
+Value = str | int | float | bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """One tensor of a file: ``shape`` is in ggml's order, the row length first."""
+
+    name: str
+    type: TensorType
+    shape: tuple[int, ...]
+    offset_bytes: int
+    file: Path
+
+    @property
+    def n_elements(self) -> int:
+        """Weights."""
+        return math.prod(self.shape)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the data, from type and shape."""
+        return self.n_elements // self.type.block_elements * self.type.block_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class GgufFile:
+    """A model's header: all its files (split models have several), fields and tensors.
+
+    ``metadata`` holds scalars and strings; arrays are left out.
+    """
+
+    files: tuple[Path, ...]
+    metadata: dict[str, Value]
+    tensors: tuple[Tensor, ...]
+    n_bytes: int
+
+    @property
+    def architecture(self) -> str:
+        """The architecture's name, such as ``olmoe``."""
+        return str(self.metadata.get("general.architecture", ""))
+
+    @property
+    def n_parameters(self) -> int:
+        """Weights of all tensors."""
+        return sum(tensor.n_elements for tensor in self.tensors)
+
+    @property
+    def n_experts(self) -> int:
+        """Experts of a layer, 0 in a model without."""
+        return self.hyperparameter("expert_count") or 0
+
+    @property
+    def n_experts_used(self) -> int:
+        """Experts that a token is sent to, 0 in a model without."""
+        return self.hyperparameter("expert_used_count") or 0
+
+    def hyperparameter(self, name: str) -> int | None:
+        """Return the architecture's integer field, as ``embedding_length``, if it is there."""
+        value = self.metadata.get(f"{self.architecture}.{name}")
+        return int(value) if isinstance(value, int) else None
+
+    def settings(self) -> dict[str, str]:
+        """Return the scalar fields that bear on figures: the architecture's and the tokenizer's.
+
+        A string longer than 64 characters is left out: none of those is a setting.
+        """
+        prefixes = (f"{self.architecture}.", "tokenizer.ggml.")
+        return {
+            name: str(value)
+            for name, value in self.metadata.items()
+            if name.startswith(prefixes) and len(str(value)) <= 64
+        }
+
+    def main_type(self) -> str:
+        """Return the tensor type that holds most of the weights."""
+        weights: dict[str, int] = {}
+        for tensor in self.tensors:
+            weights[tensor.type.name] = weights.get(tensor.type.name, 0) + tensor.n_elements
+        return max(weights, key=weights.__getitem__)
+
+
+class _Truncated(Exception):
+    pass
+
+
+def _read(stream: BinaryIO, size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) != size:
+        raise _Truncated
+    return data
+
+
+def _skip(stream: BinaryIO, size: int) -> None:
+    if size > 1 << 40:  # far beyond any header; a larger step overflows the file's position
+        raise _Truncated
+    stream.seek(size, 1)
+
+
+def _number(stream: BinaryIO, layout: str) -> int:
+    return int(struct.unpack(layout, _read(stream, struct.calcsize(layout)))[0])
+
+
+def _string(stream: BinaryIO) -> str:
+    size = _number(stream, "<Q")
+    if size > 1 << 30:
+        raise _Truncated
+    return _read(stream, size).decode("utf-8", errors="replace")
+
+
+def _value(stream: BinaryIO, kind: int) -> Value | None:
+    if kind == _STRING:
+        return _string(stream)
+    if kind == _ARRAY:
+        item_kind, count = _number(stream, "<I"), _number(stream, "<Q")
+        if item_kind in _SCALARS:
+            _skip(stream, count * struct.calcsize(_SCALARS[item_kind]))
+        elif item_kind == _STRING:
+            for _ in range(count):
+                _skip(stream, _number(stream, "<Q"))
+        else:
+            raise _Truncated  # llama.cpp refuses arrays of arrays too
+        return None
+    layout = _SCALARS.get(kind)
+    if layout is None:
+        raise _Truncated
+    value: Value = struct.unpack(layout, _read(stream, struct.calcsize(layout)))[0]
+    return value
+
+
+def _read_one(path: Path) -> GgufFile:
+    try:
+        with path.open("rb") as stream:
+            return _parse(path, stream)
+    except _Truncated:
+        raise ModelFileError(
+            f"model file {path} is truncated or damaged: its header ends early; get it again"
+        ) from None
+    except OSError as error:
+        raise ModelFileError(f"model file {path} cannot be read: {error.strerror}") from error
+
+
+def _parse(path: Path, stream: BinaryIO) -> GgufFile:
+    magic = stream.read(4)
+    if magic != b"GGUF":
+        raise ModelFileError(
+            f"model file {path} is no GGUF file: it begins with {magic!r}, not b'GGUF';"
+            " convert it with llama.cpp's convert_hf_to_gguf.py"
+        )
+    version = _number(stream, "<I")
+    if version not in {2, 3}:
+        raise ModelFileError(f"model file {path} is GGUF version {version}; valid: 2, 3")
+    n_tensors, n_fields = _number(stream, "<Q"), _number(stream, "<Q")
+    if n_tensors > 1 << 20 or n_fields > 1 << 20:
+        raise _Truncated
+    metadata: dict[str, Value] = {}
+    for _ in range(n_fields):
+        key = _string(stream)
+        value = _value(stream, _number(stream, "<I"))
+        if value is not None:
+            metadata[key] = value
+    tensors = []
+    for _ in range(n_tensors):
+        name = _string(stream)
+        n_dimensions = _number(stream, "<I")
+        if n_dimensions > 4:
+            raise _Truncated
+        shape = tuple(_number(stream, "<Q") for _ in range(n_dimensions))
+        if 0 in shape:
+            raise _Truncated
+        number, offset = _number(stream, "<I"), _number(stream, "<Q")
+        tensor_type = _BY_NUMBER.get(number)
+        if tensor_type is None:
+            raise ModelFileError(
+                f"model file {path}: tensor {name!r} has the unknown ggml type {number}"
+            )
+        tensors.append((name, tensor_type, shape, offset))
+    alignment = metadata.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
+        raise ModelFileError(
+            f"model file {path} is damaged: general.alignment is {alignment!r}, no power of two;"
+            " get it again"
+        )
+    header_bytes = stream.tell()
+    start = -(-header_bytes // alignment) * alignment
+    n_bytes = path.stat().st_size
+    found = tuple(
+        Tensor(name=name, type=kind, shape=shape, offset_bytes=start + offset, file=path)
+        for name, kind, shape, offset in tensors
+    )
+    end = max((tensor.offset_bytes + tensor.n_bytes for tensor in found), default=header_bytes)
+    if end > n_bytes:
+        raise ModelFileError(
+            f"model file {path} is truncated: {n_bytes:,} bytes of {end:,}; get it again"
+        )
+    return GgufFile(files=(path,), metadata=metadata, tensors=found, n_bytes=n_bytes)
+
+
+def part_names(name: str) -> tuple[str, ...]:
+    """Return the names of all parts of a split model whose first part has this name."""
+    match = _SPLIT_NAME.match(name)
+    if match is None:
+        return (name,)
+    count = int(match["count"])
+    return tuple(
+        f"{match['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)
+    )
+
+
+def split_files(path: Path) -> tuple[Path, ...]:
+    """Return every file of a model of which ``path`` is one part, or just ``path``.
+
+    Raises:
+        ModelFileError: a part is missing, or ``path`` is not the first part.
+
+    """
+    match = _SPLIT_NAME.match(path.name)
+    if match is None:
+        return (path,)
+    count = int(match["count"])
+    if int(match["number"]) != 1:
+        raise ModelFileError(
+            f"model file {path} is part {int(match['number'])} of {count}; name part 1:"
+            f" {match['stem']}-00001-of-{count:05d}.gguf"
+        )
+    parts = tuple(path.with_name(name) for name in part_names(path.name))
+    for part in parts:
+        if not part.is_file():
+            raise ModelFileError(f"model file {part} is missing: part of the {count} of {path}")
+    return parts
+
+
+def read_gguf(path: Path) -> GgufFile:
+    """Read the header of a model, of all its parts if it is split.
+
+    Raises:
+        ModelFileError: no GGUF, truncated, damaged, a part missing.
+
+    """
+    if not path.is_file():
+        raise ModelFileError(f"model file {path} does not exist")
+    parts = [_read_one(part) for part in split_files(path)]
+    return GgufFile(
+        files=tuple(file for part in parts for file in part.files),
+        metadata=parts[0].metadata,
+        tensors=tuple(tensor for part in parts for tensor in part.tensors),
+        n_bytes=sum(part.n_bytes for part in parts),
+    )
+
+
+def check_language_model(file: GgufFile) -> None:
+    """Refuse what llama.cpp loads but cannot take perplexity of.
+
+    Raises:
+        ModelFileError: an importance matrix, an adapter, a projector, an encoder, or a file
+            without tensors or vocabulary.
+
+    """
+    path = file.files[0]
+    kind = str(file.metadata.get("general.type", "model"))
+    if kind != "model":
+        raise ModelFileError(
+            f"model file {path} is no language model: general.type is {kind!r}; name the model"
+        )
+    if not file.architecture:
+        raise ModelFileError(
+            f"model file {path} is no language model: it has no general.architecture"
+        )
+    if _NOT_LANGUAGE.match(file.architecture):
+        raise ModelFileError(
+            f"model file {path} is no language model: its architecture {file.architecture!r}"
+            " predicts no next token"
+        )
+    if "tokenizer.ggml.model" not in file.metadata:
+        raise ModelFileError(f"model file {path} is no language model: it has no tokenizer")
+    if not any(tensor.name == "token_embd.weight" for tensor in file.tensors):
+        raise ModelFileError(
+            f"model file {path} is no language model: it has no tensor token_embd.weight"
+        )
+
+
+def tensor_bytes(file: GgufFile) -> Iterator[tuple[Tensor, bytes]]:
+    """Give each tensor, in file order, with its bytes."""
+    for path in file.files:
+        with path.open("rb") as stream:
+            for tensor in file.tensors:
+                if tensor.file == path:
+                    stream.seek(tensor.offset_bytes)
+                    yield tensor, stream.read(tensor.n_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorDigest:
+    """A tensor's type and the SHA-256 of its bytes, "" where they were not hashed."""
+
+    name: str
+    type: str
+    sha256: str
+
+
+def digest_tensors(file: GgufFile) -> tuple[tuple[TensorDigest, ...], str]:
+    """Hash each tensor, and all of them as one.
+
+    Returns:
+        The tensors in file order, and the hexadecimal SHA-256 over, for each tensor in file
+        order: name, NUL, type name, NUL, bytes. It does not depend on the metadata.
+
+    """
+    whole = hashlib.sha256()
+    digests = []
+    for tensor, data in tensor_bytes(file):
+        whole.update(tensor.name.encode() + b"\0" + tensor.type.name.encode() + b"\0")
+        whole.update(data)
+        digests.append(
+            TensorDigest(
+                name=tensor.name, type=tensor.type.name, sha256=hashlib.sha256(data).hexdigest()
+            )
+        )
+    return tuple(digests), whole.hexdigest()

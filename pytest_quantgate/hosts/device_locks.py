@@ -1,0 +1,50 @@
+"""Who may compute now: this host's devices, held by one process at a time."""
+
+from __future__ import annotations
+
+import getpass
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pytest_quantgate.engines.messages.placement import read_placement
+
+WAIT_TOLD_EVERY_S = 30.0
+"""How often a process that waits for a device says so."""
+
+
+@contextmanager
+def hold_device(device: str, on_wait: Callable[[float], None] | None = None) -> Iterator[None]:
+    """Keep every other measurement of this user on this host off a placement's devices.
+
+    The lock is outside the cache: two runs with caches of their own share the processor.
+    ``on_wait`` is called if a device is not free at once, and from time to time while it is
+    not, with the seconds waited.
+    """
+    folder = Path(tempfile.gettempdir()) / f"pytest-quantgate-{getpass.getuser()}"
+    folder.mkdir(exist_ok=True)
+    began_s = time.monotonic()
+    with ExitStack() as stack:
+        # In one order, so that nobody waits in a ring.
+        for name in sorted(read_placement(device).names):
+            lock = FileLock(folder / f"device-{name}.lock")
+            _acquire(lock, began_s, on_wait)
+            stack.callback(lock.release)
+        yield
+
+
+def _acquire(lock: FileLock, began_s: float, on_wait: Callable[[float], None] | None) -> None:
+    patience_s = 0.0
+    while True:
+        try:
+            lock.acquire(timeout=patience_s)
+        except Timeout:
+            if on_wait is not None:
+                on_wait(time.monotonic() - began_s)
+            patience_s = WAIT_TOLD_EVERY_S
+        else:
+            return

@@ -1,0 +1,1 @@
+"""The matrix: cells, the run that holds them, planning and sharding."""

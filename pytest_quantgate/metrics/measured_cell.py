@@ -1,0 +1,123 @@
+"""A cell as a test sees it: its names, and its figures when they are first read."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from pytest_quantgate.gguf.formats import Format
+from pytest_quantgate.matrix.cells import Cell
+from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.metrics.registry import measure_once
+from pytest_quantgate.metrics.scoring import measure_perplexity
+from pytest_quantgate.results.baseline import Baseline
+from pytest_quantgate.results.measurements.memory import MemoryMeasurement
+from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
+from pytest_quantgate.results.measurements.routing import RoutingMeasurement
+from pytest_quantgate.results.measurements.size import SizeMeasurement
+from pytest_quantgate.results.measurements.speed import SpeedMeasurement
+
+
+class MeasuredCell:
+    """One cell. Every property below ``path`` may raise a ``CellError``, the cell's verdict."""
+
+    def __init__(self, run: Run, cell: Cell) -> None:
+        self._run = run
+        self._cell = cell
+
+    def __repr__(self) -> str:
+        return f"MeasuredCell({self.id!r})"
+
+    @property
+    def id(self) -> str:
+        """The cell's id, such as ``smollm2-Q4_K_M-cpu``."""
+        return self._cell.id
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self._cell.model
+
+    @property
+    def format(self) -> Format:
+        """The format."""
+        return self._cell.format
+
+    @property
+    def imatrix(self) -> str | None:
+        """The importance matrix's name, None for none."""
+        return self._cell.imatrix
+
+    @property
+    def device(self) -> str:
+        """The device's name."""
+        return self._cell.device
+
+    @property
+    def text(self) -> str:
+        """The text's name."""
+        return self._cell.text
+
+    @property
+    def baseline(self) -> Baseline | None:
+        """The stored baseline, None if there is none."""
+        return self._run.baseline(self._cell).baseline
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the other formats are compared with this one."""
+        return self._run.reference_cell(self._cell) == self._cell
+
+    @cached_property
+    def path(self) -> Path:
+        """The GGUF file, quantized now if it is not in the cache."""
+        return self._run.cell_file(self._cell).path
+
+    @cached_property
+    def size(self) -> SizeMeasurement:
+        """Bytes, bits per weight, tensor types and fallbacks."""
+        return self._run.size(self._cell)
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes on disk."""
+        return self.size.file_bytes
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits per weight of the tensors."""
+        return self.size.bits_per_weight
+
+    @property
+    def tensor_types(self) -> dict[str, str]:
+        """Each tensor's type, by name."""
+        return self.size.tensor_types
+
+    @cached_property
+    def scores(self) -> PerplexityMeasurement:
+        """Every chunk and token of the profile's whole budget."""
+        self._run.check_has_quality(self.model)
+        return measure_perplexity(self._run, self._cell, self._run.looks(self._cell)[-1])
+
+    @property
+    def speed(self) -> SpeedMeasurement:
+        """Prefill and decode speed, with the reference's beside it."""
+        measured: SpeedMeasurement = measure_once(self._run, "speed", self._cell)
+        return measured
+
+    @property
+    def memory(self) -> MemoryMeasurement:
+        """The peak of a fresh process, and the engine's buffers."""
+        measured: MemoryMeasurement = measure_once(self._run, "memory", self._cell)
+        return measured
+
+    @property
+    def routing(self) -> RoutingMeasurement:
+        """Where a mixture of experts sends its tokens, against the reference."""
+        measured: RoutingMeasurement = measure_once(self._run, "routing", self._cell)
+        return measured
+
+    @property
+    def perplexity(self) -> float:
+        """Perplexity over the profile's whole budget."""
+        return self.scores.perplexity

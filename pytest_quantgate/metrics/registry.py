@@ -1,0 +1,84 @@
+"""The metrics that are measured once a cell, and not chunk by chunk.
+
+A metric of this kind is a file beside this one (its measurement, a frozen dataclass of plain
+types, and how it is measured), a line in this table, a judge of the same name in
+:data:`pytest_quantgate.gate.judge.JUDGES`, and the marker that asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pytest_quantgate.metrics.batches import measure_batches
+from pytest_quantgate.metrics.devices import measure_devices
+from pytest_quantgate.metrics.imatrix import measure_imatrix
+from pytest_quantgate.metrics.memory import measure_memory
+from pytest_quantgate.metrics.noise import measure_noise
+from pytest_quantgate.metrics.oracle import measure_oracle
+from pytest_quantgate.metrics.routing import measure_routing
+from pytest_quantgate.metrics.speed import measure_speed
+from pytest_quantgate.results.measurements.batches import BatchMeasurement
+from pytest_quantgate.results.measurements.devices import DeviceMeasurement
+from pytest_quantgate.results.measurements.imatrix import ImatrixMeasurement
+from pytest_quantgate.results.measurements.memory import MemoryMeasurement, memory_figures
+from pytest_quantgate.results.measurements.noise import NoiseMeasurement
+from pytest_quantgate.results.measurements.oracle import OracleMeasurement
+from pytest_quantgate.results.measurements.routing import RoutingMeasurement
+from pytest_quantgate.results.measurements.speed import SpeedMeasurement, speed_figures
+
+if TYPE_CHECKING:
+    from pytest_quantgate.matrix.cells import Cell
+    from pytest_quantgate.matrix.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellMetric:
+    """How a metric is measured, and the dataclass that it gives.
+
+    ``measure`` gives an :class:`~pytest_quantgate.results.measurements.absent.Absent` for a cell
+    that has nothing of the kind, and may raise a
+    :class:`~pytest_quantgate.errors.CellError`, the cell's verdict. Where the dataclass has a
+    property ``notes``, these lines stand under the table. ``figures`` are the few
+    numbers that stand beside a test's result, by name.
+    """
+
+    kind: type
+    measure: Callable[[Run, Cell], Any]
+    figures: Callable[[Any], Mapping[str, float]] = lambda _measurement: {}
+
+
+CELL_METRICS: Mapping[str, CellMetric] = MappingProxyType(
+    {
+        "batches": CellMetric(kind=BatchMeasurement, measure=measure_batches),
+        "noise": CellMetric(kind=NoiseMeasurement, measure=measure_noise),
+        "devices": CellMetric(kind=DeviceMeasurement, measure=measure_devices),
+        "oracle": CellMetric(kind=OracleMeasurement, measure=measure_oracle),
+        "imatrix": CellMetric(kind=ImatrixMeasurement, measure=measure_imatrix),
+        "routing": CellMetric(kind=RoutingMeasurement, measure=measure_routing),
+        "speed": CellMetric(kind=SpeedMeasurement, measure=measure_speed, figures=speed_figures),
+        "memory": CellMetric(
+            kind=MemoryMeasurement, measure=measure_memory, figures=memory_figures
+        ),
+    }
+)
+
+
+def notes_of(measured: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what must be said aloud of a cell's measurements."""
+    return tuple(note for item in measured.values() for note in getattr(item, "notes", ()))
+
+
+def measure_once(run: Run, name: str, cell: Cell) -> Any:
+    """Measure a cell's metric, or return what this process has measured of it already.
+
+    Raises:
+        CellError: the cell could not be measured.
+
+    """
+    key = name, cell.id
+    if key not in run.measured_once:
+        run.measured_once[key] = CELL_METRICS[name].measure(run, cell)
+    return run.measured_once[key]

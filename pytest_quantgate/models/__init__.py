@@ -1,1 +1,0 @@
-"""Models: where one comes from, and what its files say of themselves."""

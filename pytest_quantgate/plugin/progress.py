@@ -1,0 +1,155 @@
+"""What a person sees while a run lasts: a live line on a terminal, else a line now and then."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.plugin.suites import CALIBRATION_NODE, MATRIX_NODE
+
+_POLL_S = 0.2
+_LINE_EVERY_S = 15.0  # how often a log without a terminal gets a line
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What the run's events add up to."""
+
+    n_cells: int
+    started_s: float
+    done: set[str] = field(default_factory=set)
+    cell: str = ""
+    step: str = ""
+    part: float = 0.0
+    setting: str = ""
+    parts: tuple[int, int] = (0, 1)
+
+    def take(self, event: dict[str, object]) -> None:
+        """Take one event in."""
+        self.cell = str(event["cell"])
+        match event["event"]:
+            case "done":
+                self.done.add(self.cell)
+                self.part, self.setting, self.parts = 0.0, "", (0, 1)
+            case "setting":
+                self.setting = f"{event['name']}, "
+                self.parts = int(str(event["done"])), int(str(event["total"]))
+            case "score":
+                done, total = int(str(event["done"])), int(str(event["total"]))
+                self.step = f"{self.setting}chunk {done}/{total}"
+                before, parts = self.parts
+                self.part = (before + done / max(total, 1)) / parts
+            case "wait":
+                waited_s = float(str(event["waited_s"]))
+                so_far = f", {_duration(waited_s)} so far" if waited_s >= 1 else ""
+                self.step = f"waiting for another measurement on {event['device']}{so_far}"
+            case "speed":
+                done, total = int(str(event["done"])), int(str(event["total"]))
+                self.step = f"speed, process {done} of {max(done, total)} or more"
+                self.part = min(0.9, done / max(total, 1))
+            case "quantize":
+                done, total = int(str(event["done"])), int(str(event["total"]))
+                self.step = f"quantizing {done}/{total}" if total else "preparing the file"
+
+    def line(self) -> str:
+        """Return the line that says where the run is."""
+        elapsed = time.time() - self.started_s
+        finished = len(self.done) + self.part
+        left = "time left unknown"
+        if finished >= 0.5:
+            seconds = elapsed / finished * (self.n_cells - finished)
+            left = f"about {_duration(seconds)} left"
+        return f"[{len(self.done)}/{self.n_cells}] {self.cell}: {self.step}, {left}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min"
+
+
+class Progress:
+    """Follows the run's events in a thread and shows them on the real standard output.
+
+    What a test process writes is captured, and under pytest-xdist the tests run in other
+    processes; so they append events to a file, and the process with the terminal reads it.
+    """
+
+    def __init__(self, events: Path, n_cells: int, stream: IO[str]) -> None:
+        self._events = events
+        self._stream = stream
+        self._is_terminal = stream.isatty()
+        self._tally = Tally(n_cells=n_cells, started_s=time.time())
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    @classmethod
+    def start(cls, run: Run) -> Progress:
+        """Begin to follow a run."""
+        # Captured output goes through descriptor 1; this copy stays the real one.
+        real = sys.__stdout__ or sys.stdout
+        stream = os.fdopen(os.dup(real.fileno()), "w", encoding="utf-8", buffering=1)
+        progress = cls(run.folder / "events.jsonl", len(run.cells), stream)
+        progress._thread.start()
+        return progress
+
+    @property
+    def started_s(self) -> float:
+        """When the run began, in seconds since the epoch."""
+        return self._tally.started_s
+
+    def stop(self) -> None:
+        """Stop following; what is shown live is wiped."""
+        if not self._stop.is_set():
+            self._stop.set()
+            self._thread.join()
+            self._wipe()
+            self._stream.close()
+
+    def test_status(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """Give a built-in test no letter: its line with the figures stands for it."""
+        if report.when == "call" and report.nodeid.startswith((MATRIX_NODE, CALIBRATION_NODE)):
+            verbose = {"passed": "PASSED", "failed": "FAILED", "skipped": "SKIPPED"}
+            return report.outcome, "", verbose.get(report.outcome, report.outcome)
+        return None
+
+    def _follow(self) -> None:
+        position = 0
+        last_line_s = time.time()
+        while not self._stop.wait(_POLL_S):
+            news, position = self._read(position)
+            for event in news:
+                self._tally.take(event)
+            if not news:
+                continue
+            if self._is_terminal:
+                self._stream.write("\r\x1b[K" + self._tally.line())
+                self._stream.flush()
+            elif time.time() - last_line_s >= _LINE_EVERY_S:
+                last_line_s = time.time()
+                self._stream.write("\n" + self._tally.line() + "\n")
+                self._stream.flush()
+
+    def _read(self, position: int) -> tuple[list[dict[str, object]], int]:
+        try:
+            with self._events.open("rb") as stream:
+                stream.seek(position)
+                data = stream.read()
+        except FileNotFoundError:
+            return [], position
+        whole = data[: data.rfind(b"\n") + 1]
+        return [json.loads(line) for line in whole.splitlines()], position + len(whole)
+
+    def _wipe(self) -> None:
+        if self._is_terminal:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()

@@ -1,0 +1,68 @@
+"""Writes baselines as syrupy snapshots, so that ``--snapshot-update`` is syrupy's own.
+
+syrupy takes every file in a snapshot folder that no test of this run asked for as unused, and
+an update would delete it. Baselines of cells that were not run (another host's GPU) must stay,
+so this extension discovers nothing; ``quantgate doctor`` knows the orphans.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from syrupy.data import SnapshotCollections
+from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
+
+from pytest_quantgate.results.baseline import Baseline, dump
+from pytest_quantgate.results.baseline_store import Store
+from pytest_quantgate.storage.atomic import write_atomically
+
+
+def extension_for(path: Path) -> type[SingleFileSnapshotExtension]:
+    """Return an extension whose one snapshot is the file at ``path``."""
+
+    class BaselineExtension(SingleFileSnapshotExtension):
+        _write_mode = WriteMode.TEXT
+        file_extension = "json"
+
+        def serialize(self, data: Any, **_kwargs: Any) -> str:
+            assert isinstance(data, Baseline)
+            return dump(data)
+
+        @classmethod
+        def dirname(cls, **_kwargs: Any) -> str:
+            return str(path.parent)
+
+        @classmethod
+        def get_file_basename(cls, **_kwargs: Any) -> str:
+            return path.stem
+
+        @classmethod
+        def matches_test_location(cls, **_kwargs: Any) -> bool:
+            return True
+
+        def discover_snapshots(self, **_kwargs: Any) -> SnapshotCollections:
+            return SnapshotCollections()
+
+        def delete_snapshots(self, **_kwargs: Any) -> None:
+            """Keep every file: an update accepts, it never deletes."""
+
+        @classmethod
+        def write_snapshot_collection(cls, *, snapshot_collection: Any, **_kwargs: Any) -> None:
+            for snapshot in snapshot_collection:
+                write_atomically(path, str(snapshot.data).encode())
+
+    return BaselineExtension
+
+
+def accept(snapshot: Any, store: Store, candidate: Baseline) -> None:
+    """Store a baseline by asserting it under ``--snapshot-update``.
+
+    Args:
+        snapshot: syrupy's fixture of the test.
+        store: tells the file.
+        candidate: what is accepted.
+
+    """
+    assertion = snapshot.use_extension(extension_for(store.path(candidate.key)))
+    assert candidate == assertion

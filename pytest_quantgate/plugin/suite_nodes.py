@@ -1,0 +1,136 @@
+"""Adds the built-in suites to a run, and checks everything before anything is measured."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+
+from pytest_quantgate.errors import CellError, ConfigError
+from pytest_quantgate.matrix.cells import NO_TEXT
+from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.plugin.gating import NEEDS_REASON
+from pytest_quantgate.plugin.state import STATE, State
+from pytest_quantgate.plugin.suites import CALIBRATION_NODE, CODECS_NODE, MATRIX_NODE
+
+_MODULES = {
+    MATRIX_NODE: "pytest_quantgate.plugin.suites.test_matrix",
+    CALIBRATION_NODE: "pytest_quantgate.plugin.suites.test_noise",
+    CODECS_NODE: "pytest_quantgate.plugin.suites.test_codecs",
+}
+
+OPTIONAL_TESTS = {
+    "test_batch_geometry": "batch_geometry",
+    "test_devices": "compare_devices",
+    "test_speed": "speed",
+    "test_memory": "memory",
+}
+"""Tests of the built-in matrix that the profile must switch on, and its key for each."""
+
+
+def prepare(state: State) -> None:
+    """Check the settings, and run only the suites where no path was given.
+
+    Raises:
+        pytest.UsageError: anything that cannot be used, in one line; in the controller only,
+            since in a worker of pytest-xdist it would be an internal error.
+
+    """
+    config = state.config
+    if state.options.any_suite and config.args_source is not pytest.Config.ArgsSource.ARGS:
+        config.args = []
+    if state.is_xdist_worker:
+        return
+    try:
+        run = state.open_run()
+        run.cache.prune()
+        if state.options.shows_cells:
+            _check_matrix(state, run)
+    except ConfigError as error:
+        raise pytest.UsageError(str(error)) from error
+    finally:
+        state.close()
+
+
+def _check_matrix(state: State, run: Run) -> None:
+    for cell in run.cells:
+        if cell.text == NO_TEXT:
+            continue
+        try:
+            run.chunk_plan(cell.model, cell.text)
+        except CellError:
+            continue  # the engine's trouble is the cell's verdict, not a usage error
+    if state.options.update_baselines and state.options.calibrate:
+        raise ConfigError(
+            "--quant-calibrate stores no baselines; store them with"
+            ' pytest --quant-matrix --snapshot-update --quant-reason "WHY"'
+        )
+    against = run.settings.profile.against
+    if against is not None and (state.options.update_baselines or state.options.calibrate):
+        raise ConfigError(
+            f"--quant-against {against!r} compares two engines in one run: it stores no baselines"
+            " and calibrates nothing; leave out --snapshot-update and --quant-calibrate"
+        )
+    if state.options.update_baselines and not state.options.reason:
+        raise ConfigError(NEEDS_REASON)
+    if state.options.update_baselines and not state.config.pluginmanager.hasplugin("syrupy"):
+        raise ConfigError("--snapshot-update needs syrupy; remove -p no:syrupy")
+
+
+class SuiteModule(pytest.Module):
+    """A built-in test module under a node id of its own.
+
+    From site-packages its id would be empty or begin with the environment's folder.
+    """
+
+    def _getobj(self) -> Any:
+        return importlib.import_module(_MODULES[self.nodeid])
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        """Give the module's tests, those of an option only where the profile has it."""
+        profile = self.config.stash[STATE].open_run().settings.profile
+        for node in super().collect():
+            switch = OPTIONAL_TESTS.get(node.name.partition("[")[0])
+            if switch is None or getattr(profile, switch):
+                yield node
+
+
+def collect(session: pytest.Session, state: State) -> Iterator[pytest.Item]:
+    """Give the tests of the suites that were asked for."""
+    profile = state.open_run().settings.profile
+    if state.options.matrix:
+        yield from _collect(session, MATRIX_NODE)
+    if state.options.calibrate:
+        yield from _collect(session, CALIBRATION_NODE)
+    if state.options.codecs or (state.options.matrix and profile.codecs):
+        yield from _collect(session, CODECS_NODE)
+
+
+def deselect_other_shards(config: pytest.Config, state: State, items: list[pytest.Item]) -> None:
+    """Leave out the tests of cells that other shards have, and the codecs but in the first shard.
+
+    A test that asks for some fields of a cell runs where the first cell with these is. Tests
+    without a cell are not the matrix's, and stay.
+    """
+    run = state.open_run()
+    assert run.settings.shard is not None
+    ids = {cell.id for cell in run.cells}
+    kept: list[pytest.Item] = []
+    left: list[pytest.Item] = []
+    for item in items:
+        point = item.callspec.params.get("_quant_point") if hasattr(item, "callspec") else None
+        is_codec = item.nodeid.startswith(CODECS_NODE)
+        is_here = (
+            run.settings.shard.number == 1 if is_codec else (point is None or point.cell.id in ids)
+        )
+        (kept if is_here else left).append(item)
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = kept
+
+
+def _collect(session: pytest.Session, node: str) -> Iterator[pytest.Item]:
+    module = SuiteModule.from_parent(session, path=session.config.rootpath / node, nodeid=node)
+    yield from session.genitems(module)

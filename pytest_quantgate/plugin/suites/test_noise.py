@@ -1,0 +1,16 @@
+"""One test a cell of the profile: settings that should not matter (``--quant-calibrate``)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_quantgate.metrics.measured_cell import MeasuredCell
+
+
+@pytest.mark.quant_noise
+def test_settings(quant_cell: MeasuredCell) -> None:
+    """Measure how far settings move the cell's figures; an outlier is the engine's fault."""
+    assert quant_cell.file_bytes > 0

@@ -1,0 +1,81 @@
+"""A run's record as GitHub Actions shows it: the summary of a step, and annotations.
+
+Escaping is that of GitHub's own runner: in a message ``%``, carriage return and line feed, in a
+property ``:`` and ``,`` too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pytest_quantgate.reports.noise import noise_tables
+from pytest_quantgate.reports.write import run_markdown
+from pytest_quantgate.results.record import RunRecord
+
+MAX_SUMMARY_BYTES = 1 << 20
+"""A step's summary, above which GitHub shows none of it."""
+
+MAX_ANNOTATIONS = 10
+"""Annotations of one kind that GitHub shows of a step."""
+
+_SHORTENED = "\n\n(Shortened: the run record has all of it.)\n"
+
+
+def escape_message(text: str) -> str:
+    """Write a text as a workflow command's message: one line, that no other command can leave."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def escape_property(text: str) -> str:
+    """Write a text as a workflow command's property, such as its title."""
+    return escape_message(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def annotation_lines(record: RunRecord) -> list[str]:
+    """Return an error for each red or missing cell and a warning for each note.
+
+    At most ``MAX_ANNOTATIONS`` of a kind: the last one of more says how many are left out.
+    """
+    errors = [
+        (f"{cell.id} {cell.verdict}", "\n".join(filter(None, (cell.reason, cell.cause))))
+        for cell in record.cells
+        if cell.is_red
+    ]
+    errors += [("Missing", what) for what in record.missing]
+    warnings = [("quantgate", warning) for warning in record.warnings]
+    warnings += [(cell.id, note) for cell in record.cells for note in cell.notes]
+    warnings += [(table.title, note) for table in noise_tables(record) for note in table.notes]
+    return [*_commands("error", errors), *_commands("warning", warnings)]
+
+
+def _commands(kind: str, found: Sequence[tuple[str, str]]) -> list[str]:
+    shown = list(found)
+    if len(shown) > MAX_ANNOTATIONS:
+        more = len(shown) - MAX_ANNOTATIONS + 1
+        shown[MAX_ANNOTATIONS - 1 :] = [("quantgate", f"and {more} more: see the summary")]
+    return [
+        f"::{kind} title={escape_property(title)}::{escape_message(message)}"
+        for title, message in shown
+    ]
+
+
+def summary(record: RunRecord, room_bytes: int = MAX_SUMMARY_BYTES) -> str:
+    """Return the report for a step's summary, in at most ``room_bytes`` of UTF-8.
+
+    One that is longer has the red cells alone, and if that is too long, what of it has room.
+    """
+    text = run_markdown(record)
+    if len(text.encode()) <= room_bytes:
+        return text
+    red = tuple(cell for cell in record.cells if cell.is_red)
+    heading = text.partition("\n")[0]
+    rest = run_markdown(replace(record, cells=red)).partition("\n")[2]
+    return _cut(f"{heading}\n{rest}", room_bytes)
+
+
+def _cut(text: str, room_bytes: int) -> str:
+    """Keep the whole lines that have room beside the word that there were more."""
+    kept = text.encode()[: max(0, room_bytes - len(_SHORTENED.encode()))]
+    whole = kept[: kept.rfind(b"\n") + 1].decode()
+    return f"{whole.rstrip()}{_SHORTENED}" if whole else ""

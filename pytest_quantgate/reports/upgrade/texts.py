@@ -1,0 +1,215 @@
+"""How one cell's change is told: the texts that the terminal's and the Markdown's tables share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from pytest_quantgate.gate.compare.cell import CellChange, Support
+from pytest_quantgate.gate.compare.shifts import Shift
+from pytest_quantgate.gate.compare.speed import SpeedChange
+from pytest_quantgate.gate.observation import percent
+from pytest_quantgate.results.verdicts import worst
+
+HEADINGS = (
+    "cell",
+    "verdict",
+    "ΔPPL [95 %]",
+    "mean KLD, same top",
+    "size",
+    "how sure",
+    "cause",
+)
+"""The columns of what moved."""
+
+_LEAST = 1e-6
+"""A relative change of perplexity below this is told as being below it."""
+
+_MOST_NAMES = 8
+
+_SAME = "same"
+_NONE = "–"
+
+
+def ordered(changes: Iterable[CellChange]) -> list[CellChange]:
+    """Return the worst verdict first, then the largest move of perplexity."""
+
+    def rank(change: CellChange) -> tuple[bool, int, float]:
+        kinds = [other.verdict.kind for other in listed]
+        same_or_better = sum(worst([kind, change.verdict.kind]) is not kind for kind in kinds)
+        shift = change.ppl
+        size = math.inf if shift is None else max(map(abs, (shift.low, shift.high, shift.change)))
+        return change.is_red, same_or_better, size if math.isfinite(size) else math.inf
+
+    listed = list(changes)
+    return sorted(listed, key=rank, reverse=True)
+
+
+def row(change: CellChange) -> tuple[str, ...]:
+    """Return the texts of ``HEADINGS``."""
+    return (
+        change.new.id,
+        change.verdict.kind.value,
+        _perplexity(change),
+        _divergence(change),
+        _size(change),
+        _how_sure(change),
+        _cause(change),
+    )
+
+
+def shift_text(shift: Shift | None) -> str:
+    """Return a relative change with its interval, with the digits that its size asks for."""
+    if shift is None:
+        return _NONE
+    if shift.is_identical:
+        return "identical"
+    if not (math.isfinite(shift.change) and math.isfinite(shift.high)):
+        return percent(shift.change)
+    largest = max(map(abs, (shift.low, shift.high)))
+    if largest < _LEAST:
+        return f"within ±{100 * _LEAST:.4f} %"
+    digits = 2 if largest >= 5e-4 else 4
+    low, high = (percent(bound, digits)[:-2] for bound in (shift.low, shift.high))
+    return f"{percent(shift.change, digits)} [{low}, {high}]"
+
+
+def is_rounding(change: CellChange) -> bool:
+    """Tell whether a green cell moved by so little that another order of sums explains it."""
+    shift = change.ppl
+    if change.is_red or change.file_changed or change.costs_moved or shift is None:
+        return False
+    return not change.retokenized and max(map(abs, (shift.low, shift.high))) < _LEAST
+
+
+def largest_text(changes: Iterable[CellChange]) -> str:
+    """Say how far perplexity moved at most, "" where it moved nowhere."""
+    moves = [
+        abs(change.ppl.change)
+        for change in changes
+        if change.ppl is not None and math.isfinite(change.ppl.change)
+    ]
+    largest = max(moves, default=0.0)
+    if largest == 0:
+        return ""
+    if largest < _LEAST:
+        return f"PPL by less than {100 * _LEAST:.4f} %"
+    return f"PPL by at most {100 * largest:.{2 if largest >= 5e-4 else 4}f} %"
+
+
+def _perplexity(change: CellChange) -> str:
+    if not change.is_compared:
+        return _NONE
+    if change.retokenized and change.old.ppl is not None and change.new.ppl is not None:
+        return f"{change.old.ppl:.4f} → {change.new.ppl:.4f}"
+    return shift_text(change.ppl)
+
+
+def _divergence(change: CellChange) -> str:
+    """Tell both divergences on the common chunks; the top tokens where all chunks are common."""
+    if change.kld_nats is None:
+        return _NONE
+    before, after = change.old.divergence, change.new.divergence
+    if not change.quality_moved and before == after:
+        return _SAME
+    text = _arrow(*(f"{nats:.5f}" for nats in change.kld_nats))
+    all_common = set(change.old.chunk_indices) == set(change.new.chunk_indices)
+    if before is None or after is None or not all_common:
+        return text
+    return f"{text}, {_arrow(*(f'{100 * item.same_top:.1f}' for item in (before, after)))} %"
+
+
+def _arrow(before: str, after: str) -> str:
+    return before if before == after else f"{before} → {after}"
+
+
+def _size(change: CellChange) -> str:
+    before, after = change.old.file_bytes, change.new.file_bytes
+    if not change.is_compared or before is None or after is None:
+        return _NONE
+    if before == after:
+        return _SAME
+    relative = after / before - 1
+    return f"{after - before:+,} bytes ({percent(relative)})".replace("-", "−")
+
+
+def _how_sure(change: CellChange) -> str:
+    """Say what a change rests on: facts of this text, or an interval over how many clusters."""
+    shift = change.ppl
+    if not change.is_compared or shift is None:
+        return "a fact of the file" if change.is_compared else _NONE
+    if shift.is_identical:
+        return f"bit-identical on {shift.tokens:,} tokens"
+    over = "documents" if shift.of_documents else "clusters"
+    return f"{shift.chunks_changed} of {shift.chunks} chunks changed, {shift.clusters:,} {over}"
+
+
+def _cause(change: CellChange) -> str:
+    if change.support is Support.NEW_ONLY:
+        return "the old engine could not"
+    if change.support is Support.OLD_ONLY:
+        return "the new engine cannot"
+    if change.obstacle is not None:
+        return "not compared"
+    return change.cause_name or _NONE
+
+
+def explanation(change: CellChange) -> str:
+    """Say what shows a moved cell's cause, without figures: equal for cells moved by the same."""
+    assert change.tensors is not None
+    parts = []
+    if change.retokenized:
+        parts.append("the same text has other token ids")
+    if change.fields:
+        parts.append(f"metadata changed: {', '.join(change.fields)}")
+    if change.tensors.any:
+        parts.append(change.tensors.describe())
+    elif change.size_changed:
+        parts.append("all tensors are the same: the file has other metadata")
+    elif not change.fields:
+        parts.append(
+            "one file for both, since a sample found the quantizers equal: all of it is the runtime"
+            if change.new.file_is_shared
+            else "the files are identical: all of it is the runtime"
+        )
+    return "; ".join(parts)
+
+
+def speed_text(found: SpeedChange | None) -> str:
+    """Return how many times the old speed, with the interval and both speeds."""
+    if found is None:
+        return _NONE
+    return (
+        f"{found.ratio:.3f}× [{found.low:.3f}, {found.high:.3f}]"
+        f" ({found.old_tokens_per_s:,.4g} → {found.new_tokens_per_s:,.4g} t/s)"
+    )
+
+
+def peak_text(change: CellChange) -> str:
+    """Return both peaks of memory in MB, and the relative change."""
+    if change.costs.peak_bytes is None:
+        return _NONE
+    then, now = change.costs.peak_bytes
+    return f"{then / 1e6:,.1f} → {now / 1e6:,.1f} ({percent(now / then - 1, 1)})"
+
+
+def names(changes: Sequence[CellChange]) -> str:
+    """Name cells for a sentence, as code."""
+    return name_some([change.new.id for change in changes])
+
+
+def name_some(ids: Sequence[str]) -> str:
+    """Name cells as code, of many the first ones."""
+    more = f" and {len(ids) - _MOST_NAMES} more" if len(ids) > _MOST_NAMES else ""
+    return ", ".join(f"`{name}`" for name in ids[:_MOST_NAMES]) + more
+
+
+def short(change: CellChange) -> str:
+    """Say of a red cell in a few words how red it is."""
+    told = [f"`{change.new.id}` {change.verdict.kind.value}"]
+    details = []
+    if change.ppl is not None and not change.ppl.is_identical:
+        details.append(f"PPL {percent(change.ppl.change)}")
+    if change.cause_name:
+        details.append(change.cause_name)
+    return " ".join([*told, *([f"({', '.join(details)})"] if details else [])])

@@ -1,0 +1,1 @@
+"""Results: measurements, verdicts, baselines and records."""

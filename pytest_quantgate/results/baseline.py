@@ -1,0 +1,321 @@
+"""What a baseline says: units in the names, the identity of all that made it, no pickles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.results.hardware import Fingerprint
+
+VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Key(_Part):
+    """What two qualities must share to be comparable; it also names the file.
+
+    A shape has no text: ``text`` is "" and ``n_ctx`` is 0.
+    """
+
+    model: str
+    format: str
+    imatrix: str | None
+    text: str
+    n_ctx: int
+    flash_attention: bool
+    type_k: str
+    type_v: str
+    device_kind: str
+
+    def is_of_cell_of(self, other: Key) -> bool:
+        """Tell whether both are of one cell, under whatever settings."""
+        fields = ("model", "format", "imatrix", "device_kind")
+        return all(getattr(self, name) == getattr(other, name) for name in fields)
+
+    def settings_unlike(self, stored: Key) -> tuple[str, ...]:
+        """Name the settings that are not a stored key's, each with both values."""
+        return tuple(
+            f"{name} {_shown(getattr(self, name))} (was {_shown(getattr(stored, name))})"
+            for name in KEY_SETTINGS
+            if getattr(self, name) != getattr(stored, name)
+        )
+
+
+KEY_SETTINGS = ("text", "n_ctx", "flash_attention", "type_k", "type_v")
+"""What in a key is a setting, and not the cell."""
+
+
+def _shown(value: str | int | bool) -> str:
+    """Write a setting as TOML does, an empty one as none."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) or "none"
+
+
+class MadeBy(_Part):
+    """What made the measurement: recorded, not part of the key.
+
+    ``imatrix_sha256`` is of the importance matrix's file, None where none was used.
+    """
+
+    engine: str
+    llama_cpp: str
+    library_sha256: str
+    quantizer_sha256: str | None
+    imatrix_sha256: str | None = None
+    system_info: str
+    cpu: str
+    platform: str
+    n_threads: int
+    n_batch: int
+    n_ubatch: int
+
+
+class Chunks(_Part):
+    """Per-chunk sums in visiting order; the hashes are the first 16 hexadecimal digits.
+
+    ``top_tokens`` are null from an engine that tells sums alone.
+    """
+
+    index: tuple[int, ...]
+    tokens: tuple[int, ...]
+    nll_sum_nats: tuple[float, ...]
+    token_ids: tuple[str, ...]
+    top_tokens: tuple[str | None, ...]
+    document: tuple[int | None, ...]
+
+    @model_validator(mode="after")
+    def _equal_lengths(self) -> Chunks:
+        lengths = {len(getattr(self, name)) for name in type(self).model_fields}
+        if len(lengths) != 1 or lengths == {0}:
+            raise ValueError("the chunks' columns are empty or of unequal length")
+        return self
+
+
+class Perplexity(_Part):
+    """Perplexity, and what a paired comparison with it needs.
+
+    ``per_token_sha256`` names the per-token values where the run's cache still has them; null
+    where the engine told none.
+    """
+
+    ppl: float
+    text_sha256: str
+    per_token_sha256: str | None
+    chunks: Chunks
+
+
+class Divergence(_Part):
+    """Divergence from the reference, a column a chunk in the order of the perplexity's chunks.
+
+    ``reference_per_token_sha256`` names the reference's values that it was measured against,
+    null where the engine told none.
+    """
+
+    mean_kld_nats: float
+    same_top: float
+    kld_sum_nats: tuple[float, ...]
+    same_top_tokens: tuple[int, ...]
+    reference_per_token_sha256: str | None
+
+
+class Routing(_Part):
+    """Numbers of tokens routed as the reference routes them.
+
+    ``same_experts`` and ``same_top_expert`` have a column a layer of ``layers``; ``index`` are
+    the chunks, ``chunk_same_experts`` the tokens of each with the same experts, summed over the
+    layers.
+    """
+
+    tokens: int
+    layers: tuple[int, ...]
+    same_experts: tuple[int, ...]
+    same_top_expert: tuple[int, ...]
+    index: tuple[int, ...]
+    chunk_same_experts: tuple[int, ...]
+
+
+class Size(_Part):
+    """The file: its size, and each tensor's type and first 8 digits of its bytes' SHA-256.
+
+    ``tensors`` groups the layers of one tensor name, in file order, as ``TYPE:hash`` words.
+    """
+
+    file_bytes: int
+    bits_per_weight: float
+    fallback_fraction: float
+    tensors: Mapping[str, str]
+
+
+SPEED_SETTINGS = ("prefill_tokens", "decode_tokens", "depth", "n_batch", "n_ubatch")
+"""What of a speed is a setting."""
+
+
+class SpeedAnchor(_Part):
+    """The first accepted speeds on one kind of hardware, against which slow drift is judged."""
+
+    prefill_rates: tuple[PositiveFloat, ...] = Field(min_length=2)
+    decode_rates: tuple[PositiveFloat, ...] = Field(min_length=2)
+
+
+class SpeedBaseline(_Part):
+    """Speeds on one kind of hardware: tokens per second, one a fresh process.
+
+    ``anchor`` is None where these are the first that were accepted with their settings.
+    """
+
+    fingerprint: Fingerprint
+    engine: str
+    llama_cpp: str
+    prefill_tokens: int
+    decode_tokens: int
+    depth: int
+    n_batch: int
+    n_ubatch: int
+    prefill_rates: tuple[PositiveFloat, ...]
+    decode_rates: tuple[PositiveFloat, ...]
+    anchor: SpeedAnchor | None = None
+
+    @property
+    def settings(self) -> tuple[int, ...]:
+        """What two speeds must share to be comparable: lengths, depth and batch."""
+        return tuple(getattr(self, name) for name in SPEED_SETTINGS)
+
+    @property
+    def first(self) -> SpeedAnchor:
+        """The first accepted speeds."""
+        return self.anchor or SpeedAnchor(
+            prefill_rates=self.prefill_rates, decode_rates=self.decode_rates
+        )
+
+    @model_validator(mode="after")
+    def _enough(self) -> SpeedBaseline:
+        if min(len(self.prefill_rates), len(self.decode_rates)) < 2:
+            raise ValueError("a speed of fewer than two processes")
+        return self
+
+
+class MemoryBaseline(_Part):
+    """The peak memory of a fresh process on one kind of hardware."""
+
+    fingerprint: Fingerprint
+    engine: str
+    llama_cpp: str
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int
+    peak_resident_bytes: PositiveInt
+
+
+class Anchor(_Part):
+    """The first accepted values, against which slow drift is judged."""
+
+    index: tuple[int, ...]
+    nll_sum_nats: tuple[float, ...]
+    file_bytes: int
+
+
+class Baseline(_Part):
+    """One cell's accepted measurement; a cell without a text has no ``perplexity``.
+
+    ``metadata`` has the file's settings, None in a file that was written before they were kept.
+    ``scored_tensors`` are those of the file that the perplexity is of, packed as the size's, None
+    where the size is of the same file: either may be accepted without the other.
+    ``speed`` and ``memory`` are keyed by the digest of the hardware's fingerprint: each machine
+    keeps its own figures.
+    """
+
+    version: Literal[1] = 1
+    key: Key
+    source_sha256: str | None
+    made_by: MadeBy
+    perplexity: Perplexity | None = None
+    divergence: Divergence | None = None
+    routing: Routing | None = None
+    size: Size
+    scored_tensors: Mapping[str, str] | None = None
+    metadata: Mapping[str, str] | None = None
+    speed: Mapping[str, SpeedBaseline] = Field(default_factory=dict)
+    memory: Mapping[str, MemoryBaseline] = Field(default_factory=dict)
+    anchor: Anchor
+    reason: str
+
+    @model_validator(mode="after")
+    def _quality_of_a_text(self) -> Baseline:
+        if (self.perplexity is None) != (self.key.text == ""):
+            raise ValueError("a perplexity and a text are there together or not at all")
+        return self
+
+    @property
+    def scored(self) -> Perplexity:
+        """The perplexity, for judges that are only asked where the cell has a text."""
+        assert self.perplexity is not None
+        return self.perplexity
+
+    @property
+    def tensors_scored(self) -> Mapping[str, str]:
+        """The tensors of the file that the perplexity is of."""
+        return self.size.tensors if self.scored_tensors is None else self.scored_tensors
+
+
+def _render(value: object, depth: int = 0) -> str:
+    """JSON with a key a line and lists on one line, so that a review shows what moved."""
+    if isinstance(value, dict) and value:
+        pad = " " * (depth + 1)
+        lines = (f"{pad}{json.dumps(k)}: {_render(v, depth + 1)}" for k, v in sorted(value.items()))
+        return "{\n" + ",\n".join(lines) + "\n" + " " * depth + "}"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def dump(baseline: Baseline) -> str:
+    """Return the file's text.
+
+    Raises:
+        ValueError: a number that is not finite.
+
+    """
+    return _render(baseline.model_dump(mode="json")) + "\n"
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is no number")
+
+
+def parse(text: str, name: str) -> Baseline:
+    """Read a file's text.
+
+    Raises:
+        ConfigError: no JSON, a number that is not finite, another version, a field that is
+            missing or wrong.
+
+    """
+    try:
+        # Python would read NaN and Infinity, and a comparison with them says nothing.
+        raw: Any = json.loads(text, parse_constant=_refuse_constant)
+    except ValueError as error:
+        raise ConfigError(f"the baseline {name} is no JSON ({error})") from error
+    if isinstance(raw, dict) and raw.get("version") != VERSION:
+        raise ConfigError(
+            f"the baseline {name} has version {raw.get('version')!r}; this release reads {VERSION}"
+        )
+    try:
+        return Baseline.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"the baseline {name} is damaged: {where}: {first['msg']}") from error

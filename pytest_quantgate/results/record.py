@@ -1,0 +1,269 @@
+"""The run record: everything measured and judged in a run, as one versioned JSON.
+
+It holds no environment variables, tokens, credentials or host names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.results.baseline import Key, MadeBy
+from pytest_quantgate.results.measurements import MEASUREMENTS
+from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement
+from pytest_quantgate.results.verdicts import Judgement, VerdictKind, worst
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """PPL of a cell against another on common chunks; a relative change, 95 % interval.
+
+    ``tokens_changed`` is None where an engine told no values of single tokens.
+    """
+
+    change: float
+    low: float
+    high: float
+    chunks: int
+    clusters: int
+    tokens: int
+    tokens_changed: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellRecord:
+    """One cell: what it is, what was measured, what was said.
+
+    ``notes`` are what must be said aloud of it; ``ppl_vs_reference`` is None for the reference
+    itself. Figures are None where the cell could not be measured or nothing asked for them;
+    ``measured`` has the metrics of :mod:`pytest_quantgate.metrics.registry`, by name.
+
+    What two records of a cell are compared by: ``key`` and the hashes of text and source;
+    ``made_by`` what computed, ``quantizer`` the engine that made the file and ``quantizer_cpu``
+    its instruction sets ("" and None where the file is the user's or the source itself; a cell
+    that could not be measured names the engine that was to make it);
+    ``tensors`` as :func:`~pytest_quantgate.gguf.tensor_changes.pack_tensors` gives them,
+    ``metadata`` the file's settings. All ``chunk_*`` have a column a chunk, in the order of
+    visits: ``chunk_token_ids`` the first 16 digits of the hash of its token ids,
+    ``chunk_kld_sum_nats`` the sums of the divergence from the reference, empty where none was
+    measured. ``file_is_shared`` tells
+    that another engine's quantizer made the file, which a sample found to be equal; ``is_exact`` is
+    False where the engine printed rounded sums. ``limits`` are those
+    that the profile sets the cell, by name. Records of before these fields were kept have them
+    empty. ``is_skipped`` says that a format which the engine refused fails nothing, since the
+    profile lists it as optional or the old engine could not do it either.
+    """
+
+    id: str
+    model: str
+    format: str
+    imatrix: str | None
+    device: str
+    engine: str
+    text: str
+    is_reference: bool
+    reference: str
+    is_requantized: bool
+    is_miniature: bool
+    verdict: str
+    reason: str
+    cause: str | None = None
+    notes: tuple[str, ...] = ()
+    file_bytes: int | None = None
+    bits_per_weight: float | None = None
+    bytes_by_type: dict[str, int] = field(default_factory=dict)
+    bytes_by_part: dict[str, int] = field(default_factory=dict)
+    tensors_by_type: dict[str, int] = field(default_factory=dict)
+    fallbacks: tuple[str, ...] = ()
+    fallback_fraction: float | None = None
+    file_sha256: str | None = None
+    tensor_data_sha256: str | None = None
+    ppl: float | None = None
+    chunks: int | None = None
+    tokens: int | None = None
+    chunk_indices: tuple[int, ...] = ()
+    chunk_nll_sum_nats: tuple[float, ...] = ()
+    chunk_tokens: tuple[int, ...] = ()
+    chunk_documents: tuple[int | None, ...] = ()
+    ppl_by_domain: dict[str, float] = field(default_factory=dict)
+    ppl_vs_reference: Difference | None = None
+    divergence: DivergenceMeasurement | None = None
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    judgements: tuple[Judgement, ...] = ()
+    accepted: str | None = None
+    seconds_s: float = 0.0
+    key: Key | None = None
+    text_sha256: str = ""
+    source_sha256: str | None = None
+    made_by: MadeBy | None = None
+    quantizer: str = ""
+    quantizer_cpu: str | None = None
+    tensors: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    chunk_token_ids: tuple[str, ...] = ()
+    chunk_kld_sum_nats: tuple[float, ...] = ()
+    is_exact: bool = True
+    file_is_shared: bool = False
+    n_chunks_in_text: int | None = None
+    limits: dict[str, float] = field(default_factory=dict)
+    is_skipped: bool = False
+
+    @property
+    def kind(self) -> VerdictKind:
+        """The verdict, as its enumeration."""
+        return VerdictKind(self.verdict)
+
+    @property
+    def is_red(self) -> bool:
+        """Whether the cell fails the run."""
+        return not (self.kind.is_green or self.is_skipped or self.accepted is not None)
+
+
+def merge_records(one: CellRecord, other: CellRecord) -> CellRecord:
+    """Join what two tests found in one cell: all figures, and the worse of their verdicts.
+
+    It counts as accepted only if neither is red without having been accepted.
+    """
+    scored, rest = (one, other) if one.ppl is not None else (other, one)
+    kind = worst([scored.kind, rest.kind])
+    deciding = scored if scored.kind is kind else rest
+    is_red = one.is_red or other.is_red
+    accepted = [item.accepted for item in (scored, rest) if item.accepted is not None]
+    return replace(
+        scored,
+        verdict=deciding.verdict,
+        reason=deciding.reason,
+        cause=deciding.cause,
+        notes=tuple(dict.fromkeys((*scored.notes, *rest.notes))),
+        measured={**rest.measured, **scored.measured},
+        judgements=(*scored.judgements, *rest.judgements),
+        accepted=None if is_red or not accepted else "; ".join(accepted),
+        is_skipped=deciding.is_skipped,
+        seconds_s=scored.seconds_s + rest.seconds_s,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """Which part of the matrix a run was, and the ids of all cells of that part.
+
+    ``matrix_sha256`` is of the whole row of cells that was cut, as the settings tell it.
+    """
+
+    number: int
+    count: int
+    cells: tuple[str, ...]
+    matrix_sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A whole run, or one shard of it; ``shard`` is None for the whole.
+
+    ``command`` is what to type to run the same cells again. ``against`` is the old engine where
+    the run compared two, described as ``engine`` is; then ``cells`` are the new engine's, and
+    ``others`` those of the old engine and the crossed ones (the file of one quantizer, the
+    runtime of the other) that were measured. ``missing`` is what a record that was joined from
+    several lacks: shards, and ids of cells that one of them should have judged.
+    """
+
+    profile: str
+    gated: bool
+    settings: dict[str, Any]
+    engine: dict[str, Any]
+    cells: tuple[CellRecord, ...]
+    started: str
+    seconds_s: float
+    warnings: tuple[str, ...] = ()
+    version: int = VERSION
+    against: dict[str, Any] | None = None
+    others: tuple[CellRecord, ...] = ()
+    command: str = ""
+    shard: ShardRecord | None = None
+    missing: tuple[str, ...] = ()
+
+    @property
+    def is_red(self) -> bool:
+        """Whether the cells make the whole run fail; a shard without cells does not."""
+        has_none = not self.cells and (self.shard is None or bool(self.shard.cells))
+        is_empty = self.gated and has_none
+        return is_empty or bool(self.missing) or any(cell.is_red for cell in self.cells)
+
+
+def to_plain(record: RunRecord | CellRecord) -> dict[str, Any]:
+    """Return what JSON can hold; numbers that are not finite become their names."""
+    plain: dict[str, Any] = _plain(asdict(record))
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case VerdictKind():
+            return value.value
+        case BaseModel():
+            return _plain(value.model_dump(mode="json"))
+        case float() if value != value or value in {float("inf"), float("-inf")}:
+            return str(value)
+        case _:
+            return value
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read a run record.
+
+    Raises:
+        ConfigError: no file, no JSON, no run record, or one of another version.
+
+    """
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the run record {path} cannot be read: {error}") from error
+    if not isinstance(plain, dict) or plain.get("version") != VERSION:
+        found = plain.get("version") if isinstance(plain, dict) else None
+        raise ConfigError(
+            f"{path} is no run record of version {VERSION} (version {found!r}); write one with"
+            " pytest --quant-matrix --quant-report PATH.json"
+        )
+    try:
+        cells = tuple(cell_from_plain(cell) for cell in plain["cells"])
+        others = tuple(cell_from_plain(cell) for cell in plain.get("others", ()))
+        lists = {"cells": cells, "others": others, "warnings": tuple(plain["warnings"])}
+        shard = TypeAdapter(ShardRecord | None).validate_python(plain.get("shard"))
+        missing = tuple(plain.get("missing", ()))
+        return RunRecord(**{**plain, **lists, "shard": shard, "missing": missing})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"the run record {path} is damaged: {error!r}") from error
+
+
+def cell_from_plain(plain: dict[str, Any]) -> CellRecord:
+    """Rebuild a cell from its JSON.
+
+    Raises:
+        ValueError: a field is missing or of another kind.
+
+    """
+    try:
+        cell = TypeAdapter(CellRecord).validate_python(plain)
+        measured: dict[str, Any] = {
+            name: TypeAdapter(MEASUREMENTS[name]).validate_python(item)
+            for name, item in cell.measured.items()
+            if name in MEASUREMENTS
+        }
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{where}: {first['msg']}") from error
+    return replace(cell, measured=measured)

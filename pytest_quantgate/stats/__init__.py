@@ -1,0 +1,89 @@
+"""The gate's statistics: paired, clustered estimates, and decisions at looks declared beforehand.
+
+Pure functions on numpy arrays. Every estimate is in the metric's own unit: nats per token for
+perplexity and KL divergence, a fraction for same-top, a natural logarithm for ratios of speed.
+Larger is worse throughout; negate a metric where more is better.
+
+estimates.py    means and paired differences, their clustered errors; ratios of speed; percentiles
+decisions.py    intervals, bounds, INSIDE or OUTSIDE a limit, alpha spending
+order.py        the seeded, stratified order of chunks
+speed.py        interleaved processes: how many, in which order, and what they say
+"""
+
+from pytest_quantgate.stats.decisions import (
+    ALPHA_PASS,
+    ALPHA_REGRESSED,
+    MIN_CLUSTERS,
+    Decision,
+    Outcome,
+    Reason,
+    chunks_to_decide,
+    decide,
+    interval,
+    lower_bound,
+    ppl_change,
+    ppl_limit_nats,
+    ppl_ratio_interval,
+    spending,
+    t_quantile,
+    upper_bound,
+)
+from pytest_quantgate.stats.estimates import (
+    BLOCK_CHUNKS,
+    MeanEstimate,
+    PairedEstimate,
+    cluster_labels,
+    compare_paired,
+    estimate_mean,
+    mean_and_standard_error,
+    paired_log_ratio,
+    percentile,
+)
+from pytest_quantgate.stats.order import chunk_order
+from pytest_quantgate.stats.speed import (
+    MIN_PROCESSES,
+    interleaved,
+    is_narrow,
+    process_looks,
+    relative_width,
+    slowdown,
+    slowdown_unpaired,
+    slowness,
+)
+
+__all__ = [
+    "ALPHA_PASS",
+    "ALPHA_REGRESSED",
+    "BLOCK_CHUNKS",
+    "MIN_CLUSTERS",
+    "MIN_PROCESSES",
+    "Decision",
+    "MeanEstimate",
+    "Outcome",
+    "PairedEstimate",
+    "Reason",
+    "chunk_order",
+    "chunks_to_decide",
+    "cluster_labels",
+    "compare_paired",
+    "decide",
+    "estimate_mean",
+    "interleaved",
+    "interval",
+    "is_narrow",
+    "lower_bound",
+    "mean_and_standard_error",
+    "paired_log_ratio",
+    "percentile",
+    "ppl_change",
+    "ppl_limit_nats",
+    "ppl_ratio_interval",
+    "process_looks",
+    "relative_width",
+    "slowdown",
+    "slowdown_unpaired",
+    "slowness",
+    "spending",
+    "t_quantile",
+    "upper_bound",
+]

@@ -1,0 +1,116 @@
+"""Speed: interleaved pairs of fresh processes, and when enough of them have run."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_quantgate.stats.decisions import _times, t_quantile
+from pytest_quantgate.stats.estimates import MeanEstimate, paired_log_ratio
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+MIN_PROCESSES = 5
+"""Fresh processes a side below which nothing is said of a speed."""
+
+_GROWTH = 1.4  # a look after 5, 7, 10, 14, 20, … processes
+
+
+def process_looks(most: int) -> tuple[int, ...]:
+    """Return the numbers of processes a side after which measuring may end, the budget last.
+
+    Raises:
+        ValueError: a budget below `MIN_PROCESSES`.
+
+    """
+    if most < MIN_PROCESSES:
+        msg = f"{most} processes a side; give at least {MIN_PROCESSES}"
+        raise ValueError(msg)
+    looks = [MIN_PROCESSES]
+    while looks[-1] < most:
+        looks.append(min(most, math.ceil(_GROWTH * looks[-1] - 1e-9)))
+    return tuple(looks)
+
+
+def interleaved(pair: int) -> tuple[int, int]:
+    """Return which side of a pair runs first, 0 or 1, in the order A B, B A, A B.
+
+    What drifts steadily (a clock that sinks as the machine warms up) then falls on both alike.
+    """
+    return (0, 1) if pair % 2 == 0 else (1, 0)
+
+
+def slowdown(before_rates: npt.ArrayLike, after_rates: npt.ArrayLike) -> MeanEstimate:
+    """Estimate ln(before/after) of interleaved pairs: positive where the second side is slower.
+
+    Arguments, errors and formula as in `paired_log_ratio`, with the sign turned so that larger
+    is worse.
+    """
+    return paired_log_ratio(after_rates, before_rates)
+
+
+def slowness(rates: npt.ArrayLike) -> MeanEstimate:
+    """Estimate −ln(rate) from one rate a process, with the process as the cluster."""
+    values = np.asarray(rates, dtype=np.float64)
+    return slowdown(np.ones_like(values), values)
+
+
+def slowdown_unpaired(before_rates: npt.ArrayLike, after_rates: npt.ArrayLike) -> MeanEstimate:
+    """Estimate ln(before/after) of processes of two sessions, which nothing pairs.
+
+    The error is Welch's: √(s_a²/n_a + s_b²/n_b), with the degrees of freedom of Satterthwaite
+    (1946) as `effective_clusters` − 1. What moved between the sessions, and not within one, is
+    not in it: a limit on this difference must leave room for that.
+
+    Returns:
+        The estimate, `clusters` being the processes of the side that has fewer; NaN for rates
+        that are zero, negative or not finite.
+
+    Raises:
+        ValueError: a side without processes.
+
+    """
+    sides = [slowness(before_rates), slowness(after_rates)]
+    variances = [side.standard_error**2 for side in sides]
+    variance = sum(variances)
+    freedom = math.inf
+    if variance > 0 and math.isfinite(variance):
+        parts = zip(variances, sides, strict=True)
+        freedom = variance**2 / sum(v**2 / (side.clusters - 1) for v, side in parts)
+    clusters = min(side.clusters for side in sides)
+    freedom = min(freedom, float(sum(side.clusters for side in sides) - 2))
+    return MeanEstimate(
+        mean=sides[1].mean - sides[0].mean,
+        standard_error=math.sqrt(variance) if variance >= 0 else math.nan,
+        skewness=0.0,
+        skewness_error=0.0,
+        clusters=clusters,
+        effective_clusters=freedom + 1,
+        degrees_of_freedom=math.floor(freedom),
+        tokens=sum(side.tokens for side in sides),
+        chunks=sum(side.chunks for side in sides),
+    )
+
+
+def relative_width(estimate: MeanEstimate, alpha: float) -> float:
+    """Return the width of the interval of confidence 1 − 2·alpha of a ratio: 0.1 is 10 %.
+
+    It is the upper bound over the lower one, less 1; infinite or NaN where there is no interval.
+    """
+    half = _times(t_quantile(estimate.degrees_of_freedom, alpha), estimate.standard_error)
+    try:
+        return math.expm1(2 * half)
+    except OverflowError:
+        return math.inf
+
+
+def is_narrow(estimate: MeanEstimate, margin: float, alpha: float) -> bool:
+    """Tell whether the interval of confidence 1 − 2·alpha is narrower than a margin.
+
+    A difference of twice the margin is then decided either way. The margin is relative: 0.1
+    is 10 %.
+    """
+    return math.isfinite(estimate.mean) and relative_width(estimate, alpha) <= margin

@@ -1,0 +1,1 @@
+"""Atomic writes, keys by content, and the cache."""

@@ -1,1 +1,0 @@
-"""The built-in suite: ordinary tests over the public fixtures and markers."""

@@ -1,0 +1,173 @@
+"""The pages name every setting, option and keyword, and none that there is not."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_quantgate.config import schema
+from pytest_quantgate.plugin.markers import MARKERS, Marker
+from pytest_quantgate.plugin.options import add_options
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
+CONFIGURATION = "configuration.md"
+
+TABLES: dict[str, tuple[str, type[schema.Table]]] = {
+    "## `[tool.quantgate]`": (CONFIGURATION, schema.Tables),
+    "## `[tool.quantgate.models.NAME]`": (CONFIGURATION, schema.ModelSettings),
+    "## `[tool.quantgate.texts.NAME]`": (CONFIGURATION, schema.TextSettings),
+    "## `[tool.quantgate.imatrices.NAME]`": (CONFIGURATION, schema.ImatrixSettings),
+    "## `[tool.quantgate.devices.NAME]`": (CONFIGURATION, schema.DeviceSettings),
+    "## `[tool.quantgate.engines.NAME]`": (CONFIGURATION, schema.EngineSettings),
+    "## `[tool.quantgate.formats.NAME]`: recipes": (CONFIGURATION, schema.RecipeSettings),
+    "## `[tool.quantgate.profiles.NAME]`": (CONFIGURATION, schema.ProfileSettings),
+    "## Limits": (CONFIGURATION, schema.Limits),
+    "## A shape of your own": ("shapes.md", schema.ShapeSettings),
+}
+"""The heading under which a table's keys stand, its page, and what reads it."""
+
+
+class Options:
+    """A parser and its group, of which the names of the options are kept."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def getgroup(self, *_words: str) -> Options:
+        """Return the group."""
+        return self
+
+    def addoption(self, name: str, **_settings: object) -> None:
+        """Keep a name."""
+        self.names.append(name)
+
+
+def rows(page: str, heading: str, first: str) -> Iterator[list[str]]:
+    """Return the cells of a heading's table whose first column is called so."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    below = text.partition(f"\n{heading}\n")[2].partition("\n## ")[0]
+    table = below.partition(f"\n| {first} |")[2].partition("\n\n")[0]
+    for line in table.splitlines()[2:]:
+        yield [cell.strip() for cell in line.strip("|").split(" |")]
+
+
+def words(cell: str) -> list[str]:
+    """Return what stands in backticks."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def keys(heading: str) -> list[str]:
+    """Return the keys under a heading."""
+    first = "limit" if heading == "## Limits" else "key"
+    return [key for row in rows(TABLES[heading][0], heading, first) for key in words(row[0])]
+
+
+def options() -> list[str]:
+    """Return the names of the options."""
+    parser = Options()
+    add_options(parser)  # type: ignore[arg-type] # all that it asks of pytest's
+    return parser.names
+
+
+def value(cell: str) -> Any:
+    """Return a default that is written as TOML; None for words."""
+    match = re.fullmatch(r"`([^`]+)`", cell)
+    try:
+        return tomllib.loads(f"it = {match[1]}")["it"] if match is not None else None
+    except tomllib.TOMLDecodeError:
+        return None  # the name of another key
+
+
+@pytest.mark.parametrize("heading", TABLES)
+def test_a_page_has_the_keys_of_a_table_and_no_others(heading: str) -> None:
+    """A table of tables has headings of its own for these."""
+    fields = set(TABLES[heading][1].model_fields)
+    if heading == "## `[tool.quantgate]`":
+        fields -= {
+            name for name in fields if f"## `[tool.quantgate.{name}.NAME]`" in str([*TABLES])
+        }
+    found = keys(heading)
+    assert sorted(found) == sorted(fields)
+
+
+@pytest.mark.parametrize("heading", TABLES)
+def test_a_default_that_is_written_out_is_the_default(heading: str) -> None:
+    """Limits have theirs by format, and a margin is written in percent."""
+    page, table = TABLES[heading]
+    compared = 0
+    for row in rows(page, heading, "key"):
+        if len(row) < 4 or value(row[2]) is None:
+            continue
+        for name in words(row[0]):
+            default = table.model_fields[name].default
+            given = value(row[2])
+            if isinstance(given, str) and given.endswith("%"):
+                given = float(given.removesuffix("%")) / 100
+            if name != "limits":
+                assert (list(default) if isinstance(default, tuple) else default) == given, name
+                compared += 1
+    has_defaults = any(
+        isinstance(field.default, str | int | float) and not isinstance(field.default, type)
+        for field in table.model_fields.values()
+    )
+    assert compared > 0 or not has_defaults
+
+
+def test_the_options_are_all_there() -> None:
+    documented = [
+        word for row in rows(CONFIGURATION, "## Options", "option") for word in words(row[0])
+    ]
+    names = [word.partition(" ")[0] for word in documented]
+    assert sorted(names) == sorted([*options(), "--snapshot-update"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_names_no_option_that_there_is_not(page: Path) -> None:
+    named = set(re.findall(r"--quant-[a-z-]+[a-z]", page.read_text(encoding="utf-8")))
+    assert named <= set(options())
+
+
+def test_each_limit_stands_beside_the_keyword_that_sets_it() -> None:
+    """A calibration's keywords name limits of other markers."""
+    markers = [item for item in MARKERS.values() if item.name != "quant_noise"]
+    for row in rows(CONFIGURATION, "## Limits", "limit"):
+        expected = {
+            f"{marker.name}({phase}{keyword}=…)"
+            for marker in markers
+            for keyword, limit in marker.keywords.items()
+            for part in marker.parts or ("",)
+            if limit.format(part=part) in words(row[0])
+            for phase in [f"{marker.part_keyword}=…, " if marker.part_keyword else ""]
+        }
+        assert set(words(row[1])) == expected, row[0]
+
+
+@pytest.mark.parametrize("marker", MARKERS.values(), ids=lambda marker: marker.name)
+def test_the_page_of_markers_has_all_keywords(marker: Marker) -> None:
+    text = (ROOT / "docs" / "markers-and-fixtures.md").read_text(encoding="utf-8")
+    text = re.sub(r"\s+", " ", text)
+    given = [marker.part_keyword] if marker.part_keyword else []
+    (found,) = re.findall(rf"`{marker.name}\(([^)=]*)\)`", text)
+    assert sorted(found.split(", ")) == sorted([*given, *marker.keywords])
+
+
+def examples() -> Iterator[tuple[str, str]]:
+    """Return each example of a configuration, and its page."""
+    for page in PAGES:
+        for block in re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            yield page.name, block
+
+
+@pytest.mark.parametrize(("page", "block"), [*examples()])
+def test_every_example_of_a_configuration_can_be_read(page: str, block: str) -> None:
+    quantgate = tomllib.loads(block)["tool"]["quantgate"]
+    profiles = quantgate.get("profiles", {}).values()
+    for profile in profiles:
+        profile.setdefault("models", ["mine"])  # an example may show a part of it
+    assert schema.Tables.model_validate(quantgate).model_fields_set == set(quantgate), page

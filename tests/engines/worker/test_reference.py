@@ -1,0 +1,181 @@
+"""The reference's distribution: kept small, checked, and compared with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
+from pytest_quantgate.engines.messages import (
+    CompareBatches,
+    Message,
+    Progress,
+    Quantize,
+    Score,
+    ScoredChunk,
+)
+from pytest_quantgate.engines.worker.reference import FLOOR_LIMIT_NATS, ReferenceStore
+from pytest_quantgate.gguf.formats import FILE_TYPES
+from pytest_quantgate.gguf.reader import read_gguf
+from tests.tiny_model import Shape, write_tiny_model
+
+Matrix = tuple[str, int, int, int, int]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaCppPython]:
+    """The installed llama-cpp-python in a worker."""
+    log = tmp_path_factory.mktemp("log") / "worker.log"
+    made = LlamaCppPython(python=None, log=log, stall_s=60)
+    yield made
+    made.close()
+
+
+def output_matrix(path: Path) -> Matrix:
+    """Return where a model's output matrix is."""
+    tensors = {tensor.name: tensor for tensor in read_gguf(path).tensors}
+    found = tensors.get("output.weight") or tensors["token_embd.weight"]
+    n_embd, n_vocab = found.shape
+    return str(found.file), found.offset_bytes, found.type.number, n_vocab, n_embd
+
+
+def score(
+    engine: LlamaCppPython,
+    model: Path,
+    text: Path,
+    *,
+    folder: Path | None = None,
+    captures: bool = False,
+    matrix: Matrix | None = None,
+    n_ubatch: int = 64,
+) -> list[ScoredChunk]:
+    """Score three chunks of 64 tokens."""
+    replies: list[Message] = []
+    request = Score(
+        model=str(model),
+        text=str(text),
+        device="cpu",
+        chunks=(0, 1, 2),
+        n_ctx=64,
+        n_batch=64,
+        n_ubatch=n_ubatch,
+        n_threads=1,
+        flash_attention=True,
+        type_k=1,
+        type_v=1,
+        reference="" if folder is None else str(folder),
+        captures=captures,
+        output_matrix=matrix,
+    )
+    engine.ask(request, replies.append)
+    return [reply for reply in replies if isinstance(reply, ScoredChunk)]
+
+
+@pytest.mark.parametrize("experts", [0, 8], ids=["llama", "olmoe"])
+def test_hidden_states_give_the_distribution_back(
+    engine: LlamaCppPython, tmp_path: Path, story: Path, experts: int
+) -> None:
+    shape = Shape(experts=experts, experts_used=2) if experts else Shape()
+    model = write_tiny_model(tmp_path / "m.gguf", shape)
+    matrix, folder = output_matrix(model), tmp_path / "reference"
+    folder.mkdir()
+    plain = score(engine, model, story)
+    kept = score(engine, model, story, folder=folder, captures=True, matrix=matrix)
+    assert [c.nll_nats for c in kept] == [c.nll_nats for c in plain], "looking changed a value"
+    facts = json.loads((folder / "facts.json").read_text())
+    assert facts["mode"] == "hidden"
+    assert 0 <= facts["floor_nats"] <= FLOOR_LIMIT_NATS
+    chunk = np.load(folder / "chunk-0.npy")
+    assert chunk.dtype == np.float16
+    assert chunk.shape == (31, matrix[4])
+    again = score(engine, model, story, folder=folder, matrix=matrix)
+    assert all(abs(c.kld_sum_nats) / 31 <= FLOOR_LIMIT_NATS for c in again)
+    assert not list(folder.glob("*.partial"))
+
+
+def test_physical_batches_without_a_scored_token_are_no_trouble(
+    engine: LlamaCppPython, tiny_model: Path, tmp_path: Path, story: Path
+) -> None:
+    """The first half of a chunk is not scored: small physical batches of it give no rows."""
+    matrix, folder = output_matrix(tiny_model), tmp_path / "reference"
+    folder.mkdir()
+    score(engine, tiny_model, story, folder=folder, captures=True, matrix=matrix, n_ubatch=8)
+    assert json.loads((folder / "facts.json").read_text())["mode"] == "hidden"
+    assert np.load(folder / "chunk-0.npy").shape == (31, matrix[4])
+    compared = score(engine, tiny_model, story, folder=folder, matrix=matrix, n_ubatch=8)
+    assert all(abs(chunk.kld_sum_nats) / 31 <= FLOOR_LIMIT_NATS for chunk in compared)
+
+
+def test_the_divergence_through_the_cache_is_that_of_the_logits(
+    engine: LlamaCppPython, tiny_model: Path, tmp_path: Path, story: Path
+) -> None:
+    """Hidden states, and logits where these are kept instead, give the same figure."""
+    worse = tmp_path / "q4.gguf"
+    request = Quantize(
+        source=str(tiny_model),
+        destination=str(worse),
+        file_type=FILE_TYPES["Q4_0"].number,
+        overrides=(),
+        allow_requantize=False,
+        n_threads=1,
+    )
+    engine.ask(request)
+    matrix = output_matrix(tiny_model)
+    figures = []
+    for name, place in (("hidden", matrix), ("logits", (*matrix[:2], 2, *matrix[3:]))):
+        folder = tmp_path / name
+        folder.mkdir()
+        score(engine, tiny_model, story, folder=folder, captures=True, matrix=place)
+        assert json.loads((folder / "facts.json").read_text())["mode"] == name
+        compared = score(engine, worse, story, folder=folder, matrix=matrix)
+        figures.append([chunk.kld_sum_nats for chunk in compared])
+        per_token = np.frombuffer(compared[0].kld_nats, dtype=np.float32)
+        assert per_token.sum(dtype=np.float64) == pytest.approx(figures[-1][0], rel=1e-5)
+    assert min(figures[0]) > 0.01
+    np.testing.assert_allclose(figures[0], figures[1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_matrix_that_is_not_the_models_is_noticed(tmp_path: Path) -> None:
+    """A soft cap, a bias or a scale on the logits has the same effect."""
+    random = np.random.default_rng(3)
+    weights = random.normal(size=(40, 16)).astype(np.float16)
+    path = tmp_path / "w.bin"
+    path.write_bytes(weights.tobytes())
+    hidden = random.normal(size=(5, 16)).astype(np.float32)
+    logits = 3 * np.tanh(
+        hidden.astype(np.float16).astype(np.float32) @ weights.T.astype(np.float32)
+    )
+    store = ReferenceStore(str(tmp_path), (str(path), 0, 1, 40, 16))
+    store.write(0, hidden, logits)
+    assert store.facts() == {"mode": "logits", "floor_nats": 0}
+    np.testing.assert_array_equal(store.logits(0, 1, 4), logits[1:4])
+
+
+def test_batches_of_every_size_are_compared(
+    engine: LlamaCppPython, tiny_model: Path, story: Path
+) -> None:
+    replies: list[Message] = []
+    request = CompareBatches(
+        model=str(tiny_model),
+        device="cpu",
+        text=str(story),
+        chunk=1,
+        n_ctx=64,
+        n_tokens=48,
+        n_ubatches=(0, 1, 5, 32, 48),
+        n_threads=1,
+        flash_attention=True,
+        type_k=1,
+        type_v=1,
+        repack=True,
+    )
+    rows = engine.ask(request, replies.append).rows
+    assert [row[0] for row in rows] == [0, 1, 5, 32, 48]
+    assert all(-1e-7 < mean <= largest < 1e-3 for _, mean, largest, _ in rows), rows
+    assert rows[-1][1:] == (0.0, 0.0, 0), "the same geometry is the same"
+    compared = [item for item in replies if isinstance(item, Progress) and item.what == "batches"]
+    assert [item.done for item in compared] == [1, 2, 3, 4, 5, 6]

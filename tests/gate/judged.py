@@ -1,0 +1,185 @@
+"""A baseline, observations of its cell, and what the judge says of them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from pytest_quantgate.config.limits import default_limits
+from pytest_quantgate.config.schema import Limits
+from pytest_quantgate.gate.judge import conclude, declared_looks
+from pytest_quantgate.gate.judges.bounds import Look
+from pytest_quantgate.gate.judges.perplexity import judge_perplexity
+from pytest_quantgate.gate.judges.size import judge_size
+from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.gguf.formats import find_format
+from pytest_quantgate.gguf.reader import TensorDigest
+from pytest_quantgate.gguf.tensor_changes import pack_tensors
+from pytest_quantgate.results.baseline import (
+    Anchor,
+    Baseline,
+    Chunks,
+    Key,
+    MadeBy,
+    Perplexity,
+    Size,
+)
+from pytest_quantgate.results.measurements.perplexity import ChunkScore, PerplexityMeasurement
+from pytest_quantgate.results.measurements.size import SizeMeasurement
+from pytest_quantgate.results.verdicts import Verdict
+
+LAST = declared_looks((16,))[0]
+FORMAT = find_format("Q4_K_M")
+TENSORS = (
+    TensorDigest(name="token_embd.weight", type="Q6_K", sha256="a" * 64),
+    TensorDigest(name="blk.0.attn_q.weight", type="Q4_K", sha256="b" * 64),
+    TensorDigest(name="blk.1.attn_q.weight", type="Q4_K", sha256="c" * 64),
+)
+MADE_BY = MadeBy(
+    engine="e 1",
+    llama_cpp="b1",
+    library_sha256="1",
+    quantizer_sha256="2",
+    system_info="AVX2",
+    cpu="c",
+    platform="p",
+    n_threads=1,
+    n_batch=64,
+    n_ubatch=64,
+)
+METADATA = {"llama.rope.freq_base": "100000.0", "tokenizer.ggml.pre": "smollm"}
+KEY = Key(
+    model="m",
+    format="Q4_K_M",
+    imatrix=None,
+    text="t",
+    n_ctx=64,
+    flash_attention=True,
+    type_k="F16",
+    type_v="F16",
+    device_kind="cpu",
+)
+
+
+def measurement(
+    shift: float | list[float] = 0.0, n_chunks: int = 16, ids: str = "ids"
+) -> PerplexityMeasurement:
+    """Return chunks of 100 tokens, a document each, shifted by so many nats a token."""
+    shifts = [shift] * n_chunks if isinstance(shift, float) else shift
+    random = np.random.default_rng(5)
+    nll = random.uniform(1, 3, (n_chunks, 100)) + np.array(shifts)[:, None]
+    return PerplexityMeasurement(
+        chunks=tuple(
+            ChunkScore(
+                index=number,
+                tokens=100,
+                nll_sum_nats=float(nll[number].sum()),
+                token_ids_sha256=hashlib.sha256(f"{ids}{number}".encode()).hexdigest(),
+                top_tokens_sha256="0" * 64,
+                document=number,
+                domain=None,
+            )
+            for number in range(n_chunks)
+        ),
+        nll_nats=nll.astype(np.float32),
+        top_tokens=np.zeros((n_chunks, 100), dtype=np.int32),
+        n_chunks_in_text=100,
+        seconds_s=1.0,
+    )
+
+
+def size(file_bytes: int = 1_000_000, bits: float = 4.9) -> SizeMeasurement:
+    """Return a size."""
+    return SizeMeasurement(
+        file_bytes=file_bytes,
+        tensor_bytes=file_bytes,
+        n_weights=1_600_000,
+        bits_per_weight=bits,
+        bytes_by_type={},
+        bytes_by_part={},
+        tensors_by_type={},
+        tensor_types={},
+        fallbacks=(),
+        fallback_fraction=0.0,
+        no_effect=False,
+    )
+
+
+def observe(**changes: object) -> Observation:
+    """Return an observation that equals the baseline, or as changed."""
+    usual = Observation(
+        perplexity=measurement(),
+        reference=None,
+        divergence=None,
+        reference_file_bytes=None,
+        size=size(),
+        tensors=TENSORS,
+        metadata=METADATA,
+        made_by=MADE_BY,
+        source_sha256="s",
+        text_sha256="t" * 64,
+        text_sha256_with_lf="t" * 64,
+        quantizer_cpu="AVX2",
+        same_computation=False,
+        tokens_changed=None,
+    )
+    return replace(usual, **changes)  # type: ignore[arg-type]
+
+
+def baseline_of(seen: Observation) -> Baseline:
+    """Return the baseline that accepts an observation."""
+    chunks = seen.scored.chunks
+    sums = tuple(chunk.nll_sum_nats for chunk in chunks)
+    indices = tuple(chunk.index for chunk in chunks)
+    return Baseline(
+        key=KEY,
+        source_sha256=seen.source_sha256,
+        made_by=MADE_BY,
+        perplexity=Perplexity(
+            ppl=seen.scored.perplexity,
+            text_sha256=seen.text_sha256,
+            per_token_sha256="",
+            chunks=Chunks(
+                index=indices,
+                tokens=tuple(chunk.tokens for chunk in chunks),
+                nll_sum_nats=sums,
+                token_ids=tuple(chunk.token_ids_sha256[:16] for chunk in chunks),
+                top_tokens=("0" * 16,) * len(chunks),
+                document=tuple(chunk.document for chunk in chunks),
+            ),
+        ),
+        size=Size(
+            file_bytes=seen.size.file_bytes,
+            bits_per_weight=seen.size.bits_per_weight,
+            fallback_fraction=0.0,
+            tensors=pack_tensors(seen.tensors),
+        ),
+        metadata=seen.metadata,
+        anchor=Anchor(index=indices, nll_sum_nats=sums, file_bytes=seen.size.file_bytes),
+        reason="first",
+    )
+
+
+BASELINE = baseline_of(observe())
+
+
+def judge(
+    seen: Observation,
+    limits: Limits | None = None,
+    baseline: Baseline | None = BASELINE,
+    *,
+    look: Look = LAST,
+) -> Verdict:
+    """Judge both metrics by the format's default limits, or by some."""
+    limits = limits or default_limits(FORMAT)
+    judgements = judge_perplexity(seen, limits, baseline, look)
+    judgements += judge_size(seen, limits, baseline, look)
+    return conclude(judgements, seen, baseline)
+
+
+def wobble(shift: float, amplitude: float = 0.0005) -> list[float]:
+    """Return shifts around a mean that are not all equal."""
+    return [shift + amplitude * math.sin(number) for number in range(16)]

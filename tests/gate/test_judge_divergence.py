@@ -1,0 +1,185 @@
+"""Divergence, drift and a common cause, judged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pytest_quantgate.config.limits import default_limits
+from pytest_quantgate.config.schema import Limits
+from pytest_quantgate.gate.judge import conclude, declared_looks
+from pytest_quantgate.gate.judges.batches import judge_batches
+from pytest_quantgate.gate.judges.divergence import judge_divergence
+from pytest_quantgate.gate.judges.perplexity import judge_perplexity
+from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.metrics.divergence import measure_divergence
+from pytest_quantgate.results.baseline import Baseline, Divergence
+from pytest_quantgate.results.measurements.batches import BatchMeasurement, Geometry
+from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
+from pytest_quantgate.results.verdicts import VerdictKind
+from tests.gate.judged import BASELINE, FORMAT, measurement, observe, wobble
+
+LAST = declared_looks((16,))[0]
+
+
+def diverging(kld: float, amplitude: float = 0.1) -> PerplexityMeasurement:
+    """Return chunks of 100 tokens with this mean divergence, give or take a part of it."""
+    plain = measurement()
+    values = kld * (1 + amplitude * np.sin(np.arange(1600).reshape(16, 100)))
+    return replace(
+        plain,
+        kld_nats=values.astype(np.float32),
+        chunks=tuple(
+            replace(chunk, kld_sum_nats=float(values[number].sum()))
+            for number, chunk in enumerate(plain.chunks)
+        ),
+    )
+
+
+def observe_divergence(kld: float, amplitude: float = 0.1) -> Observation:
+    """Return an observation with a reference and this divergence from it."""
+    seen, reference = diverging(kld, amplitude), measurement()
+    return observe(
+        perplexity=seen, reference=reference, divergence=measure_divergence(seen, reference)
+    )
+
+
+def with_divergence(kld: float) -> Baseline:
+    """Return a baseline of this divergence."""
+    seen = diverging(kld)
+    return BASELINE.model_copy(
+        update={
+            "divergence": Divergence(
+                mean_kld_nats=kld,
+                same_top=1.0,
+                kld_sum_nats=tuple(chunk.kld_sum_nats or 0.0 for chunk in seen.chunks),
+                same_top_tokens=(100,) * 16,
+                reference_per_token_sha256="",
+            )
+        }
+    )
+
+
+def kinds(seen: Observation, limits: Limits, baseline: Baseline | None = None) -> set[VerdictKind]:
+    """Return the verdicts on the divergence."""
+    return {item.verdict for item in judge_divergence(seen, limits, baseline, LAST)}
+
+
+def test_a_mean_is_judged_by_its_bounds() -> None:
+    assert kinds(observe_divergence(0.05), Limits(kld_mean_max=0.06)) == {VerdictKind.PASS}
+    assert kinds(observe_divergence(0.05), Limits(kld_mean_max=0.04)) == {VerdictKind.REGRESSED}
+    wide = observe_divergence(0.05, amplitude=40)
+    assert kinds(wide, Limits(kld_mean_max=0.0501)) == {VerdictKind.INCONCLUSIVE}
+
+
+def test_garbage_is_red_by_default_and_anything_else_is_not() -> None:
+    limits = default_limits(FORMAT)
+    assert kinds(observe_divergence(0.9), limits) == {VerdictKind.PASS}
+    assert kinds(observe_divergence(1.1), limits) == {VerdictKind.REGRESSED}
+
+
+def test_percentile_and_top_tokens_have_limits() -> None:
+    seen = observe_divergence(0.05)
+    assert kinds(seen, Limits(kld_p99_max=0.06)) == {VerdictKind.PASS}
+    assert kinds(seen, Limits(kld_p99_max=0.05)) == {VerdictKind.REGRESSED}
+    assert kinds(seen, Limits(same_top_min=0.9)) == {VerdictKind.PASS}
+    others = np.zeros((len(seen.scored.chunks), 100), dtype=np.int32)
+    others[:, ::4] = 7
+    seen = replace(seen, perplexity=replace(seen.scored, top_tokens=others))
+    assert kinds(seen, Limits(same_top_min=0.9)) == {VerdictKind.REGRESSED}
+
+
+def test_sums_alone_are_judged_as_far_as_they_go() -> None:
+    """From an engine that tells no values of single tokens, and here no percentiles either."""
+    full = observe_divergence(0.05)
+    chunks = tuple(
+        replace(chunk, top_tokens_sha256=None, same_top=95) for chunk in full.scored.chunks
+    )
+    summed = replace(full.scored, chunks=chunks, nll_nats=None, top_tokens=None, kld_nats=None)
+    found = measure_divergence(summed, measurement())
+    seen = replace(full, perplexity=summed, divergence=found)
+    assert kinds(seen, Limits(kld_mean_max=0.06)) == {VerdictKind.PASS}
+    assert kinds(seen, Limits(same_top_min=0.9)) == {VerdictKind.PASS}
+    assert kinds(seen, Limits(same_top_min=0.97)) == {VerdictKind.REGRESSED}
+    assert kinds(seen, Limits(kld_p99_max=0.06)) == {VerdictKind.UNSUPPORTED}
+
+
+def test_not_a_number_is_invalid() -> None:
+    seen = observe_divergence(0.05)
+    chunks = (replace(seen.scored.chunks[0], kld_sum_nats=float("nan")),)
+    seen = replace(seen, perplexity=replace(seen.scored, chunks=chunks + seen.scored.chunks[1:]))
+    assert kinds(seen, default_limits(FORMAT)) == {VerdictKind.INVALID}
+
+
+def test_the_baselines_divergence_may_grow_by_a_little() -> None:
+    limits = Limits(kld_vs_baseline=0.03)
+    baseline = with_divergence(0.05)
+    assert kinds(observe_divergence(0.05), limits, baseline) == {VerdictKind.PASS}
+    assert kinds(observe_divergence(0.0513), limits, baseline) == {VerdictKind.PASS}
+    assert kinds(observe_divergence(0.06), limits, baseline) == {VerdictKind.REGRESSED}
+    tiny = with_divergence(1e-5)
+    assert kinds(observe_divergence(5e-5), limits, tiny) == {VerdictKind.PASS}, "below 1e-4 nats"
+
+
+def test_what_cannot_be_compared_is_red_for_the_divergence_alone() -> None:
+    """A test may ask for nothing but the divergence, so no other metric would say it."""
+    seen, limits = observe_divergence(0.05), Limits(kld_vs_baseline=0.03)
+    baseline = with_divergence(0.05)
+    other_text = replace(seen, text_sha256="u" * 64, text_sha256_with_lf="u" * 64)
+    assert kinds(other_text, limits, baseline) == {VerdictKind.NOT_COMPARABLE}
+    chunks = tuple(replace(chunk, token_ids_sha256="f" * 64) for chunk in seen.scored.chunks)
+    other_ids = replace(seen, perplexity=replace(seen.scored, chunks=chunks))
+    assert kinds(other_ids, limits, baseline) == {VerdictKind.REGRESSED}
+    assert kinds(seen, limits, BASELINE) == {VerdictKind.NO_BASELINE}
+
+
+def test_an_engine_without_distributions_is_unsupported_where_they_are_asked_for() -> None:
+    seen = observe(reference=measurement())
+    limits = default_limits(FORMAT)
+    assert kinds(seen, limits) == set()
+    assert kinds(seen, limits, with_divergence(0.05)) == {VerdictKind.UNSUPPORTED}
+    for asked in (
+        Limits(same_top_min=0.9),
+        Limits(kld_vs_baseline=0.03),
+        Limits(kld_mean_max=limits.kld_mean_max),
+    ):
+        assert kinds(seen, asked, BASELINE) == {VerdictKind.UNSUPPORTED}
+    assert kinds(observe(), Limits(same_top_min=0.9)) == set(), "the reference has none"
+
+
+def test_a_move_of_the_reference_is_a_common_cause() -> None:
+    seen = observe(
+        perplexity=measurement(wobble(0.05)),
+        reference=measurement(wobble(0.05, 0.0004)),
+        reference_baseline=BASELINE,
+    )
+    judgements = judge_perplexity(seen, default_limits(FORMAT), BASELINE, LAST)
+    verdict = conclude(judgements, seen, BASELINE)
+    assert verdict.kind is VerdictKind.REGRESSED
+    assert verdict.cause is not None
+    assert "common cause: the reference moved +5.1" in verdict.cause
+    excess = verdict.cause.partition("the excess over it is ")[2]
+    assert excess.startswith(("+0.0", "−0.0"))
+
+
+@pytest.mark.parametrize(
+    ("kld", "verdict"),
+    [
+        (0.001, VerdictKind.PASS),
+        (0.5, VerdictKind.REGRESSED),
+        (float("nan"), VerdictKind.INVALID),
+    ],
+)
+def test_the_worst_batch_geometry_decides(kld: float, verdict: VerdictKind) -> None:
+    geometries = tuple(
+        Geometry(
+            n_ubatch=n, repack=True, mean_kld_nats=value, max_kld_nats=value, top_tokens_changed=0
+        )
+        for n, value in ((1, 1e-6), (3, kld), (8, 1e-5))
+    )
+    seen = observe(measured={"batches": BatchMeasurement(geometries=geometries)})
+    (judgement,) = judge_batches(seen, default_limits(FORMAT), None, LAST)
+    assert judgement.verdict is verdict
+    assert "n_ubatch 3" in judgement.reason

@@ -1,0 +1,254 @@
+"""The run record, and the table made from it alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_quantgate.reports.table import FAULT_DETECTOR, make_tables, markdown, shortened
+from pytest_quantgate.reports.write import write_report
+from pytest_quantgate.results.record import (
+    CellRecord,
+    Difference,
+    RunRecord,
+    cell_from_plain,
+    read_record,
+    to_plain,
+)
+from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+
+TOKENS = 100
+
+
+def cell(name: str, about: float, megabytes: float, **changes: object) -> CellRecord:
+    """Return a measured cell of 16 chunks, each with the perplexity give or take a little."""
+    sums = tuple(TOKENS * (math.log(about) + 0.001 * math.sin(n)) for n in range(16))
+    usual = CellRecord(
+        id=f"m-{name}-cpu",
+        model="m",
+        format=name,
+        imatrix=None,
+        device="cpu",
+        engine="default",
+        text="t",
+        is_reference=name == "F16",
+        reference="F16",
+        is_requantized=False,
+        is_miniature=False,
+        verdict="PASS",
+        reason="within",
+        file_bytes=int(megabytes * 1e6),
+        bits_per_weight=4.5,
+        ppl=about,
+        chunks=16,
+        tokens=16 * TOKENS,
+        chunk_indices=tuple(range(16)),
+        chunk_nll_sum_nats=sums,
+        chunk_tokens=(TOKENS,) * 16,
+        chunk_documents=tuple(range(16)),
+        tensor_data_sha256=name,
+    )
+    return replace(usual, **changes)  # type: ignore[arg-type]
+
+
+def record(*cells: CellRecord) -> RunRecord:
+    """Return a run's record."""
+    return RunRecord(
+        profile="p",
+        gated=True,
+        settings={},
+        engine={"version": "1", "kind": "e", "cpu_name": "c"},
+        cells=cells,
+        started="2026-01-01T00:00:00+00:00",
+        seconds_s=12.0,
+    )
+
+
+def test_the_best_comes_first() -> None:
+    (table,) = make_tables(record(cell("Q2_K", 30, 1), cell("F16", 20, 9), cell("Q8_0", 21, 5)))
+    assert [row.columns[0] for row in table.rows] == ["F16", "Q8_0", "Q2_K"]
+    assert table.caveat is None
+    assert table.rows[0].columns[4] == "reference"
+
+
+def test_what_could_not_be_measured_comes_last() -> None:
+    crashed = cell(
+        "Q4_0",
+        1,
+        1,
+        ppl=None,
+        file_bytes=None,
+        bits_per_weight=None,
+        chunk_indices=(),
+        chunk_nll_sum_nats=(),
+        chunk_tokens=(),
+        chunk_documents=(),
+        tensor_data_sha256=None,
+        verdict="CRASHED",
+        reason="the worker died: killed by SIGABRT.\nGGML_ASSERT",
+    )
+    (table,) = make_tables(record(crashed, cell("F16", 20, 9)))
+    assert [row.columns[0] for row in table.rows] == ["F16", "Q4_0"]
+    assert table.rows[1].columns[1:4] == ("–", "–", "–")
+    assert not table.rows[1].is_green
+    assert "\n" not in table.rows[1].columns[-1]
+
+
+def test_larger_and_worse_is_said_of_models_from_full_precision_only() -> None:
+    worse, better = cell("Q5_0", 25, 6), cell("Q4_K_M", 21, 5)
+    (table,) = make_tables(record(worse, better))
+    assert table.rows[1].columns[-1].startswith("larger and worse than Q4_K_M; ")
+    assert not table.rows[0].columns[-1].startswith("larger")
+    (table,) = make_tables(
+        record(replace(worse, is_requantized=True), replace(better, is_requantized=True))
+    )
+    assert table.caveat == FAULT_DETECTOR
+    assert not any("larger and worse" in row.columns[-1] for row in table.rows)
+    (table,) = make_tables(
+        record(replace(worse, is_miniature=True), replace(better, is_miniature=True))
+    )
+    assert table.caveat == FAULT_DETECTOR
+    assert not any("larger and worse" in row.columns[-1] for row in table.rows)
+
+
+def test_cells_are_compared_on_their_common_chunks() -> None:
+    """A cell that stopped early has no perplexity of other chunks beside it."""
+    early = cell("Q8_0", 20, 5)
+    early = replace(
+        early,
+        chunk_indices=early.chunk_indices[:4],
+        chunk_nll_sum_nats=early.chunk_nll_sum_nats[:4],
+        chunk_tokens=early.chunk_tokens[:4],
+        chunk_documents=early.chunk_documents[:4],
+    )
+    full = cell("F16", 20, 9)
+    (table,) = make_tables(record(early, full))
+    assert "4 common chunks" in table.title
+    assert table.rows[0].columns[3] == table.rows[1].columns[3]
+
+
+def test_equal_tensors_are_said_aloud() -> None:
+    (table,) = make_tables(
+        record(cell("Q8_0", 20, 5), cell("MXFP4_MOE", 20, 5, tensor_data_sha256="Q8_0"))
+    )
+    assert "MXFP4_MOE has the same tensors, byte for byte, as Q8_0" in table.notes
+
+
+def test_models_texts_and_devices_have_tables_of_their_own() -> None:
+    tables = make_tables(
+        record(cell("F16", 20, 9), cell("F16", 20, 9, model="n"), cell("F16", 20, 9, text="u"))
+    )
+    assert [table.title.split(",")[0] for table in tables] == ["m on cpu", "n on cpu", "m on cpu"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_record_with_what_is_not_finite_survives_its_json(value: float) -> None:
+    odd = cell(
+        "Q4_0",
+        20,
+        5,
+        ppl=value,
+        chunk_nll_sum_nats=(value,) * 16,
+        verdict="INVALID",
+        ppl_by_domain={"code": value},
+        ppl_vs_reference=Difference(
+            change=value,
+            low=-math.inf,
+            high=value,
+            chunks=1,
+            clusters=1,
+            tokens=1,
+            tokens_changed=1,
+        ),
+        judgements=(
+            Judgement(
+                metric="perplexity",
+                against="limit",
+                verdict=VerdictKind.INVALID,
+                reason="r",
+                estimate=value,
+            ),
+        ),
+    )
+    text = json.dumps(to_plain(odd), allow_nan=False)
+    again = cell_from_plain(json.loads(text))
+    assert repr(again) == repr(odd)
+    make_tables(record(again, cell("F16", 20, 9)))
+
+
+def test_reports_are_written_by_their_ending(tmp_path: Path) -> None:
+    red = cell("Q4_0", 20, 5, verdict="REGRESSED", reason="a | b", cause="cause: quantizer (x)")
+    made = record(cell("F16", 20, 9), red)
+    write_report(tmp_path / "r.json", made)
+    raw = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert raw["version"] == 1
+    assert list(raw) == sorted(raw)
+    write_report(tmp_path / "r.md", made)
+    text = (tmp_path / "r.md").read_text(encoding="utf-8")
+    assert text == markdown(made)
+    assert "# Quantization gate: 1 of 2 cells red" in text
+    assert "a \\| b" in text
+    assert "cause: quantizer (x)" in text
+
+
+def test_accepted_baselines_stand_in_the_report_and_are_not_red() -> None:
+    made = record(cell("Q4_0", 20, 5, verdict="REGRESSED", accepted="PPL 1 → 2"))
+    text = markdown(made)
+    assert "all green" in text
+    assert "- **m-Q4_0-cpu** PPL 1 → 2" in text
+
+
+def test_a_record_of_before_two_engines_were_compared_is_read(tmp_path: Path) -> None:
+    made = record(cell("F16", 20, 9))
+    plain = to_plain(made)
+    new_of_run, new_of_cell = ("against", "others", "command"), ("key", "made_by", "tensors")
+    plain = {name: value for name, value in plain.items() if name not in new_of_run}
+    plain["cells"] = [
+        {name: value for name, value in item.items() if name not in new_of_cell}
+        for item in plain["cells"]
+    ]
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(plain), encoding="utf-8")
+    assert read_record(path) == made
+
+
+def test_a_note_that_several_cells_have_is_written_once() -> None:
+    cells = [cell(name, 10.0, 5.0, notes=("one thing",)) for name in ("A", "B", "C", "D", "E")]
+    cells[1] = replace(cells[1], notes=("another", "one thing"))
+    (table,) = make_tables(record(*cells))
+    assert table.notes == ("A, B, C and 2 more: one thing", "B: another")
+
+
+REASON = "PPL identical to the baseline's; mean KLD within 1; size as it was"
+
+
+@pytest.mark.parametrize(
+    ("width", "text"),
+    [
+        (100, REASON),
+        (len(REASON), REASON),
+        (len(REASON) - 1, "PPL identical to the baseline's; mean KLD within 1; …"),
+        (34, "PPL identical to the baseline's; …"),
+        (33, "PPL identical to the baseline's;…"),
+        (20, "PPL identical to…"),
+        (14, "PPL identical…"),
+        (3, "PP…"),
+    ],
+)
+def test_a_reason_is_shortened_by_its_clauses(width: int, text: str) -> None:
+    assert shortened(REASON, width) == text
+    assert len(text) <= width
+    assert shortened("measured; no baseline is stored yet", 28) == "measured; no baseline is…"
+
+
+def test_a_table_in_markdown_has_short_reasons() -> None:
+    line = next(
+        line
+        for line in markdown(record(cell("F16", 20, 9, reason=REASON))).splitlines()
+        if line.startswith("| F16")
+    )
+    assert line.endswith("| PPL identical to the baseline's; mean KLD within 1; … |")

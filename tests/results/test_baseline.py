@@ -1,0 +1,205 @@
+"""What a baseline's file says, and what of it changed."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.gguf.reader import TensorDigest
+from pytest_quantgate.gguf.tensor_changes import compare_tensors, pack_tensors
+from pytest_quantgate.results.baseline import Baseline, Key, dump, parse
+from pytest_quantgate.results.baseline_store import Store, file_name
+from tests.gate.judged import BASELINE, KEY
+
+
+def change(**values: object) -> str:
+    """Return the file's text with some values changed."""
+    raw = json.loads(dump(BASELINE))
+    for path, value in values.items():
+        *way, last = path.split("__")
+        place = raw
+        for part in way:
+            place = place[part]
+        place[last] = value
+    return json.dumps(raw)
+
+
+def test_a_baseline_survives_its_file() -> None:
+    assert parse(dump(BASELINE), "x") == BASELINE
+
+
+def test_the_file_is_the_same_each_time_and_shows_a_key_a_line() -> None:
+    text = dump(BASELINE)
+    assert text == dump(parse(text, "x"))
+    assert text.endswith("}\n")
+    lines = text.splitlines()
+    assert ' "version": 1' in lines
+    assert any(line.startswith('   "nll_sum_nats": [') for line in lines), "a list on one line"
+    assert len(lines) < 66
+    assert list(json.loads(text)) == sorted(json.loads(text))
+
+
+def test_a_number_that_is_not_finite_is_never_written() -> None:
+    broken = BASELINE.model_copy(
+        update={"perplexity": BASELINE.scored.model_copy(update={"ppl": math.nan})}
+    )
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        dump(broken)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the baseline NAME is no JSON"),
+        ("{", "the baseline NAME is no JSON"),
+        ("3", "the baseline NAME is damaged"),
+        ("[]", "the baseline NAME is damaged"),
+        ("{}", "the baseline NAME has version None; this release reads 1"),
+        (change(version=0), "has version 0; this release reads 1"),
+        (change(version=2), "has version 2; this release reads 1"),
+        (change(version="1"), "has version '1'"),
+        (change(reason=None), "is damaged: reason: "),
+        (change(surprise=3), "is damaged: surprise: "),
+        (change(size__file_bytes="many"), "is damaged: size.file_bytes: "),
+        (change(perplexity__chunks__index=[1]), "is damaged: perplexity.chunks: .*unequal length"),
+        (
+            change(
+                **{
+                    f"perplexity__chunks__{name}": []
+                    for name in (
+                        "index",
+                        "tokens",
+                        "nll_sum_nats",
+                        "token_ids",
+                        "top_tokens",
+                        "document",
+                    )
+                }
+            ),
+            "columns are empty",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_used(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse(text, "NAME")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+def test_a_stored_number_that_is_not_finite_is_damage(value: str) -> None:
+    """JSON has no such number, but Python reads one: it must not become a comparison."""
+    text = change(perplexity__ppl=12345.5).replace("12345.5", value)
+    with pytest.raises(ConfigError, match="is damaged|is no JSON"):
+        parse(text, "NAME")
+
+
+def test_files_have_readable_names_that_name_unusual_settings() -> None:
+    assert file_name(KEY) == "m/Q4_K_M-cpu-t-c64.json"
+    changed = {
+        "format": "Q8_0",
+        "imatrix": "wiki",
+        "flash_attention": False,
+        "type_k": "Q8_0",
+        "n_ctx": 512,
+    }
+    assert file_name(KEY.model_copy(update=changed)) == (
+        "m/Q8_0-imatrix-wiki-cpu-t-c512-no-fa-kv-Q8_0-F16.json"
+    )
+
+
+def test_every_part_of_the_key_names_another_file() -> None:
+    changes: dict[str, object] = {
+        "model": "n",
+        "format": "Q8_0",
+        "imatrix": "w",
+        "text": "u",
+        "n_ctx": 128,
+        "flash_attention": False,
+        "type_k": "Q8_0",
+        "type_v": "Q8_0",
+        "device_kind": "cuda",
+    }
+    assert set(changes) == set(Key.model_fields)
+    names = {file_name(KEY.model_copy(update={name: value})) for name, value in changes.items()}
+    assert len({*names, file_name(KEY)}) == len(changes) + 1
+
+
+def write(folder: Path, text: str) -> Path:
+    """Write a baseline's file where it is looked for."""
+    path = folder / file_name(KEY)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_store_tells_missing_from_damaged(tmp_path: Path) -> None:
+    store = Store(tmp_path, use_shipped=False)
+    missing = store.find(KEY)
+    assert (missing.baseline, missing.problem) == (None, None)
+    assert not store.has_any([KEY])
+    path = write(tmp_path, dump(BASELINE))
+    assert store.find(KEY).baseline == BASELINE
+    assert store.has_any([KEY])
+    write(tmp_path, "{")
+    damaged = store.find(KEY)
+    assert damaged.baseline is None
+    assert damaged.problem is not None
+    assert str(path) in damaged.problem
+    path.write_bytes(b"\xff\xfe")
+    assert "cannot be read" in str(store.find(KEY).problem)
+
+
+def test_a_baseline_of_one_key_under_the_name_of_another_is_damage(tmp_path: Path) -> None:
+    """A copied or renamed file must not be compared with another cell."""
+    other: Baseline = BASELINE.model_copy(update={"key": KEY.model_copy(update={"format": "Q8_0"})})
+    write(tmp_path, dump(other))
+    found = Store(tmp_path, use_shipped=False).find(KEY)
+    assert found.baseline is None
+    assert "is of another cell" in str(found.problem)
+
+
+def digest(name: str, kind: str = "Q4_K", sha256: str = "a") -> TensorDigest:
+    """Return a tensor's digest."""
+    return TensorDigest(name=name, type=kind, sha256=sha256 * 64)
+
+
+def test_tensors_are_packed_by_name() -> None:
+    tensors = [
+        digest("token_embd.weight", "Q6_K"),
+        digest("blk.0.attn_q.weight"),
+        digest("blk.10.attn_q.weight", "Q5_K", "b"),
+    ]
+    packed = pack_tensors(tensors)
+    assert packed == {
+        "token_embd.weight": "Q6_K:aaaaaaaa",
+        "blk.*.attn_q.weight": "0=Q4_K:aaaaaaaa 10=Q5_K:bbbbbbbb",
+    }
+    assert not compare_tensors(packed, pack_tensors(reversed(tensors))).any
+
+
+def test_changes_of_tensors_are_told_apart() -> None:
+    before = pack_tensors([digest(f"blk.{n}.ffn_up.weight") for n in range(8)] + [digest("old")])
+    after = pack_tensors(
+        [digest(f"blk.{n}.ffn_up.weight", "Q3_K") for n in range(6)]
+        + [digest("blk.6.ffn_up.weight", sha256="c"), digest("blk.7.ffn_up.weight"), digest("new")]
+    )
+    changes = compare_tensors(before, after)
+    assert changes.any
+    assert changes.n_tensors == 9
+    assert len(changes.types_changed) == 6
+    assert changes.bytes_changed == ("blk.6.ffn_up.weight",)
+    assert changes.added_or_gone == ("new", "old")
+    assert changes.describe() == (
+        "6 of 9 tensors changed type (ffn_up Q4_K → Q3_K in blk.0-5); 1 of 9 tensors changed bytes"
+        " at equal type (ffn_up in blk.6); 2 tensors added or gone (new, old)"
+    )
+
+
+def test_equal_tables_have_no_changes() -> None:
+    packed = pack_tensors([digest("blk.0.x")])
+    assert compare_tensors(packed, packed).describe() == "all 1 tensors same"

@@ -1,0 +1,114 @@
+"""Interleaved processes: order, looks, and what their rates say."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pytest_quantgate.stats import (
+    MIN_PROCESSES,
+    interleaved,
+    is_narrow,
+    process_looks,
+    slowdown,
+    slowdown_unpaired,
+    slowness,
+    spending,
+    t_quantile,
+)
+
+
+@pytest.mark.parametrize(
+    ("most", "looks"),
+    [(5, (5,)), (6, (5, 6)), (7, (5, 7)), (14, (5, 7, 10, 14)), (20, (5, 7, 10, 14, 20))],
+)
+def test_looks_grow_up_to_the_budget(most: int, looks: tuple[int, ...]) -> None:
+    assert process_looks(most) == looks
+
+
+def test_fewer_than_five_processes_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 processes a side; give at least 5"):
+        process_looks(MIN_PROCESSES - 1)
+
+
+def test_a_steady_drift_falls_on_both_sides_alike() -> None:
+    """With A B B A the clock that sinks by 1 % a process moves no ratio of two pairs."""
+    rates: tuple[list[float], list[float]] = ([], [])
+    clock = 100.0
+    for pair in range(6):
+        for side in interleaved(pair):
+            rates[side].append(clock)
+            clock *= 0.99
+    assert slowdown(*rates).mean == pytest.approx(0, abs=1e-12)
+    one_after_the_other = slowdown([0.99**i for i in range(6)], [0.99 ** (6 + i) for i in range(6)])
+    assert one_after_the_other.mean == pytest.approx(-6 * math.log(0.99))
+
+
+def test_slower_is_positive() -> None:
+    estimate = slowdown([10, 10, 10, 10, 10], [8, 8, 8, 8, 8])
+    assert estimate.mean == pytest.approx(math.log(10 / 8))
+    assert estimate.degrees_of_freedom == 4
+    assert slowness([math.e, math.e]).mean == pytest.approx(-1)
+
+
+def test_the_unpaired_difference_is_welchs() -> None:
+    """Against scipy's, on logarithms, of unequal numbers and variances."""
+    random = np.random.default_rng(5)
+    before, after = np.exp(random.normal(2, 0.1, 9)), np.exp(random.normal(1.9, 0.02, 6))
+    found = slowdown_unpaired(before, after)
+    known = stats.ttest_ind(np.log(before), np.log(after), equal_var=False)
+    assert found.mean / found.standard_error == pytest.approx(known.statistic)
+    assert found.effective_clusters - 1 == pytest.approx(known.df)
+    assert found.clusters == 6
+
+
+def test_equal_rates_have_no_error() -> None:
+    found = slowdown_unpaired([10] * 5, [10] * 7)
+    assert found.mean == pytest.approx(0, abs=1e-12)
+    assert found.standard_error == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, math.nan, math.inf])
+def test_a_rate_that_is_no_speed_is_never_narrow(rate: float) -> None:
+    rates = [10.0, 11.0, 10.5, 10.2, rate]
+    for estimate in (slowdown([10.0] * 5, rates), slowness(rates), slowdown_unpaired(rates, rates)):
+        assert not is_narrow(estimate, 0.1, 0.001)
+
+
+def test_one_process_is_never_narrow() -> None:
+    assert not is_narrow(slowness([10.0]), 0.1, 0.001)
+
+
+def test_narrow_means_that_twice_the_margin_is_decided() -> None:
+    """A slowdown of 20 % is then beyond a limit of 10 % by more than the error."""
+    random = np.random.default_rng(2)
+    alpha = spending(process_looks(14), 0.001)[0]
+    narrow = 0
+    for _ in range(200):
+        noise = random.normal(0, 0.008, (2, 5))
+        estimate = slowdown(*np.exp(noise + np.log([[100.0], [80.0]])))
+        if is_narrow(estimate, 0.1, alpha):
+            narrow += 1
+            half = t_quantile(4, alpha) * estimate.standard_error
+            assert estimate.mean - half > -math.log(0.9)
+    assert narrow > 50
+
+
+def test_noise_that_is_the_same_on_both_sides_is_seldom_outside() -> None:
+    """At most twice the nominal share, of looks that end when the interval is narrow."""
+    random = np.random.default_rng(11)
+    looks = process_looks(14)
+    shares = spending(looks, 0.05)
+    outside, runs = 0, 4000
+    for _ in range(runs):
+        logs = random.normal(0, 0.05, 14)
+        for look, share in zip(looks, shares, strict=True):
+            estimate = slowdown(np.ones(look), np.exp(logs[:look]))
+            half = t_quantile(look - 1, share) * estimate.standard_error
+            if is_narrow(estimate, 0.1, share) or look == looks[-1]:
+                outside += abs(estimate.mean) > half
+                break
+    assert outside / runs < 2 * 2 * 0.05
