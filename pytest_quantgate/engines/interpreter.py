@@ -16,6 +16,7 @@ from typing import IO
 
 import psutil
 
+from pytest_quantgate.engines.isolation import isolated_environment, last_folders
 from pytest_quantgate.errors import CellTimeout, CellUnavailable
 
 OLDEST_PYTHON = (3, 11)
@@ -29,6 +30,9 @@ _MARK = "quantgate: "
 # Any Python can read this, also one that is much too old; nothing is imported but the finders.
 _PROBE = f"""
 import sys
+if sys.path[0] == "":
+    sys.path.pop(0)
+sys.path.extend(sys.argv[1:])
 missing = []
 if sys.version_info >= (3, 4):
     from importlib.util import find_spec
@@ -54,10 +58,11 @@ def check_interpreter(python: str, *, log: Path, timeout_s: float) -> None:
     with log.open("ab") as errors, tempfile.TemporaryFile() as output:
         try:
             process = subprocess.Popen(
-                [python, "-u", "-c", _PROBE],
+                [python, "-u", "-c", _PROBE, *last_folders()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
+                env=isolated_environment(),
             )
         except OSError as error:
             raise CellUnavailable(

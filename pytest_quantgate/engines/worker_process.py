@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import execnet
+from execnet.gateway_base import ThreadExecModel
 
+from pytest_quantgate.engines.isolation import isolated_environment, last_folders
 from pytest_quantgate.engines.messages import (
     DivergenceSummary,
     Failed,
@@ -32,46 +34,6 @@ from pytest_quantgate.errors import CellCrashed, CellTimeout, CellUnavailable, C
 
 ENTRY = "pytest_quantgate.engines.worker.serve:serve"
 
-SENT_MODULES = (
-    "pytest_quantgate",
-    "pytest_quantgate.engines",
-    "pytest_quantgate.engines.worker",
-    "pytest_quantgate.engines.messages",
-    "pytest_quantgate.engines.messages.base",
-    "pytest_quantgate.engines.messages.codecs",
-    "pytest_quantgate.engines.messages.comparisons",
-    "pytest_quantgate.engines.messages.costs",
-    "pytest_quantgate.engines.messages.engine",
-    "pytest_quantgate.engines.messages.files",
-    "pytest_quantgate.engines.messages.scores",
-    "pytest_quantgate.engines.messages.placement",
-    "pytest_quantgate.engines.worker.host",
-    "pytest_quantgate.engines.worker.errors",
-    "pytest_quantgate.engines.worker.loading",
-    "pytest_quantgate.engines.worker.releases",
-    "pytest_quantgate.engines.worker.llama",
-    "pytest_quantgate.engines.worker.graph",
-    "pytest_quantgate.engines.worker.rows",
-    "pytest_quantgate.engines.worker.reference",
-    "pytest_quantgate.engines.worker.routing",
-    "pytest_quantgate.engines.worker.scoring",
-    "pytest_quantgate.engines.worker.imatrix",
-    "pytest_quantgate.engines.worker.batches",
-    "pytest_quantgate.engines.worker.oracle",
-    "pytest_quantgate.engines.worker.quantizing",
-    "pytest_quantgate.engines.worker.sampling",
-    "pytest_quantgate.engines.worker.speed",
-    "pytest_quantgate.engines.worker.memory",
-    "pytest_quantgate.engines.worker.coding",
-    "pytest_quantgate.engines.worker.experts",
-    "pytest_quantgate.engines.worker.build",
-    "pytest_quantgate.engines.worker.identity",
-    "pytest_quantgate.engines.worker.serve",
-    "pytest_quantgate.engines.worker.native",
-    "pytest_quantgate.engines.worker.native_kernels",
-)
-"""What a worker imports of this package; a test holds their imports to what any engine has."""
-
 QUIET_THREADS = {"OMP_WAIT_POLICY": "passive", "OPENBLAS_THREAD_TIMEOUT": "4"}
 """Variables under which a worker's threads sleep while they wait for each other.
 
@@ -83,18 +45,25 @@ _ON_THE_WAY = (Progress, ScoredChunk, SummedChunk, DivergenceSummary)
 _LOG_TAIL_LINES = 8
 
 
-def module_source(name: str) -> tuple[bool, str]:
-    """Return whether a module of this package is a package, and its text."""
-    parts = name.split(".")
-    folder = files(parts[0])
-    for part in parts[1:-1]:
-        folder = folder / part
-    if len(parts) == 1:
-        return True, (folder / "__init__.py").read_text(encoding="utf-8")
-    package = folder / parts[-1] / "__init__.py"
-    if package.is_file():
-        return True, package.read_text(encoding="utf-8")
-    return False, (folder / f"{parts[-1]}.py").read_text(encoding="utf-8")
+def worker_sources() -> dict[str, tuple[bool, str]]:
+    """Return what a worker imports of this package: name → (is a package, text).
+
+    These are all modules of ``engines.worker`` and ``engines.messages``, and the packages above.
+    """
+    root = files(__package__.partition(".")[0])
+    sources = {
+        name: (True, folder.joinpath("__init__.py").read_text(encoding="utf-8"))
+        for name, folder in ((root.name, root), (__package__, root / "engines"))
+    }
+    for room in ("worker", "messages"):
+        for path in (root / "engines" / room).iterdir():
+            stem, dot, ending = path.name.partition(".")
+            if (dot, ending) == (".", "py"):
+                name = f"{__package__}.{room}"
+                is_package = stem == "__init__"
+                text = path.read_text(encoding="utf-8")
+                sources[name if is_package else f"{name}.{stem}"] = is_package, text
+    return sources
 
 
 def log_tail(path: Path, lines: int = _LOG_TAIL_LINES) -> str:
@@ -121,8 +90,36 @@ def describe_exit(code: int | None) -> str:
     return f"exit status {code}"
 
 
-class _WrongArguments(Exception):
-    """Carries a ``VALUE`` failure past the handlers of a channel's own errors."""
+class _Launcher:
+    """Stands in for the module ``subprocess``, of which execnet uses ``PIPE`` and ``Popen``.
+
+    An interpreter starts in an environment of ours, and its process stays in reach: the exit
+    status is the evidence of how it ended.
+    """
+
+    PIPE = subprocess.PIPE
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def Popen(self, arguments: list[str], *, stdin: int, stdout: int) -> Any:  # noqa: N802
+        """Start an interpreter."""
+        self.process = subprocess.Popen(
+            arguments, stdin=stdin, stdout=stdout, env=isolated_environment()
+        )
+        return self.process
+
+
+class _Threads(ThreadExecModel):
+    """execnet's threads, with a launcher of ours."""
+
+    def __init__(self, launcher: _Launcher) -> None:
+        self._launcher = launcher
+
+    @property
+    def subprocess(self) -> Any:
+        """What starts processes."""
+        return self._launcher
 
 
 class Worker:
@@ -132,7 +129,7 @@ class Worker:
         python: the engine's interpreter; None is this one.
         log: the file that takes the child's output.
         entry: ``module:function`` that serves the channel.
-        extra_sources: modules besides ``SENT_MODULES``, as name → (is a package, text).
+        extra_sources: modules besides those of this package, as name → (is a package, text).
         stall_s: seconds without any sign of life after which the child is ended.
         environment: variables for the child, where they are not set already.
 
@@ -148,20 +145,25 @@ class Worker:
         extra_sources: Iterable[tuple[str, tuple[bool, str]]] = (),
         environment: Mapping[str, str] = QUIET_THREADS,
     ) -> None:
-        self._python = python
+        self._python = python or sys.executable
         self._log = log
         self._stall_s = stall_s
         self._entry = entry
-        self._extra = tuple(extra_sources)
+        self._extra = dict(extra_sources)
         self._environment = dict(environment)
+        self._launcher = _Launcher()
         self._group: Any = None
         self._channel: Any = None
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._number = 0
+        self._is_answering = False
 
     def request(
         self, message: Message, on_reply: Callable[[Message], None] | None = None
     ) -> Message:
         """Ask, hand every reply on the way to ``on_reply``, and return the last.
+
+        A request that is left before its last reply, for whatever reason, ends the process: what
+        it still sends belongs to no other request.
 
         Raises:
             CellCrashed: the process died, or spoke nonsense.
@@ -171,33 +173,48 @@ class Worker:
             ValueError: the worker says that the request's arguments are wrong.
 
         """
+        if self._is_answering:  # left so early that it could not be ended then
+            self._end()
+        self._is_answering = True
         try:
-            return self._ask(message, on_reply)
-        except _WrongArguments as error:
-            raise ValueError(str(error)) from None
+            reply = self._ask(message, on_reply)
+        except BaseException:
+            self._end()
+            raise
+        self._is_answering = False
+        if isinstance(reply, Failed):
+            raise self._failure(reply)
+        return reply
 
     def _ask(self, message: Message, on_reply: Callable[[Message], None] | None) -> Message:
-        channel = self._open()
+        self._open()
+        self._number += 1
         try:
-            channel.send(message.to_wire())
-            while True:
-                reply = from_wire(channel.receive(timeout=self._stall_s))
-                if isinstance(reply, Failed):
-                    raise self._failure(reply)
-                if not isinstance(reply, _ON_THE_WAY):
-                    return reply
-                if on_reply is not None:
-                    on_reply(reply)
+            self._channel.send((self._number, message.to_wire()))
+        except OSError:
+            raise self._death() from None
+        while True:
+            reply = self._receive()
+            if not isinstance(reply, _ON_THE_WAY):
+                return reply
+            if on_reply is not None:
+                on_reply(reply)
+
+    def _receive(self) -> Message:
+        channel = self._channel
+        try:
+            number, item = channel.receive(timeout=self._stall_s)
+            if number != self._number:
+                raise ValueError(f"it answers request {number}, not {self._number}")
+            return from_wire(item)
         except channel.TimeoutError:
-            self._end()
             raise CellTimeout(
                 f"no sign of life for {self._stall_s:g} s; the worker was ended."
                 f" Last log lines:\n{log_tail(self._log)}"
             ) from None
         except (EOFError, OSError):
             raise self._death() from None
-        except (ValueError, channel.RemoteError) as error:
-            self._end()
+        except (TypeError, ValueError, channel.RemoteError) as error:
             raise CellCrashed(
                 f"the worker sent what is no message ({str(error).strip().splitlines()[-1]})."
                 f" Last log lines:\n{log_tail(self._log)}"
@@ -209,7 +226,7 @@ class Worker:
 
     def _failure(self, reply: Failed) -> Exception:
         if reply.kind == "VALUE":
-            return _WrongArguments(reply.reason)
+            return ValueError(reply.reason)
         if reply.kind == "UNSUPPORTED":
             return CellUnsupported(reply.reason)
         if reply.kind == "UNAVAILABLE":
@@ -219,46 +236,44 @@ class Worker:
 
     def _death(self) -> CellCrashed:
         code: int | None = None
-        if self._popen is not None:
+        if self._launcher.process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                code = self._popen.wait(timeout=10)
-        self._end()
+                code = self._launcher.process.wait(timeout=10)
         return CellCrashed(
             f"the worker died: {describe_exit(code)}. Last log lines:\n{log_tail(self._log)}"
         )
 
-    def _open(self) -> Any:
+    def _open(self) -> None:
         if self._channel is not None:
-            return self._channel
-        spec = "popen"
-        if self._python is not None and self._python != sys.executable:
-            spec += f"//python={shlex.quote(self._python)}"
+            return
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        self._group = execnet.Group()
+        # execnet takes a model itself as well as its name.
+        self._group = execnet.Group(execmodel=_Threads(self._launcher))  # type: ignore[arg-type]
         try:
-            gateway = self._group.makegateway(spec)
-        except (OSError, EOFError) as error:
-            self._end()
+            gateway = self._group.makegateway(f"popen//python={shlex.quote(self._python)}")
+        except (OSError, EOFError, AssertionError) as error:
             raise CellUnavailable(
                 f"the interpreter {self._python!r} cannot be started: {error}"
             ) from error
-        # execnet keeps the process to itself, but its exit status is the evidence.
-        self._popen = getattr(gateway._io, "popen", None)
-        child = (files("pytest_quantgate.engines.worker") / "child.py").read_text(encoding="utf-8")
-        self._channel = gateway.remote_exec(child)
-        sources = [(name, module_source(name)) for name in SENT_MODULES]
-        self._channel.send(
+        first_lines = files("pytest_quantgate.engines.worker") / "child.py"
+        channel = gateway.remote_exec(first_lines.read_text(encoding="utf-8"))
+        channel.send(
             (
                 str(self._log),
                 os.getpid(),
-                [*sources, *self._extra],
+                last_folders(),
+                list((worker_sources() | self._extra).items()),
                 self._entry,
                 self._environment,
             )
         )
-        return self._channel
+        self._channel = channel
 
     def _end(self) -> None:
-        group, self._group, self._channel, self._popen = self._group, None, None, None
+        if self._is_answering and self._launcher.process is not None:
+            self._launcher.process.kill()  # busy, so that it would not end when asked to
+        group, self._group, self._channel = self._group, None, None
         if group is not None:
             group.terminate(timeout=2)
+        self._launcher.process = None
+        self._is_answering = False

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import psutil
 
-from pytest_quantgate.engines.worker.program import NOT_EXECUTABLE
+from pytest_quantgate.engines.worker import child
 from pytest_quantgate.engines.worker_process import QUIET_THREADS, log_tail
 from pytest_quantgate.errors import CellCrashed, CellTimeout, CellUnavailable
 
@@ -25,12 +25,6 @@ MAX_LOG_BYTES = 256 << 20
 """A program that prints more than this is taken for one that never ends."""
 
 _LOOK_EVERY_S = 0.05
-# Imported from this package's own folder: the process need not find it otherwise.
-_BOOT = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1));"
-    " from pytest_quantgate.engines.worker.program import main; main()"
-)
-_PACKAGE_ROOT = Path(__file__).parents[3]
 
 
 def run_program(
@@ -74,7 +68,7 @@ def run_program(
         begin = sink.tell()
         out: BinaryIO = sink if output is None else stack.enter_context(output.open("wb"))
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _BOOT, str(_PACKAGE_ROOT), str(os.getpid()), *command],
+            [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), *command],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=sink,
@@ -85,7 +79,7 @@ def run_program(
         code = _follow(process, _Follower(log, begin, on_line), output, stall_s, program)
     finally:
         _end_group(process)
-    if code == NOT_EXECUTABLE:
+    if code == child.NOT_EXECUTABLE:
         raise CellUnavailable(log_tail(log, 1))
     return code
 
@@ -166,8 +160,8 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
     else:
         with contextlib.suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(process.pid).children(recursive=True):
+            for started in psutil.Process(process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    child.kill()
+                    started.kill()
             process.kill()
     process.wait()

@@ -106,6 +106,8 @@ class ProgramScorer:
                     "llama-perplexity decoded other tokens than the text was cut into; build"
                     f" {TOKENIZE} beside it from the same source"
                 )
+            # The facts never say more than the file beside them has, whenever this is interrupted.
+            (folder / "facts.json").unlink(missing_ok=True)
             partial.replace(folder / BASE_FILE)
         finally:
             partial.unlink(missing_ok=True)

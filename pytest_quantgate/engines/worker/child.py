@@ -1,9 +1,10 @@
-"""The first lines that run in a worker process.
+"""The first lines that run in a child process: a worker, or a program of llama.cpp.
 
 This file's text is sent to another interpreter in which this package need not be installed, so
-it stands alone on the standard library. It sends the process's output to a log file before any
-library is loaded, makes the process die with its parent, and imports the rest of the worker
-from the sources that the parent sends.
+it stands alone on the standard library. For a worker it sends the process's output to a log file
+before any library is loaded, makes the process die with its parent, and imports the rest of the
+worker from the sources that the parent sends. As a script it becomes a program, which then dies
+with the test run too.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import importlib.machinery
 import importlib.util
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from typing import Any
+
+_LOOK_EVERY_S = 0.5
 
 
 class SentSources(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
@@ -40,7 +45,7 @@ class SentSources(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         )
 
     def is_package(self, fullname: str) -> bool:
-        """Tell whether a module is a package."""
+        """Return whether a module is a package."""
         return self._sources[fullname][0]
 
     def get_source(self, fullname: str) -> str:
@@ -76,16 +81,33 @@ def die_with_parent(parent: int) -> None:
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(0.5)
+            time.sleep(_LOOK_EVERY_S)
         os._exit(1)
 
     if hasattr(os, "getppid") and os.getppid() == parent:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def main(channel: Any) -> None:
+class NumberedChannel:
+    """Requests without the number that each came with; a reply gets its request's."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        self._number = 0
+
+    def __iter__(self) -> Iterator[object]:
+        for number, item in self._channel:
+            self._number = number
+            yield item
+
+    def send(self, item: object) -> None:
+        """Send a reply to the present request."""
+        self._channel.send((self._number, item))
+
+
+def serve_worker(channel: Any) -> None:
     """Prepare the process, then hand the channel to the module that serves it."""
-    log, parent, sources, entry, environment = channel.receive()
+    log, parent, last_folders, sources, entry, environment = channel.receive()
     redirect_output(log)
     if parent:
         die_with_parent(parent)
@@ -94,17 +116,54 @@ def main(channel: Any) -> None:
     # Read when a library loads, so before any does; what the user has set stands.
     for name, value in environment.items():
         os.environ.setdefault(name, value)
+    sys.path.extend(last_folders)
     sys.meta_path.insert(0, SentSources(dict(sources)))
+    requests = NumberedChannel(channel)
     module, _, function = entry.partition(":")
     try:
         serve = getattr(importlib.import_module(module), function)
     except ImportError as error:
         traceback.print_exc()
-        for _ in channel:
-            channel.send(("Failed", {"kind": "UNAVAILABLE", "reason": str(error)}))
+        for _ in requests:
+            requests.send(("Failed", {"kind": "UNAVAILABLE", "reason": str(error)}))
         return
-    serve(channel)
+    serve(requests)
+
+
+NOT_EXECUTABLE = 126
+"""The exit status that says, as a shell's does, that the program could not be started."""
+
+
+def run_program(parent: int, command: list[str]) -> None:
+    """Run a program in this process's place, until the test run is gone."""
+    try:
+        if sys.platform == "linux":
+            die_with_parent(parent)  # outlives the exec
+            os.execv(command[0], command)  # noqa: S606 # a list of arguments, never a shell line
+        else:
+            _run_watched(parent, command)
+    except OSError as error:
+        sys.stderr.write(f"{command[0]} cannot be executed: {error.strerror}\n")
+        sys.exit(NOT_EXECUTABLE)
+
+
+def _run_watched(parent: int, command: list[str]) -> None:
+    """Run a program as a child, and end both when the test run is gone."""
+    child = subprocess.Popen(command)
+    while True:
+        try:
+            code = child.wait(_LOOK_EVERY_S)
+        except subprocess.TimeoutExpired:
+            if os.getppid() != parent:
+                child.kill()
+                sys.exit(1)
+            continue
+        if code < 0:
+            os.kill(os.getpid(), -code)  # ends as the program did
+        sys.exit(code)
 
 
 if __name__ == "__channelexec__":
-    main(channel)  # type: ignore[name-defined]  # noqa: F821  # execnet puts it here
+    serve_worker(channel)  # type: ignore[name-defined]  # noqa: F821  # execnet puts it here
+elif __name__ == "__main__":
+    run_program(int(sys.argv[1]), sys.argv[2:])

@@ -29,11 +29,10 @@ from pytest_quantgate.engines.messages import (
 )
 from pytest_quantgate.engines.worker_process import (
     QUIET_THREADS,
-    SENT_MODULES,
     Worker,
     describe_exit,
     log_tail,
-    module_source,
+    worker_sources,
 )
 from pytest_quantgate.errors import CellCrashed, CellTimeout, CellUnavailable, CellUnsupported
 
@@ -72,6 +71,8 @@ def serve(channel):
             channel.send(("Failed", {"kind": "CRASHED", "reason": "ValueError: no"}))
         elif do == "refused":
             channel.send(("Failed", {"kind": "UNSUPPORTED", "reason": "no such type"}))
+        elif do == "another number":
+            channel._channel.send((0, ("Quantized", {"seconds_s": 0.5})))
         elif do == "pid":
             channel.send(("Quantized", {"seconds_s": float(os.getpid())}))
         elif do == "slow but alive":
@@ -156,6 +157,57 @@ def test_a_refusal_leaves_the_worker_alive(make_worker: MakeWorker) -> None:
     with pytest.raises(CellUnsupported, match="no such type"):
         worker.request(ask("refused"))
     assert worker.request(ask("pid")) == before
+
+
+class _Left(BaseException):
+    """What a signal's handler raises, as pytest-timeout's does."""
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, _Left, ValueError, OSError, EOFError])
+def test_a_request_that_is_left_early_ends_its_worker(
+    make_worker: MakeWorker, error: type[BaseException]
+) -> None:
+    """Its other replies are not the next request's, and its own error is what is raised."""
+    worker = make_worker()
+    pid = worker.request(ask("pid"))
+
+    def leave(_reply: Message) -> None:
+        raise error("left")
+
+    with pytest.raises(error, match="left"):
+        worker.request(ask("fine"), leave)
+    assert worker.request(ask("pid")) != pid
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers on this platform")
+def test_a_request_that_a_signal_interrupts_ends_its_worker(make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    pid = worker.request(ask("pid"))
+
+    def leave(_signal: int, _frame: object) -> None:
+        raise _Left
+
+    before = signal.signal(signal.SIGALRM, leave)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        started = time.monotonic()
+        with pytest.raises(_Left):
+            worker.request(ask("slow but alive"))
+        assert time.monotonic() - started < 1.2
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    after = worker.request(ask("pid"))
+    assert isinstance(after, Quantized)
+    assert after != pid
+    assert after.seconds_s > 1
+
+
+def test_a_reply_to_another_request_is_refused(make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    with pytest.raises(CellCrashed, match="it answers request 0, not 1"):
+        worker.request(ask("another number"))
+    assert worker.request(ask("fine")) == Quantized(seconds_s=0.5)
 
 
 def test_a_hang_is_ended_at_its_deadline(make_worker: MakeWorker) -> None:
@@ -265,31 +317,28 @@ def test_a_worker_dies_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     assert not child.is_running() or _is_dead(child.pid)
 
 
-def test_sent_modules_import_only_what_any_engine_has() -> None:
-    """The standard library, numpy, llama_cpp and each other."""
+def _imports(text: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative"
+            yield str(node.module)
+
+
+def test_a_worker_imports_only_what_any_engine_has() -> None:
+    """The standard library, numpy, llama_cpp and what is sent."""
     allowed = {*sys.stdlib_module_names, "numpy", "llama_cpp"}
-    for name in SENT_MODULES:
-        for node in ast.walk(ast.parse(module_source(name)[1])):
-            if isinstance(node, ast.Import):
-                imported = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{name} imports relatively"
-                imported = [str(node.module)]
-            else:
-                continue
-            for module in imported:
-                assert module.partition(".")[0] in allowed or module in SENT_MODULES, (
-                    f"{name} imports {module}"
-                )
+    sources = worker_sources()
+    assert "pytest_quantgate.engines.worker.serve" in sources
+    for name, (_, text) in sources.items():
+        for module in _imports(text):
+            assert module.partition(".")[0] in allowed or module in sources, f"{name}: {module}"
 
 
 def test_the_child_imports_only_the_standard_library() -> None:
-    tree = ast.parse(module_source("pytest_quantgate.engines.worker.child")[1])
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            assert {alias.name.partition(".")[0] for alias in node.names} <= sys.stdlib_module_names
-        elif isinstance(node, ast.ImportFrom):
-            assert str(node.module).partition(".")[0] in sys.stdlib_module_names
+    text = worker_sources()["pytest_quantgate.engines.worker.child"][1]
+    assert {module.partition(".")[0] for module in _imports(text)} <= sys.stdlib_module_names
 
 
 @pytest.mark.parametrize(
