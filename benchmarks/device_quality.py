@@ -23,7 +23,7 @@ from typing import Any
 
 from pytest_quantgate.config.settings import load_settings
 from pytest_quantgate.engines.devices import default_threads
-from pytest_quantgate.gate.recording import difference
+from pytest_quantgate.gate.recording import perplexity_shift
 from pytest_quantgate.gguf.formats import DEFAULT_FORMATS
 from pytest_quantgate.matrix.run import Run
 from pytest_quantgate.metrics.devices import measure_devices
@@ -73,7 +73,9 @@ def measure(run: Run, format_name: str, chunks: int) -> dict[str, Any]:
             "same_top": divergence and divergence.same_top,
             "decoding_s": seen.seconds_s,
         }
-    row["ppl_change"] = asdict(difference(kept["second"], kept["first"]))
+    shift = perplexity_shift(kept["second"], kept["first"])
+    assert shift is not None
+    row["ppl_change"] = asdict(shift)
     compared = measure_devices(run, cells["second"])
     assert isinstance(compared, DeviceMeasurement), compared.reason
     row["between"] = [asdict(item) for item in compared.differences]

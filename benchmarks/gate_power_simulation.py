@@ -69,24 +69,21 @@ class Chunks:
 def load(before: Path, after: Path) -> Chunks:
     """Read the baselines of two formats; their common chunks are compared."""
     one, other = (parse(path.read_text(encoding="utf-8"), str(path)) for path in (before, after))
-    places = {chunk: place for place, chunk in enumerate(other.scored.chunks.index)}
-    mine = [i for i, chunk in enumerate(one.scored.chunks.index) if chunk in places]
-    theirs = [places[one.scored.chunks.index[i]] for i in mine]
+    pair = other.scored.chunks.paired(one.scored.chunks)
 
-    def moved(column: Sequence[float], other_column: Sequence[float]) -> FloatArray:
-        return np.array([other_column[j] - column[i] for i, j in zip(mine, theirs, strict=True)])
+    def moved(before: Sequence[float], after: Sequence[float]) -> FloatArray:
+        return np.subtract(after, before, dtype=np.float64)
 
-    stored = one.scored.chunks
-    documents = [stored.document[i] for i in mine]
     kld, limit = None, 0.0
-    if one.divergence is not None and other.divergence is not None:
-        kld = moved(one.divergence.kld_sum_nats, other.divergence.kld_sum_nats)
+    before_kld, after_kld = pair.before.kld_sums, pair.after.kld_sums
+    if one.divergence is not None and before_kld is not None and after_kld is not None:
+        kld = moved(before_kld, after_kld)
         allowed = default_limits(find_format("F16")).kld_vs_baseline or 0.0
         limit = max(allowed * one.divergence.mean_kld_nats, MIN_KLD_INCREASE_NATS)
     return Chunks(
-        nats=moved(stored.nll_sum_nats, other.scored.chunks.nll_sum_nats),
-        tokens=np.array([stored.tokens[i] for i in mine], dtype=np.int64),
-        clusters=cluster_labels(documents, [stored.index[i] for i in mine]),
+        nats=moved(pair.before.nll_sum_nats, pair.after.nll_sum_nats),
+        tokens=np.array(pair.after.tokens, dtype=np.int64),
+        clusters=cluster_labels(pair.after.document, pair.after.index),
         kld_nats=kld,
         kld_limit_nats=limit,
     )

@@ -115,18 +115,13 @@ def write_project(folder: Path, wikitext: Path, question: Question, options: Opt
 
 def mean_kld_nats(scores: PerplexityMeasurement) -> float:
     """Return the mean divergence from the reference in nats a token."""
-    return sum(chunk.kld_sum_nats or 0.0 for chunk in scores.chunks) / scores.n_tokens
+    return sum(scores.chunks.kld_sums or ()) / scores.chunks.n_tokens
 
 
 def row(cell: Cell, without: PerplexityMeasurement, scores: PerplexityMeasurement) -> str:
     """Compare a matrix with none, chunk by chunk."""
-    estimate = stats.compare_paired(
-        [chunk.kld_sum_nats or 0.0 for chunk in without.chunks],
-        [chunk.kld_sum_nats or 0.0 for chunk in scores.chunks],
-        [chunk.tokens for chunk in scores.chunks],
-        [chunk.document for chunk in scores.chunks],
-        [chunk.index for chunk in scores.chunks],
-    )
+    chunks = scores.chunks
+    estimate = chunks.difference(without.chunks.kld_sums or (), chunks.kld_sums or ())
     before = mean_kld_nats(without)
     low, high = (100 * bound / before for bound in stats.interval(estimate))
     after = mean_kld_nats(scores)

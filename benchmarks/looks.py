@@ -65,7 +65,7 @@ def one_pass(settings: Settings, name: str) -> Pass:
             record = answer(run, cell, QUESTIONS).record
             verdicts[cell.id] = record.verdict
             if not record.is_reference:
-                used[record.chunks or 0] += 1
+                used[len(record.chunks)] += 1
     finally:
         run.close()
     return Pass(

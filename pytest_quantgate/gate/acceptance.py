@@ -15,7 +15,6 @@ from pytest_quantgate.metrics.divergence import measure_divergence, same_top_tok
 from pytest_quantgate.results.baseline import (
     Anchor,
     Baseline,
-    Chunks,
     Divergence,
     MadeBy,
     MemoryBaseline,
@@ -71,7 +70,7 @@ def make_baseline(
     maker = made_by(run, cell, file)
     part = None
     if perplexity is not None:
-        part = _perplexity_part(perplexity, run.text(cell.text).sha256)
+        part = _perplexity_part(perplexity, reference, run.text(cell.text).sha256)
     comparable = (
         old is not None
         and (old.perplexity and old.perplexity.text_sha256) == (part and part.text_sha256)
@@ -197,22 +196,15 @@ def memory_part(maker: MadeBy, measured: Mapping[str, Any]) -> dict[str, MemoryB
     return {found.fingerprint.digest: part}
 
 
-def _perplexity_part(perplexity: PerplexityMeasurement, text_sha256: str) -> Perplexity:
+def _perplexity_part(
+    perplexity: PerplexityMeasurement, reference: PerplexityMeasurement | None, text_sha256: str
+) -> Perplexity:
+    same = None if reference is None else same_top_tokens(perplexity, reference)
     return Perplexity(
         ppl=perplexity.perplexity,
         text_sha256=text_sha256,
         per_token_sha256=per_token_sha256(perplexity),
-        chunks=Chunks(
-            index=tuple(chunk.index for chunk in perplexity.chunks),
-            tokens=tuple(chunk.tokens for chunk in perplexity.chunks),
-            nll_sum_nats=tuple(chunk.nll_sum_nats for chunk in perplexity.chunks),
-            token_ids=tuple(chunk.token_ids_sha256[:16] for chunk in perplexity.chunks),
-            top_tokens=tuple(
-                chunk.top_tokens_sha256 and chunk.top_tokens_sha256[:16]
-                for chunk in perplexity.chunks
-            ),
-            document=tuple(chunk.document for chunk in perplexity.chunks),
-        ),
+        chunks=perplexity.chunks.replace(same_top=same or perplexity.chunks.same_top),
     )
 
 
@@ -222,18 +214,11 @@ def _divergence_part(
     if perplexity is None or reference is None:
         return None
     found = measure_divergence(perplexity, reference)
-    sums = [chunk.kld_sum_nats for chunk in perplexity.chunks]
-    same = same_top_tokens(perplexity, reference)
-    if (
-        found is None
-        or same is None
-        or any(value is None or not math.isfinite(value) for value in sums)
-    ):
+    sums = perplexity.chunks.kld_sums
+    if found is None or sums is None or not all(map(math.isfinite, sums)):
         return None
     return Divergence(
         mean_kld_nats=found.mean_kld_nats,
         same_top=found.same_top,
-        kld_sum_nats=tuple(value for value in sums if value is not None),
-        same_top_tokens=tuple(same),
         reference_per_token_sha256=per_token_sha256(reference),
     )

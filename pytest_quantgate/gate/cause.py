@@ -148,40 +148,26 @@ def _quality(seen: Observation, baseline: Baseline, *, retokenized: int) -> list
         return []
     if retokenized:
         return [f"PPL {seen.perplexity.perplexity:.4g}, was {baseline.scored.ppl:.4g}"]
-    stored = _sums(baseline)
-    chunks = [chunk for chunk in seen.perplexity.chunks if chunk.index in stored]
+    pair = seen.perplexity.chunks.paired(baseline.scored.chunks)
+    shift = pair.shift()
     parts = []
-    if chunks:
-        estimate = stats.compare_paired(
-            [stored[chunk.index] for chunk in chunks],
-            [chunk.nll_sum_nats for chunk in chunks],
-            [chunk.tokens for chunk in chunks],
-            [chunk.document for chunk in chunks],
-            [chunk.index for chunk in chunks],
-        )
-        if estimate.chunks_differing == 0:
+    if shift is not None:
+        if shift.is_identical:
             parts.append("PPL identical")
-        elif not math.isfinite(estimate.mean):
-            bad = sum(not math.isfinite(chunk.nll_sum_nats) for chunk in chunks)
-            parts.append(f"PPL not finite in {bad} of {len(chunks)} chunks")
+        elif not math.isfinite(shift.change):
+            bad = sum(not math.isfinite(nats) for nats in pair.after.nll_sum_nats)
+            parts.append(f"PPL not finite in {bad} of {len(pair)} chunks")
         else:
-            low, high = stats.ppl_ratio_interval(estimate)
-            over = "documents" if all(c.document is not None for c in chunks) else "clusters"
-            bounds = f" [{percent(low)}, {percent(high)}]" if math.isfinite(high) else ""
-            parts.append(
-                f"PPL {percent(stats.ppl_change(estimate.mean))}{bounds} over"
-                f" {estimate.clusters} {over}"
-            )
+            over = "documents" if shift.of_documents else "clusters"
+            bounds = ""
+            if math.isfinite(shift.high):
+                bounds = f" [{percent(shift.low)}, {percent(shift.high)}]"
+            parts.append(f"PPL {percent(shift.change)}{bounds} over {shift.clusters} {over}")
     if seen.tokens_changed is not None:
         parts.append(describe_token_changes(seen.tokens_changed))
-    elif not all(chunk.is_exact for chunk in seen.perplexity.chunks):
+    elif not seen.perplexity.chunks.is_exact:
         parts.append("which tokens changed is not known: the engine tells sums by chunk")
     return parts
-
-
-def _sums(baseline: Baseline) -> dict[int, float]:
-    stored = baseline.scored.chunks
-    return dict(zip(stored.index, stored.nll_sum_nats, strict=True))
 
 
 def _common_cause(seen: Observation, baseline: Baseline) -> str | None:
@@ -189,28 +175,29 @@ def _common_cause(seen: Observation, baseline: Baseline) -> str | None:
     mine, theirs = seen.perplexity, seen.reference
     if mine is None or theirs is None or seen.reference_baseline is None:
         return None
-    columns = []
-    for measured, stored in ((mine, baseline), (theirs, seen.reference_baseline)):
-        if stored.scored.text_sha256 != seen.text_sha256:
-            return None
-        before = _sums(stored)
-        columns.append(
-            {
-                chunk.index: chunk.nll_sum_nats - before[chunk.index]
-                for chunk in measured.chunks
-                if chunk.index in before
-            }
-        )
-    chunks = [c for c in mine.chunks if c.index in columns[0] and c.index in columns[1]]
-    reference_moves = [columns[1][chunk.index] for chunk in chunks]
+    if {baseline.scored.text_sha256, seen.reference_baseline.scored.text_sha256} != {
+        seen.text_sha256
+    }:
+        return None
+    tables = [
+        theirs.chunks,
+        seen.reference_baseline.scored.chunks,
+        baseline.scored.chunks,
+        mine.chunks,
+    ]
+    common = tables[-1]
+    for table in tables[:-1]:
+        common = common.paired(table).after
+    if not len(common):
+        return None
+    after, before, own_before, own_after = (
+        common.paired(table).before.nll_sum_nats for table in tables
+    )
+    reference_moves = [now - then for now, then in zip(after, before, strict=True)]
+    own_moves = [now - then for now, then in zip(own_after, own_before, strict=True)]
     if not any(reference_moves):
         return None
-    tokens, documents = [c.tokens for c in chunks], [c.document for c in chunks]
-    places = [c.index for c in chunks]
-    shared = stats.estimate_mean(reference_moves, tokens, documents, places)
-    excess = stats.compare_paired(
-        reference_moves, [columns[0][c.index] for c in chunks], tokens, documents, places
-    )
+    shared, excess = common.mean(reference_moves), common.difference(reference_moves, own_moves)
     low, high = stats.ppl_ratio_interval(excess)
     return (
         f"common cause: the reference moved {percent(stats.ppl_change(shared.mean))} too,"

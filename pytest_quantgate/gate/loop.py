@@ -217,7 +217,9 @@ def _ask(
             break
     candidate = None
     if is_shape or (
-        perplexity is not None and perplexity.is_finite and math.isfinite(perplexity.perplexity)
+        perplexity is not None
+        and perplexity.chunks.is_finite
+        and math.isfinite(perplexity.perplexity)
     ):
         candidate = make_baseline(
             run, cell, file, size, perplexity, reference, found.baseline, measured

@@ -81,8 +81,4 @@ def token_ids_changed(seen: Observation, baseline: Baseline) -> int:
     """Count the chunks whose token ids are not the baseline's."""
     if seen.perplexity is None:
         return 0
-    stored = dict(zip(baseline.scored.chunks.index, baseline.scored.chunks.token_ids, strict=True))
-    return sum(
-        stored.get(chunk.index, chunk.token_ids_sha256[:16]) != chunk.token_ids_sha256[:16]
-        for chunk in seen.perplexity.chunks
-    )
+    return seen.perplexity.chunks.paired(baseline.scored.chunks).retokenized

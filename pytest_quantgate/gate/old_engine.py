@@ -16,7 +16,7 @@ from pytest_quantgate.errors import CellError
 from pytest_quantgate.gate.acceptance import make_baseline
 from pytest_quantgate.gate.judge import BY_CHUNK
 from pytest_quantgate.gate.observation import percent
-from pytest_quantgate.gate.recording import cell_record, difference, failed_record
+from pytest_quantgate.gate.recording import cell_record, failed_record, perplexity_shift
 from pytest_quantgate.matrix.cells import NO_TEXT, Cell, with_engines
 from pytest_quantgate.matrix.run import Run
 from pytest_quantgate.metrics.registry import measure_once
@@ -179,8 +179,9 @@ def measured_cause(cause: str, old: OldSide, crossed: Sequence[Crossed]) -> str:
             told.append(f"{part} alone {side.record.verdict}: {side.record.reason}")
             moved.append(part)
             continue
-        found = difference(side.perplexity, old.perplexity)
-        if found.change == 0 and found.low == found.high:
+        found = perplexity_shift(side.perplexity, old.perplexity)
+        assert found is not None  # both begin with the same chunks
+        if found.is_identical:
             told.append(f"{part} alone: identical")
         else:
             change, low, high = (percent(x) for x in (found.change, found.low, found.high))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pytest_quantgate import stats
 from pytest_quantgate.artifacts.files import CellFile
 from pytest_quantgate.artifacts.quantizers import SAMPLED_WEIGHTS
 from pytest_quantgate.config.limits import profile_limits
@@ -20,14 +19,11 @@ from pytest_quantgate.gate.acceptance import made_by
 from pytest_quantgate.gguf.tensor_changes import pack_tensors
 from pytest_quantgate.matrix.cells import NO_TEXT, Cell
 from pytest_quantgate.matrix.run import Run
-from pytest_quantgate.metrics.divergence import measure_divergence
-from pytest_quantgate.results.measurements.perplexity import (
-    PerplexityMeasurement,
-    common_chunks,
-    token_changes,
-)
+from pytest_quantgate.metrics.divergence import measure_divergence, same_top_tokens
+from pytest_quantgate.results.chunk_table import Shift
+from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement, token_changes
 from pytest_quantgate.results.measurements.size import SizeMeasurement
-from pytest_quantgate.results.record import CellRecord, Difference
+from pytest_quantgate.results.record import CellRecord
 from pytest_quantgate.results.verdicts import VerdictKind
 
 _VERDICT_OF_ERROR: tuple[tuple[type[CellError], VerdictKind], ...] = (
@@ -110,60 +106,26 @@ def cell_record(
     )
     if perplexity is None:
         return of_file
-    by_domain: dict[str, float] = {}
-    for domain in dict.fromkeys(chunk.domain for chunk in perplexity.chunks):
-        if domain is not None:
-            part = [chunk for chunk in perplexity.chunks if chunk.domain == domain]
-            nats = sum(c.nll_sum_nats for c in part) / sum(c.tokens for c in part)
-            by_domain[domain] = stats.ppl_change(nats) + 1
+    chunks = perplexity.chunks
+    divergence = None if reference is None else measure_divergence(perplexity, reference)
+    if reference is not None:
+        same = same_top_tokens(perplexity, reference)
+        chunks = chunks.replace(same_top=same or chunks.same_top)
     return replace(
         of_file,
         ppl=perplexity.perplexity,
-        chunks=len(perplexity.chunks),
-        tokens=perplexity.n_tokens,
-        chunk_indices=tuple(chunk.index for chunk in perplexity.chunks),
-        chunk_nll_sum_nats=tuple(chunk.nll_sum_nats for chunk in perplexity.chunks),
-        chunk_tokens=tuple(chunk.tokens for chunk in perplexity.chunks),
-        chunk_documents=tuple(chunk.document for chunk in perplexity.chunks),
-        chunk_token_ids=tuple(chunk.token_ids_sha256[:16] for chunk in perplexity.chunks),
-        chunk_kld_sum_nats=_divergence_sums(perplexity),
-        is_exact=all(chunk.is_exact for chunk in perplexity.chunks),
+        chunks=chunks,
         n_chunks_in_text=perplexity.n_chunks_in_text,
-        ppl_by_domain=by_domain,
-        ppl_vs_reference=None if reference is None else difference(perplexity, reference),
-        divergence=None if reference is None else measure_divergence(perplexity, reference),
+        ppl_by_domain={name: rows.perplexity for name, rows in chunks.by_domain().items()},
+        ppl_vs_reference=None if reference is None else perplexity_shift(perplexity, reference),
+        divergence=divergence,
     )
 
 
-def _divergence_sums(perplexity: PerplexityMeasurement) -> tuple[float, ...]:
-    """Return each chunk's divergence from the reference; nothing where one has none."""
-    sums = [chunk.kld_sum_nats for chunk in perplexity.chunks]
-    known = tuple(value for value in sums if value is not None)
-    return known if len(known) == len(sums) else ()
-
-
-def difference(seen: PerplexityMeasurement, other: PerplexityMeasurement) -> Difference:
-    """Compare two measurements on their common chunks; the interval is of 95 %."""
-    mine, theirs = common_chunks(seen, other)
-    chunks = [seen.chunks[i] for i in mine]
-    estimate = stats.compare_paired(
-        [other.chunks[i].nll_sum_nats for i in theirs],
-        [chunk.nll_sum_nats for chunk in chunks],
-        [chunk.tokens for chunk in chunks],
-        [chunk.document for chunk in chunks],
-        [chunk.index for chunk in chunks],
-    )
-    low, high = stats.ppl_ratio_interval(estimate)
+def perplexity_shift(seen: PerplexityMeasurement, other: PerplexityMeasurement) -> Shift | None:
+    """Compare two measurements on their common chunks."""
     changes = token_changes(seen, other)
-    return Difference(
-        change=stats.ppl_change(estimate.mean),
-        low=low,
-        high=high,
-        chunks=estimate.chunks,
-        clusters=estimate.clusters,
-        tokens=estimate.tokens,
-        tokens_changed=None if changes is None else changes.changed,
-    )
+    return seen.chunks.paired(other.chunks).shift(None if changes is None else changes.changed)
 
 
 def _notes(cell: Cell, size: SizeMeasurement, file: CellFile) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from pytest_quantgate import stats
 from pytest_quantgate.engines.messages import DivergenceSummary
+from pytest_quantgate.results.chunk_table import ChunkTable
 from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement, Part
 from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement, common_chunks
 
@@ -24,7 +25,7 @@ Float64Array = npt.NDArray[np.float64]
 
 def same_top_tokens(
     seen: PerplexityMeasurement, reference: PerplexityMeasurement
-) -> list[int] | None:
+) -> tuple[int, ...] | None:
     """Count the tokens with the same top token in each common chunk, in the order of ``seen``.
 
     None where neither the tokens nor the engine's own counts are there.
@@ -32,10 +33,8 @@ def same_top_tokens(
     mine, theirs = common_chunks(seen, reference)
     if seen.top_tokens is not None and reference.top_tokens is not None:
         same = seen.top_tokens[mine] == reference.top_tokens[theirs]
-        return [int(count) for count in same.sum(axis=1)]
-    counts = [seen.chunks[i].same_top for i in mine]
-    known = [count for count in counts if count is not None]
-    return known if len(known) == len(counts) else None
+        return tuple(int(count) for count in same.sum(axis=1))
+    return seen.chunks.take(mine).same_tops
 
 
 def measure_divergence(
@@ -43,15 +42,11 @@ def measure_divergence(
 ) -> DivergenceMeasurement | None:
     """Summarize the divergence on the chunks that both have; None where none was measured."""
     mine, theirs = common_chunks(seen, reference)
-    chunks = [seen.chunks[i] for i in mine]
-    sums = [chunk.kld_sum_nats for chunk in chunks if chunk.kld_sum_nats is not None]
-    same = same_top_tokens(seen, reference)
-    if not mine or len(sums) != len(mine) or same is None:
+    chunks = seen.chunks.take(mine)
+    sums, same = chunks.kld_sums, same_top_tokens(seen, reference)
+    if not mine or sums is None or same is None:
         return None
-    tokens = [c.tokens for c in chunks]
-    documents, places = [c.document for c in chunks], [c.index for c in chunks]
-    mean = stats.estimate_mean(sums, tokens, documents, places)
-    top = stats.estimate_mean(same, tokens, documents, places)
+    mean, top = chunks.mean(sums), chunks.mean(same)
     summary = _summary(seen, reference, mine, theirs)
     return DivergenceMeasurement(
         tokens=mean.tokens,
@@ -66,7 +61,7 @@ def measure_divergence(
         same_top=top.mean,
         same_top_error=top.standard_error,
         by_confidence=_by_confidence(seen, reference, mine, theirs),
-        by_domain=_by_domain(sums, same, tokens, [c.domain for c in chunks]),
+        by_domain=_by_domain(chunks.replace(same_top=same)),
     )
 
 
@@ -125,19 +120,13 @@ def _by_confidence(
     return tuple(parts)
 
 
-def _by_domain(
-    kld_sums_nats: list[float], same: list[int], tokens: list[int], domains: list[str | None]
-) -> tuple[Part, ...]:
-    parts = []
-    for name in dict.fromkeys(domain for domain in domains if domain is not None):
-        rows = [i for i, domain in enumerate(domains) if domain == name]
-        total = sum(tokens[i] for i in rows)
-        parts.append(
-            Part(
-                name=name,
-                tokens=total,
-                mean_kld_nats=sum(kld_sums_nats[i] for i in rows) / total,
-                same_top=sum(same[i] for i in rows) / total,
-            )
+def _by_domain(chunks: ChunkTable) -> tuple[Part, ...]:
+    return tuple(
+        Part(
+            name=name,
+            tokens=rows.n_tokens,
+            mean_kld_nats=sum(rows.kld_sums or ()) / rows.n_tokens,
+            same_top=sum(rows.same_tops or ()) / rows.n_tokens,
         )
-    return tuple(parts)
+        for name, rows in chunks.by_domain().items()
+    )

@@ -79,14 +79,13 @@ def measure_noise(run: Run, cell: Cell) -> NoiseMeasurement:
             )
         )
     return NoiseMeasurement(
-        chunks=n_chunks, tokens=scores[OWN].n_tokens, centre=centre, settings=tuple(found)
+        chunks=n_chunks, tokens=scores[OWN].chunks.n_tokens, centre=centre, settings=tuple(found)
     )
 
 
 def _mean_kld(seen: PerplexityMeasurement) -> float | None:
-    sums = [chunk.kld_sum_nats for chunk in seen.chunks]
-    known = [value for value in sums if value is not None]
-    return math.fsum(known) / seen.n_tokens if len(known) == len(sums) else None
+    sums = seen.chunks.kld_sums
+    return None if sums is None else math.fsum(sums) / seen.chunks.n_tokens
 
 
 def _centre(scores: dict[str, PerplexityMeasurement]) -> tuple[str, dict[str, float]]:

@@ -177,14 +177,14 @@ def compare_routing(
         n_experts_used=used,
         tokens=int(changed.size),
         layers=tuple(layers),
-        chunk_indices=tuple(seen.chunks[i].index for i in mine),
+        chunk_indices=seen.chunks.take(mine).index,
         chunk_same_experts=tuple(by_chunk.tolist()),
         changed_tokens=int(changed.sum()),
         kld_share_changed=_kld_share(kld, changed),
         mean_kld_changed_nats=_mean(kld, changed),
         mean_kld_same_nats=_mean(kld, same_everywhere),
         experts=errors,
-        domains=_domains([reference.chunks[i].domain for i in others], theirs, others, n_experts),
+        domains=_domains(list(reference.chunks.take(others).domain), theirs, others, n_experts),
     )
 
 

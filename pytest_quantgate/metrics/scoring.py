@@ -159,7 +159,7 @@ def _score(
                 replace(request, chunks=routed, route_chunks=routed, reference="", captures=False),
                 on_routes,
             )
-    scored = tuple(chunk.index for chunk in gathering.chunks[before:])
+    scored = gathering.chunks.index[before:]
     if scored != wanted:
         raise CellError(f"the engine scored {len(scored)} of {len(wanted)} chunks")
     return gathering.finish(plan.n_chunks)

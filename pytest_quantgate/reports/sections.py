@@ -87,7 +87,7 @@ def _parts_section(
         saved = sum(reference.bytes_by_part.values()) - sum(whole.bytes_by_part.values())
         rows.append(("all parts at once", "", _megabytes(saved), _nats(_kld(whole)), ""))
     cells = [cell for cell in (*parts.values(), whole) if cell is not None]
-    chunks = {cell.chunks for cell in cells if cell.chunks is not None}
+    chunks = {len(cell.chunks) for cell in cells if cell.ppl is not None}
     notes: tuple[str, ...] = ()
     if len(chunks) > 1:
         notes = (f"the divergences are of {min(chunks)} to {max(chunks)} chunks",)

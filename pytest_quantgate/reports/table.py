@@ -53,41 +53,20 @@ def _number(value: float | None, layout: str) -> str:
 
 def common_chunks(cells: Iterable[CellRecord]) -> set[int]:
     """Return the chunks that every measured cell has: only on these are they compared."""
-    sets = [set(cell.chunk_indices) for cell in cells if cell.ppl is not None]
+    sets = [set(cell.chunks.index) for cell in cells if cell.ppl is not None]
     return set.intersection(*sets) if sets else set()
 
 
 def perplexity_on(cell: CellRecord, chunks: set[int]) -> float | None:
     """Return a cell's perplexity on some of its chunks."""
-    picked = [
-        (nats, tokens)
-        for index, nats, tokens in zip(
-            cell.chunk_indices, cell.chunk_nll_sum_nats, cell.chunk_tokens, strict=True
-        )
-        if index in chunks
-    ]
-    if not picked:
-        return None
-    mean = sum(nats for nats, _ in picked) / sum(tokens for _, tokens in picked)
-    return stats.ppl_change(mean) + 1
+    rows = cell.chunks.of_chunks(chunks)
+    return rows.perplexity if len(rows) else None
 
 
 def _is_worse(cell: CellRecord, other: CellRecord, chunks: set[int]) -> bool:
     """Tell whether a cell's perplexity is above another's beyond the 95 % interval."""
-    before, after = (
-        dict(zip(record.chunk_indices, record.chunk_nll_sum_nats, strict=True))
-        for record in (other, cell)
-    )
-    tokens = dict(zip(cell.chunk_indices, cell.chunk_tokens, strict=True))
-    documents = dict(zip(cell.chunk_indices, cell.chunk_documents, strict=True))
-    estimate = stats.compare_paired(
-        [before[index] for index in sorted(chunks)],
-        [after[index] for index in sorted(chunks)],
-        [tokens[index] for index in sorted(chunks)],
-        [documents[index] for index in sorted(chunks)],
-        sorted(chunks),
-    )
-    return stats.interval(estimate)[0] > 0
+    pair = cell.chunks.of_chunks(chunks).paired(other.chunks)
+    return stats.interval(pair.nll())[0] > 0
 
 
 def _only_detects_faults(cell: CellRecord) -> bool:

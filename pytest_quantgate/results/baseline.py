@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.results.chunk_table import ChunkTable
 from pytest_quantgate.results.hardware import Fingerprint
 
 VERSION = 1
@@ -86,27 +87,6 @@ class MadeBy(_Part):
     n_ubatch: int
 
 
-class Chunks(_Part):
-    """Per-chunk sums in visiting order; the hashes are the first 16 hexadecimal digits.
-
-    ``top_tokens`` are null from an engine that tells sums alone.
-    """
-
-    index: tuple[int, ...]
-    tokens: tuple[int, ...]
-    nll_sum_nats: tuple[float, ...]
-    token_ids: tuple[str, ...]
-    top_tokens: tuple[str | None, ...]
-    document: tuple[int | None, ...]
-
-    @model_validator(mode="after")
-    def _equal_lengths(self) -> Chunks:
-        lengths = {len(getattr(self, name)) for name in type(self).model_fields}
-        if len(lengths) != 1 or lengths == {0}:
-            raise ValueError("the chunks' columns are empty or of unequal length")
-        return self
-
-
 class Perplexity(_Part):
     """Perplexity, and what a paired comparison with it needs.
 
@@ -117,11 +97,17 @@ class Perplexity(_Part):
     ppl: float
     text_sha256: str
     per_token_sha256: str | None
-    chunks: Chunks
+    chunks: ChunkTable
+
+    @model_validator(mode="after")
+    def _scored_something(self) -> Perplexity:
+        if not len(self.chunks):
+            raise ValueError("the chunks' columns are empty")
+        return self
 
 
 class Divergence(_Part):
-    """Divergence from the reference, a column a chunk in the order of the perplexity's chunks.
+    """Divergence from the reference; its sums are columns of the perplexity's chunks.
 
     ``reference_per_token_sha256`` names the reference's values that it was measured against,
     null where the engine told none.
@@ -129,8 +115,6 @@ class Divergence(_Part):
 
     mean_kld_nats: float
     same_top: float
-    kld_sum_nats: tuple[float, ...]
-    same_top_tokens: tuple[int, ...]
     reference_per_token_sha256: str | None
 
 
@@ -289,7 +273,35 @@ def dump(baseline: Baseline) -> str:
         ValueError: a number that is not finite.
 
     """
-    return _render(baseline.model_dump(mode="json")) + "\n"
+    return _render(_split_columns(baseline.model_dump(mode="json"))) + "\n"
+
+
+_OF_DIVERGENCE = {"kld_sum_nats": "kld_sum_nats", "same_top": "same_top_tokens"}
+"""Columns of the chunks that a file keeps with the divergence, and their names there."""
+
+
+def _split_columns(plain: dict[str, Any]) -> dict[str, Any]:
+    """Lay a baseline's chunks out as files of version 1 have them."""
+    if plain["perplexity"] is not None:
+        columns = plain["perplexity"]["chunks"]
+        del columns["domain"]  # the text's own, which is there when it is scored again
+        for name, name_in_file in _OF_DIVERGENCE.items():
+            values = columns.pop(name)
+            if plain["divergence"] is not None:
+                plain["divergence"][name_in_file] = [] if None in values else values
+    return plain
+
+
+def _join_columns(raw: Any) -> Any:
+    """Gather a file's columns of the chunks in one table; what is malformed is left as it is."""
+    try:
+        columns, divergence = raw["perplexity"]["chunks"], raw.get("divergence")
+        for name, name_in_file in _OF_DIVERGENCE.items():
+            if divergence is not None:
+                columns[name] = divergence.pop(name_in_file)
+    except (KeyError, TypeError, AttributeError):
+        pass  # the model says what is wrong
+    return raw
 
 
 def _refuse_constant(name: str) -> None:
@@ -314,7 +326,7 @@ def parse(text: str, name: str) -> Baseline:
             f"the baseline {name} has version {raw.get('version')!r}; this release reads {VERSION}"
         )
     try:
-        return Baseline.model_validate(raw)
+        return Baseline.model_validate(_join_columns(raw))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -19,7 +19,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from pytest_quantgate.engines.messages import DivergenceSummary
-from pytest_quantgate.results.measurements.perplexity import ChunkScore, PerplexityMeasurement
+from pytest_quantgate.results.chunk_table import ChunkTable
+from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
 from pytest_quantgate.results.measurements.routes import Routes
 from pytest_quantgate.storage.atomic import write_atomically
 from pytest_quantgate.storage.cache import Cache
@@ -32,8 +33,8 @@ def per_token_sha256(measurement: PerplexityMeasurement) -> str | None:
     if measurement.nll_nats is None or measurement.top_tokens is None:
         return None
     digest = hashlib.sha256()
-    for chunk in measurement.chunks:
-        digest.update(chunk.index.to_bytes(8, "little"))
+    for index in measurement.chunks.index:
+        digest.update(index.to_bytes(8, "little"))
     digest.update(np.ascontiguousarray(measurement.nll_nats).tobytes())
     digest.update(np.ascontiguousarray(measurement.top_tokens).tobytes())
     return digest.hexdigest()
@@ -41,7 +42,7 @@ def per_token_sha256(measurement: PerplexityMeasurement) -> str | None:
 
 def _pack(measurement: PerplexityMeasurement) -> bytes:
     header: dict[str, Any] = {
-        "chunks": [vars(chunk) for chunk in measurement.chunks],
+        "chunks": vars(measurement.chunks),
         "n_chunks_in_text": measurement.n_chunks_in_text,
         "seconds_s": measurement.seconds_s,
         "summary": None if measurement.summary is None else vars(measurement.summary),
@@ -66,7 +67,7 @@ def _unpack(path: Path) -> PerplexityMeasurement | None:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             header = json.loads(arrays["header"].tobytes())
             return PerplexityMeasurement(
-                chunks=tuple(ChunkScore(**chunk) for chunk in header["chunks"]),
+                chunks=ChunkTable().replace(**header["chunks"]),
                 summary=_summary(header["summary"]),
                 n_chunks_in_text=header["n_chunks_in_text"],
                 seconds_s=header["seconds_s"],

@@ -15,27 +15,12 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.results.baseline import Key, MadeBy
+from pytest_quantgate.results.chunk_table import ChunkTable, Shift
 from pytest_quantgate.results.measurements import MEASUREMENTS
 from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind, worst
 
-VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """PPL of a cell against another on common chunks; a relative change, 95 % interval.
-
-    ``tokens_changed`` is None where an engine told no values of single tokens.
-    """
-
-    change: float
-    low: float
-    high: float
-    chunks: int
-    clusters: int
-    tokens: int
-    tokens_changed: int | None
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +36,12 @@ class CellRecord:
     its instruction sets ("" and None where the file is the user's or the source itself; a cell
     that could not be measured names the engine that was to make it);
     ``tensors`` as :func:`~pytest_quantgate.gguf.tensor_changes.pack_tensors` gives them,
-    ``metadata`` the file's settings. All ``chunk_*`` have a column a chunk, in the order of
-    visits: ``chunk_token_ids`` the first 16 digits of the hash of its token ids,
-    ``chunk_kld_sum_nats`` the sums of the divergence from the reference, empty where none was
-    measured. ``file_is_shared`` tells
-    that another engine's quantizer made the file, which a sample found to be equal; ``is_exact`` is
-    False where the engine printed rounded sums. ``limits`` are those
-    that the profile sets the cell, by name. Records of before these fields were kept have them
-    empty. ``is_skipped`` says that a format which the engine refused fails nothing, since the
-    profile lists it as optional or the old engine could not do it either.
+    ``metadata`` the file's settings; ``chunks`` has no row where no text was scored.
+    ``file_is_shared`` tells that another engine's quantizer made the file, which a sample found to
+    be equal. ``limits`` are those that the profile sets the cell, by name. Records of
+    before these fields were kept have them empty. ``is_skipped`` says that a format which the
+    engine refused fails nothing, since the profile lists it as optional or the old engine could
+    not do it either.
     """
 
     id: str
@@ -87,14 +69,9 @@ class CellRecord:
     file_sha256: str | None = None
     tensor_data_sha256: str | None = None
     ppl: float | None = None
-    chunks: int | None = None
-    tokens: int | None = None
-    chunk_indices: tuple[int, ...] = ()
-    chunk_nll_sum_nats: tuple[float, ...] = ()
-    chunk_tokens: tuple[int, ...] = ()
-    chunk_documents: tuple[int | None, ...] = ()
+    chunks: ChunkTable = field(default_factory=ChunkTable)
     ppl_by_domain: dict[str, float] = field(default_factory=dict)
-    ppl_vs_reference: Difference | None = None
+    ppl_vs_reference: Shift | None = None
     divergence: DivergenceMeasurement | None = None
     measured: Mapping[str, Any] = field(default_factory=dict)
     judgements: tuple[Judgement, ...] = ()
@@ -108,9 +85,6 @@ class CellRecord:
     quantizer_cpu: str | None = None
     tensors: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
-    chunk_token_ids: tuple[str, ...] = ()
-    chunk_kld_sum_nats: tuple[float, ...] = ()
-    is_exact: bool = True
     file_is_shared: bool = False
     n_chunks_in_text: int | None = None
     limits: dict[str, float] = field(default_factory=dict)
@@ -231,13 +205,15 @@ def read_record(path: Path) -> RunRecord:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"the run record {path} cannot be read: {error}") from error
-    if not isinstance(plain, dict) or plain.get("version") != VERSION:
-        found = plain.get("version") if isinstance(plain, dict) else None
+    version = plain.get("version") if isinstance(plain, dict) else None
+    if version not in {1, VERSION}:
         raise ConfigError(
-            f"{path} is no run record of version {VERSION} (version {found!r}); write one with"
+            f"{path} is no run record of version {VERSION} (version {version!r}); write one with"
             " pytest --quant-matrix --quant-report PATH.json"
         )
     try:
+        if version == 1:
+            plain = _from_version_1(plain)
         cells = tuple(cell_from_plain(cell) for cell in plain["cells"])
         others = tuple(cell_from_plain(cell) for cell in plain.get("others", ()))
         lists = {"cells": cells, "others": others, "warnings": tuple(plain["warnings"])}
@@ -246,6 +222,42 @@ def read_record(path: Path) -> RunRecord:
         return RunRecord(**{**plain, **lists, "shard": shard, "missing": missing})
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"the run record {path} is damaged: {error!r}") from error
+
+
+_COLUMNS_OF_VERSION_1 = {
+    "index": "chunk_indices",
+    "tokens": "chunk_tokens",
+    "nll_sum_nats": "chunk_nll_sum_nats",
+    "document": "chunk_documents",
+    "token_ids": "chunk_token_ids",
+    "kld_sum_nats": "chunk_kld_sum_nats",
+}
+
+
+def _from_version_1(plain: dict[str, Any]) -> dict[str, Any]:
+    """Gather the columns of each cell's chunks, which version 1 kept apart, in one table."""
+    cells = {
+        name: [_cell_from_version_1(cell) for cell in plain.get(name, ())]
+        for name in ("cells", "others")
+    }
+    return {**plain, **cells, "version": VERSION}
+
+
+def _cell_from_version_1(cell: dict[str, Any]) -> dict[str, Any]:
+    rest = {name: value for name, value in cell.items() if not name.startswith("chunk")}
+    is_exact = rest.pop("is_exact", True)
+    rest.pop("tokens", None)
+    columns: dict[str, Any] = {
+        name: cell.get(old) or [] for name, old in _COLUMNS_OF_VERSION_1.items()
+    }
+    n_chunks = len(columns["index"])
+    columns["token_ids"] = columns["token_ids"] or [""] * n_chunks
+    columns["top_tokens"] = ["" if is_exact else None] * n_chunks
+    shift = rest.get("ppl_vs_reference")
+    if shift is not None:
+        same = {"chunks_changed": shift["chunks"], "of_documents": True}
+        rest["ppl_vs_reference"] = {**same, **shift}
+    return {**rest, "chunks": columns}
 
 
 def cell_from_plain(plain: dict[str, Any]) -> CellRecord:

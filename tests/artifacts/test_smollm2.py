@@ -44,7 +44,7 @@ def test_perplexity_is_the_published_one(run: Run) -> None:
     first = seen.first(1)
     assert math.isclose(first.perplexity, 12.9547, rel_tol=5e-3)
     assert math.isclose(seen.perplexity, 21.3756, rel_tol=5e-3)
-    assert [chunk.tokens for chunk in seen.chunks] == [255, 255]
+    assert seen.chunks.tokens == (255, 255)
 
 
 def test_formats_that_fell_back_or_had_no_effect_are_said_aloud(run: Run) -> None:

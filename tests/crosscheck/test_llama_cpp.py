@@ -134,8 +134,8 @@ def floor_nats(theirs: Measured) -> float:
 
 def running_perplexity(scores: PerplexityMeasurement) -> list[float]:
     """Return the perplexity after each chunk, as llama-perplexity prints it."""
-    sums = np.cumsum([chunk.nll_sum_nats for chunk in scores.chunks])
-    tokens = np.cumsum([chunk.tokens for chunk in scores.chunks])
+    sums = np.cumsum(scores.chunks.nll_sum_nats)
+    tokens = np.cumsum(scores.chunks.tokens)
     return [float(value) for value in np.exp(sums / tokens)]
 
 
@@ -156,13 +156,11 @@ def test_perplexity_equals_the_programs_to_the_digits_printed(
 def test_tokens_tensors_and_bytes_equal_the_programs(
     ours: Measured, theirs: Measured, name: str
 ) -> None:
-    ids = [
-        [chunk.token_ids_sha256 for chunk in side.scores[name].chunks] for side in (ours, theirs)
-    ]
+    ids = [side.scores[name].chunks.token_ids for side in (ours, theirs)]
     assert ids[0] == ids[1]
     assert ours.files[name].tensor_data_sha256 == theirs.files[name].tensor_data_sha256
     assert ours.files[name].header.n_bytes == theirs.files[name].header.n_bytes
-    documents = [[chunk.document for chunk in side.scores[name].chunks] for side in (ours, theirs)]
+    documents = [side.scores[name].chunks.document for side in (ours, theirs)]
     assert documents[0] == documents[1]
 
 

@@ -21,13 +21,13 @@ from pytest_quantgate.gguf.tensor_changes import pack_tensors
 from pytest_quantgate.results.baseline import (
     Anchor,
     Baseline,
-    Chunks,
     Key,
     MadeBy,
     Perplexity,
     Size,
 )
-from pytest_quantgate.results.measurements.perplexity import ChunkScore, PerplexityMeasurement
+from pytest_quantgate.results.chunk_table import ChunkTable
+from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
 from pytest_quantgate.results.measurements.size import SizeMeasurement
 from pytest_quantgate.results.verdicts import Verdict
 
@@ -72,17 +72,16 @@ def measurement(
     random = np.random.default_rng(5)
     nll = random.uniform(1, 3, (n_chunks, 100)) + np.array(shifts)[:, None]
     return PerplexityMeasurement(
-        chunks=tuple(
-            ChunkScore(
-                index=number,
-                tokens=100,
-                nll_sum_nats=float(nll[number].sum()),
-                token_ids_sha256=hashlib.sha256(f"{ids}{number}".encode()).hexdigest(),
-                top_tokens_sha256="0" * 64,
-                document=number,
-                domain=None,
-            )
-            for number in range(n_chunks)
+        chunks=ChunkTable(
+            index=tuple(range(n_chunks)),
+            tokens=(100,) * n_chunks,
+            nll_sum_nats=tuple(float(row.sum()) for row in nll),
+            token_ids=tuple(
+                hashlib.sha256(f"{ids}{number}".encode()).hexdigest()[:16]
+                for number in range(n_chunks)
+            ),
+            top_tokens=("0" * 16,) * n_chunks,
+            document=tuple(range(n_chunks)),
         ),
         nll_nats=nll.astype(np.float32),
         top_tokens=np.zeros((n_chunks, 100), dtype=np.int32),
@@ -132,8 +131,6 @@ def observe(**changes: object) -> Observation:
 def baseline_of(seen: Observation) -> Baseline:
     """Return the baseline that accepts an observation."""
     chunks = seen.scored.chunks
-    sums = tuple(chunk.nll_sum_nats for chunk in chunks)
-    indices = tuple(chunk.index for chunk in chunks)
     return Baseline(
         key=KEY,
         source_sha256=seen.source_sha256,
@@ -142,14 +139,7 @@ def baseline_of(seen: Observation) -> Baseline:
             ppl=seen.scored.perplexity,
             text_sha256=seen.text_sha256,
             per_token_sha256="",
-            chunks=Chunks(
-                index=indices,
-                tokens=tuple(chunk.tokens for chunk in chunks),
-                nll_sum_nats=sums,
-                token_ids=tuple(chunk.token_ids_sha256[:16] for chunk in chunks),
-                top_tokens=("0" * 16,) * len(chunks),
-                document=tuple(chunk.document for chunk in chunks),
-            ),
+            chunks=chunks,
         ),
         size=Size(
             file_bytes=seen.size.file_bytes,
@@ -158,7 +148,9 @@ def baseline_of(seen: Observation) -> Baseline:
             tensors=pack_tensors(seen.tensors),
         ),
         metadata=seen.metadata,
-        anchor=Anchor(index=indices, nll_sum_nats=sums, file_bytes=seen.size.file_bytes),
+        anchor=Anchor(
+            index=chunks.index, nll_sum_nats=chunks.nll_sum_nats, file_bytes=seen.size.file_bytes
+        ),
         reason="first",
     )
 

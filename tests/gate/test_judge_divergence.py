@@ -31,10 +31,7 @@ def diverging(kld: float, amplitude: float = 0.1) -> PerplexityMeasurement:
     return replace(
         plain,
         kld_nats=values.astype(np.float32),
-        chunks=tuple(
-            replace(chunk, kld_sum_nats=float(values[number].sum()))
-            for number, chunk in enumerate(plain.chunks)
-        ),
+        chunks=plain.chunks.replace(kld_sum_nats=[float(row.sum()) for row in values]),
     )
 
 
@@ -48,16 +45,13 @@ def observe_divergence(kld: float, amplitude: float = 0.1) -> Observation:
 
 def with_divergence(kld: float) -> Baseline:
     """Return a baseline of this divergence."""
-    seen = diverging(kld)
+    chunks = diverging(kld).chunks.replace(same_top=(100,) * 16)
     return BASELINE.model_copy(
         update={
+            "perplexity": BASELINE.scored.model_copy(update={"chunks": chunks}),
             "divergence": Divergence(
-                mean_kld_nats=kld,
-                same_top=1.0,
-                kld_sum_nats=tuple(chunk.kld_sum_nats or 0.0 for chunk in seen.chunks),
-                same_top_tokens=(100,) * 16,
-                reference_per_token_sha256="",
-            )
+                mean_kld_nats=kld, same_top=1.0, reference_per_token_sha256=""
+            ),
         }
     )
 
@@ -94,9 +88,8 @@ def test_percentile_and_top_tokens_have_limits() -> None:
 def test_sums_alone_are_judged_as_far_as_they_go() -> None:
     """From an engine that tells no values of single tokens, and here no percentiles either."""
     full = observe_divergence(0.05)
-    chunks = tuple(
-        replace(chunk, top_tokens_sha256=None, same_top=95) for chunk in full.scored.chunks
-    )
+    chunks = full.scored.chunks
+    chunks = chunks.replace(top_tokens=(), same_top=[95] * len(chunks))
     summed = replace(full.scored, chunks=chunks, nll_nats=None, top_tokens=None, kld_nats=None)
     found = measure_divergence(summed, measurement())
     seen = replace(full, perplexity=summed, divergence=found)
@@ -108,8 +101,9 @@ def test_sums_alone_are_judged_as_far_as_they_go() -> None:
 
 def test_not_a_number_is_invalid() -> None:
     seen = observe_divergence(0.05)
-    chunks = (replace(seen.scored.chunks[0], kld_sum_nats=float("nan")),)
-    seen = replace(seen, perplexity=replace(seen.scored, chunks=chunks + seen.scored.chunks[1:]))
+    chunks = seen.scored.chunks
+    chunks = chunks.replace(kld_sum_nats=[float("nan"), *chunks.kld_sum_nats[1:]])
+    seen = replace(seen, perplexity=replace(seen.scored, chunks=chunks))
     assert kinds(seen, default_limits(FORMAT)) == {VerdictKind.INVALID}
 
 
@@ -129,7 +123,7 @@ def test_what_cannot_be_compared_is_red_for_the_divergence_alone() -> None:
     baseline = with_divergence(0.05)
     other_text = replace(seen, text_sha256="u" * 64, text_sha256_with_lf="u" * 64)
     assert kinds(other_text, limits, baseline) == {VerdictKind.NOT_COMPARABLE}
-    chunks = tuple(replace(chunk, token_ids_sha256="f" * 64) for chunk in seen.scored.chunks)
+    chunks = seen.scored.chunks.replace(token_ids=["f" * 16] * len(seen.scored.chunks))
     other_ids = replace(seen, perplexity=replace(seen.scored, chunks=chunks))
     assert kinds(other_ids, limits, baseline) == {VerdictKind.REGRESSED}
     assert kinds(seen, limits, BASELINE) == {VerdictKind.NO_BASELINE}

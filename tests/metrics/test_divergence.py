@@ -10,7 +10,8 @@ import pytest
 
 from pytest_quantgate.engines.messages import DivergenceSummary
 from pytest_quantgate.metrics.divergence import measure_divergence, same_top_tokens
-from pytest_quantgate.results.measurements.perplexity import ChunkScore, PerplexityMeasurement
+from pytest_quantgate.results.chunk_table import ChunkTable
+from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
 
 CHUNKS, TOKENS = 6, 50
 
@@ -21,18 +22,17 @@ def scores(seed: int, *, with_divergence: bool) -> PerplexityMeasurement:
     nll = random.uniform(0.1, 4, (CHUNKS, TOKENS)).astype(np.float32)
     kld = random.exponential(0.05, (CHUNKS, TOKENS)).astype(np.float32)
     return PerplexityMeasurement(
-        chunks=tuple(
-            ChunkScore(
-                index=number,
-                tokens=TOKENS,
-                nll_sum_nats=float(nll[number].sum(dtype=np.float64)),
-                token_ids_sha256="",
-                top_tokens_sha256="",
-                document=number,
-                domain="prose" if number < 2 else "code",
-                kld_sum_nats=float(kld[number].sum(dtype=np.float64)) if with_divergence else None,
-            )
-            for number in range(CHUNKS)
+        chunks=ChunkTable(
+            index=tuple(range(CHUNKS)),
+            tokens=(TOKENS,) * CHUNKS,
+            nll_sum_nats=tuple(float(row.sum(dtype=np.float64)) for row in nll),
+            token_ids=("",) * CHUNKS,
+            top_tokens=("",) * CHUNKS,
+            document=tuple(range(CHUNKS)),
+            domain=tuple("prose" if number < 2 else "code" for number in range(CHUNKS)),
+            kld_sum_nats=(
+                tuple(float(row.sum(dtype=np.float64)) for row in kld) if with_divergence else ()
+            ),
         ),
         nll_nats=nll,
         top_tokens=random.integers(0, 3, (CHUNKS, TOKENS)).astype(np.int32),
@@ -97,10 +97,7 @@ def test_sums_alone_give_what_they_can() -> None:
     same = same_top_tokens(whole, reference)
     assert exact is not None
     assert same is not None
-    chunks = tuple(
-        replace(chunk, top_tokens_sha256=None, same_top=count)
-        for chunk, count in zip(whole.chunks, same, strict=True)
-    )
+    chunks = whole.chunks.replace(top_tokens=(), same_top=same)
     seen = replace(whole, chunks=chunks, nll_nats=None, top_tokens=None, kld_nats=None)
     found = measure_divergence(seen, reference)
     assert found is not None
@@ -121,5 +118,5 @@ def test_sums_alone_give_what_they_can() -> None:
     summed = measure_divergence(replace(seen, summary=told), reference)
     assert summed is not None
     assert summed.kld_percentiles_nats == {"99": 0.25}
-    uncounted = tuple(replace(chunk, same_top=None) for chunk in chunks)
+    uncounted = chunks.replace(same_top=())
     assert measure_divergence(replace(seen, chunks=uncounted), reference) is None

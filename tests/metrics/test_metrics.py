@@ -34,22 +34,22 @@ def values(seen: PerplexityMeasurement) -> tuple[FloatArray, IntArray]:
 
 def test_perplexity_is_of_the_mean_over_all_tokens() -> None:
     seen = measurement()
-    nats = sum(chunk.nll_sum_nats for chunk in seen.chunks)
-    assert seen.n_tokens == 1600
+    nats = sum(seen.chunks.nll_sum_nats)
+    assert seen.chunks.n_tokens == 1600
     assert math.isclose(seen.perplexity, math.exp(nats / 1600))
-    assert seen.is_finite
+    assert seen.chunks.is_finite
 
 
 def test_perplexity_overflows_to_infinity_and_keeps_not_a_number() -> None:
     assert measurement(800.0).perplexity == math.inf
     assert math.isnan(measurement([math.nan] + [0.0] * 15).perplexity)
-    assert not measurement([math.inf] + [0.0] * 15).is_finite
+    assert not measurement([math.inf] + [0.0] * 15).chunks.is_finite
 
 
 def test_the_first_chunks_are_a_measurement_of_their_own() -> None:
     seen = measurement()
     first = seen.first(3)
-    assert first.n_tokens == 300
+    assert first.chunks.n_tokens == 300
     nll_nats, top_tokens = values(first)
     assert nll_nats.shape == top_tokens.shape == (3, 100)
     assert first.n_chunks_in_text == seen.n_chunks_in_text
@@ -60,7 +60,7 @@ def test_measurements_are_compared_on_their_common_chunks() -> None:
     order = [5, 2, 9]
     other = replace(
         seen,
-        chunks=tuple(seen.chunks[i] for i in order),
+        chunks=seen.chunks.take(order),
         nll_nats=values(seen)[0][order].copy(),
         top_tokens=values(seen)[1][order].copy(),
     )

@@ -18,7 +18,8 @@ from pytest_quantgate.gguf.reader import read_gguf
 from pytest_quantgate.matrix.run import Run
 from pytest_quantgate.metrics.routing import compare_routing, measure_routing
 from pytest_quantgate.metrics.scoring import measure_perplexity
-from pytest_quantgate.results.measurements.perplexity import ChunkScore, PerplexityMeasurement
+from pytest_quantgate.results.chunk_table import ChunkTable
+from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
 from pytest_quantgate.results.measurements.routes import Routes
 from pytest_quantgate.results.measurements.routing import RoutingMeasurement
 from tests.fake_engine import FakeEngine
@@ -36,17 +37,13 @@ def routed(
     weights = np.tile(np.array([0.7, 0.3], dtype=np.float32)[:used], (n_chunks, 1, n_tokens, 1))
     names = domains if len(domains) == n_chunks else domains * n_chunks
     return PerplexityMeasurement(
-        chunks=tuple(
-            ChunkScore(
-                index=index,
-                tokens=n_tokens,
-                nll_sum_nats=1.0,
-                token_ids_sha256="",
-                top_tokens_sha256="",
-                document=None,
-                domain=names[index],
-            )
-            for index in range(n_chunks)
+        chunks=ChunkTable(
+            index=tuple(range(n_chunks)),
+            tokens=(n_tokens,) * n_chunks,
+            nll_sum_nats=(1.0,) * n_chunks,
+            token_ids=("",) * n_chunks,
+            top_tokens=("",) * n_chunks,
+            domain=tuple(names),
         ),
         nll_nats=np.zeros((n_chunks, n_tokens), dtype=np.float32),
         top_tokens=np.zeros((n_chunks, n_tokens), dtype=np.int32),

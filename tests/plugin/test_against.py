@@ -98,7 +98,7 @@ def test_the_same_build_is_no_change(project: Project) -> None:
     for cell in record.cells:
         assert "identical to the old engine's" in cell.reason
         other = next(item for item in record.others if item.format == cell.format)
-        assert other.chunk_nll_sum_nats == cell.chunk_nll_sum_nats
+        assert other.chunks.nll_sum_nats == cell.chunks.nll_sum_nats
         assert (other.engine, cell.engine) == ("old", "default")
     assert not project.baselines
     result.stdout.fnmatch_lines(["No change: bit-identical on 3 cells, * tokens."])
@@ -167,9 +167,9 @@ def test_another_quantizer_is_told_from_the_runtime(own_cache: Project) -> None:
     sides = {(c.quantizer, c.engine): c for c in record.others if c.format == "Q4_0"}
     assert set(sides) == {("old", "old"), ("default", "old"), ("old", "default")}
     old, new = sides["old", "old"], cell
-    assert sides["old", "default"].chunk_nll_sum_nats == old.chunk_nll_sum_nats
-    assert sides["default", "old"].chunk_nll_sum_nats == new.chunk_nll_sum_nats
-    assert old.chunk_nll_sum_nats != new.chunk_nll_sum_nats
+    assert sides["old", "default"].chunks.nll_sum_nats == old.chunks.nll_sum_nats
+    assert sides["default", "old"].chunks.nll_sum_nats == new.chunks.nll_sum_nats
+    assert old.chunks.nll_sum_nats != new.chunks.nll_sum_nats
     assert old.file_bytes != new.file_bytes
     text = run_markdown(record)
     assert "- **quantizer** (`tiny-Q4_0-cpu`): " in text

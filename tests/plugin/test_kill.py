@@ -50,7 +50,9 @@ def kill_after_events(folder: Path, n_events: int, *way: str) -> bool:
 def outcome(project: Project) -> tuple[list[tuple[str, str, list[float]]], dict[str, str]]:
     """Return the cells' verdicts and sums, and the stored baselines."""
     record = json.loads((project.root / "report.json").read_text())
-    cells = [(cell["id"], cell["verdict"], cell["chunk_nll_sum_nats"]) for cell in record["cells"]]
+    cells = [
+        (cell["id"], cell["verdict"], cell["chunks"]["nll_sum_nats"]) for cell in record["cells"]
+    ]
     return cells, {path.name: path.read_text() for path in project.baselines}
 
 

@@ -55,7 +55,7 @@ def test_a_first_run_measures_alike_however_it_is_spread(project: Project) -> No
         cells = json.loads(report.read_text())["cells"]
         assert [cell["id"] for cell in cells] == list(CELLS)
         assert {cell["verdict"] for cell in cells} == {"MEASURED"}
-        seen.append([(cell["chunk_nll_sum_nats"], cell["file_sha256"]) for cell in cells])
+        seen.append([(cell["chunks"]["nll_sum_nats"], cell["file_sha256"]) for cell in cells])
     assert seen[0] == seen[1] == seen[2]
 
 
@@ -75,13 +75,12 @@ def test_a_record_keeps_what_two_are_compared_by(project: Project) -> None:
             baseline.source_sha256,
         )
         assert (seen.tensors, seen.metadata) == (baseline.size.tensors, baseline.metadata)
-        assert seen.chunk_token_ids == scored.chunks.token_ids
-        assert seen.chunk_nll_sum_nats == scored.chunks.nll_sum_nats
-        divergence = baseline.divergence
-        assert seen.chunk_kld_sum_nats == (() if divergence is None else divergence.kld_sum_nats)
+        same = {"domain": scored.chunks.domain}  # which a baseline does not keep
+        assert seen.chunks.replace(**same) == scored.chunks
+        assert (seen.chunks.kld_sums is None) == (baseline.divergence is None)
         assert seen.limits["size_vs_baseline"] == 0.005
         assert seen.n_chunks_in_text is not None
-        assert seen.is_exact
+        assert seen.chunks.is_exact
         assert seen.quantizer == ("" if seen.format == "F16" else "default")
     assert (record.against, record.others) == (None, ())
 

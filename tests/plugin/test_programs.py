@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,11 +28,11 @@ def programs(own_cache: Project) -> tuple[Project, Path]:
     return own_cache, folder
 
 
-def record(project: Project, *arguments: str) -> tuple[int, list[dict[str, object]]]:
+def record(project: Project, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
     """Run the matrix; return its exit status and the cells of its record."""
     result = project.matrix("--quant-report=r.json", *arguments)
     result.stdout.no_fnmatch_line("*Traceback*")
-    cells: list[dict[str, object]] = json.loads((project.root / "r.json").read_bytes())["cells"]
+    cells: list[dict[str, Any]] = json.loads((project.root / "r.json").read_bytes())["cells"]
     return int(result.ret), cells
 
 
@@ -40,7 +41,7 @@ def test_cells_are_measured_compared_and_accepted(programs: tuple[Project, Path]
     status, (reference, other) = record(project)
     assert status == 0
     assert (reference["verdict"], other["verdict"]) == ("MEASURED", "MEASURED")
-    assert reference["chunks"] == 16
+    assert len(reference["chunks"]["index"]) == 16
     assert reference["ppl"] == pytest.approx(12.18, abs=0.5)
     divergence = other["divergence"]
     assert isinstance(divergence, dict)

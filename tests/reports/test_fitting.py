@@ -9,15 +9,17 @@ import pytest
 
 from pytest_quantgate.reports.fitting import lay_out, table_width, text_lines
 from pytest_quantgate.reports.table import Table, make_tables
-from pytest_quantgate.results.record import Difference
+from pytest_quantgate.results.chunk_table import Shift
 from tests.reports.test_report import cell, record
 
 REASON = "PPL identical to the baseline's on 4,080 tokens; size +0.00 % against the baseline"
-DELTA = Difference(
+DELTA = Shift(
     change=0.2807,
     low=0.2226,
     high=0.3416,
     chunks=16,
+    chunks_changed=16,
+    of_documents=True,
     clusters=16,
     tokens=4080,
     tokens_changed=4080,
@@ -26,7 +28,7 @@ EXTRA = ("prefill t/s [95 %]", "decode t/s [95 %]", "peak MB")
 SPEEDS = ("1,234.5 (1.21× [1.18, 1.24])", "98.76 (0.98× [0.95, 1.01])", "1,234.5")
 
 
-def usual(delta: Difference | None = DELTA) -> Table:
+def usual(delta: Shift | None = DELTA) -> Table:
     """Return a table of a model with a long reason in each row."""
     cells = [
         cell(name, about, 5.0, reason=REASON, ppl_vs_reference=delta)

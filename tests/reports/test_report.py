@@ -11,9 +11,9 @@ import pytest
 
 from pytest_quantgate.reports.table import FAULT_DETECTOR, make_tables, markdown, shortened
 from pytest_quantgate.reports.write import write_report
+from pytest_quantgate.results.chunk_table import ChunkTable, Shift
 from pytest_quantgate.results.record import (
     CellRecord,
-    Difference,
     RunRecord,
     cell_from_plain,
     read_record,
@@ -44,12 +44,13 @@ def cell(name: str, about: float, megabytes: float, **changes: object) -> CellRe
         file_bytes=int(megabytes * 1e6),
         bits_per_weight=4.5,
         ppl=about,
-        chunks=16,
-        tokens=16 * TOKENS,
-        chunk_indices=tuple(range(16)),
-        chunk_nll_sum_nats=sums,
-        chunk_tokens=(TOKENS,) * 16,
-        chunk_documents=tuple(range(16)),
+        chunks=ChunkTable(
+            index=tuple(range(16)),
+            tokens=(TOKENS,) * 16,
+            nll_sum_nats=sums,
+            token_ids=("0" * 16,) * 16,
+            document=tuple(range(16)),
+        ),
         tensor_data_sha256=name,
     )
     return replace(usual, **changes)  # type: ignore[arg-type]
@@ -83,10 +84,7 @@ def test_what_could_not_be_measured_comes_last() -> None:
         ppl=None,
         file_bytes=None,
         bits_per_weight=None,
-        chunk_indices=(),
-        chunk_nll_sum_nats=(),
-        chunk_tokens=(),
-        chunk_documents=(),
+        chunks=ChunkTable(),
         tensor_data_sha256=None,
         verdict="CRASHED",
         reason="the worker died: killed by SIGABRT.\nGGML_ASSERT",
@@ -118,13 +116,7 @@ def test_larger_and_worse_is_said_of_models_from_full_precision_only() -> None:
 def test_cells_are_compared_on_their_common_chunks() -> None:
     """A cell that stopped early has no perplexity of other chunks beside it."""
     early = cell("Q8_0", 20, 5)
-    early = replace(
-        early,
-        chunk_indices=early.chunk_indices[:4],
-        chunk_nll_sum_nats=early.chunk_nll_sum_nats[:4],
-        chunk_tokens=early.chunk_tokens[:4],
-        chunk_documents=early.chunk_documents[:4],
-    )
+    early = replace(early, chunks=early.chunks.first(4))
     full = cell("F16", 20, 9)
     (table,) = make_tables(record(early, full))
     assert "4 common chunks" in table.title
@@ -152,14 +144,16 @@ def test_a_record_with_what_is_not_finite_survives_its_json(value: float) -> Non
         20,
         5,
         ppl=value,
-        chunk_nll_sum_nats=(value,) * 16,
+        chunks=cell("x", 1, 1).chunks.replace(nll_sum_nats=(value,) * 16),
         verdict="INVALID",
         ppl_by_domain={"code": value},
-        ppl_vs_reference=Difference(
+        ppl_vs_reference=Shift(
             change=value,
             low=-math.inf,
             high=value,
             chunks=1,
+            chunks_changed=1,
+            of_documents=True,
             clusters=1,
             tokens=1,
             tokens_changed=1,
@@ -185,7 +179,7 @@ def test_reports_are_written_by_their_ending(tmp_path: Path) -> None:
     made = record(cell("F16", 20, 9), red)
     write_report(tmp_path / "r.json", made)
     raw = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
-    assert raw["version"] == 1
+    assert raw["version"] == 2
     assert list(raw) == sorted(raw)
     write_report(tmp_path / "r.md", made)
     text = (tmp_path / "r.md").read_text(encoding="utf-8")
@@ -212,6 +206,23 @@ def test_a_record_of_before_two_engines_were_compared_is_read(tmp_path: Path) ->
         for item in plain["cells"]
     ]
     path = tmp_path / "old.json"
+    path.write_text(json.dumps(plain), encoding="utf-8")
+    assert read_record(path) == made
+
+
+def test_a_record_of_version_1_is_read(tmp_path: Path) -> None:
+    """Version 1 kept the columns of the chunks apart."""
+    made = record(cell("F16", 20, 9))
+    plain = to_plain(made) | {"version": 1}
+    for item in plain["cells"]:
+        columns = item.pop("chunks")
+        item.update({"chunks": 16, "tokens": 16 * TOKENS, "is_exact": False})
+        item.update({"chunk_indices": columns["index"], "chunk_tokens": columns["tokens"]})
+        item.update({"chunk_nll_sum_nats": columns["nll_sum_nats"]})
+        item.update(
+            {"chunk_documents": columns["document"], "chunk_token_ids": columns["token_ids"]}
+        )
+    path = tmp_path / "version-1.json"
     path.write_text(json.dumps(plain), encoding="utf-8")
     assert read_record(path) == made
 

@@ -19,6 +19,7 @@ from pytest_quantgate.reports.upgrade.report import (
     upgrade_markdown,
 )
 from pytest_quantgate.reports.write import MOST_CHARACTERS, run_markdown, write_report
+from pytest_quantgate.results.chunk_table import ChunkTable
 from pytest_quantgate.results.record import RunRecord, read_record
 from tests.gate.compare.records import OTHER_TYPES, failed, run_of, scored, wobble
 from tests.gate.compare.test_changes import corners
@@ -120,12 +121,7 @@ def test_a_shape_is_not_called_bit_identical() -> None:
             text="",
             ppl=None,
             divergence=None,
-            chunk_indices=(),
-            chunk_nll_sum_nats=(),
-            chunk_tokens=(),
-            chunk_documents=(),
-            chunk_token_ids=(),
-            chunk_kld_sum_nats=(),
+            chunks=ChunkTable(),
             tensors={"blk.*.ffn_down.weight": "0=Q8_0"},
         )
         for engine in ("old", "new")

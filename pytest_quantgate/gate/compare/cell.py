@@ -7,12 +7,13 @@ from enum import Enum
 
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.cause import Cause, fields_changed, find_cause
-from pytest_quantgate.gate.compare.shifts import Effects, Shift, find_divergences, find_shift
+from pytest_quantgate.gate.compare.shifts import Effects, find_divergences, find_shift
 from pytest_quantgate.gate.compare.speed import NO_COSTS, Costs, find_costs
 from pytest_quantgate.gate.compare.stored import as_baseline, as_observation, is_complete
 from pytest_quantgate.gate.judge import BY_CHUNK, JUDGES, conclude, declared_looks
 from pytest_quantgate.gate.judges.bounds import not_comparable
 from pytest_quantgate.gguf.tensor_changes import TensorChanges, compare_tensors
+from pytest_quantgate.results.chunk_table import Shift
 from pytest_quantgate.results.record import CellRecord
 from pytest_quantgate.results.verdicts import Judgement, Verdict, VerdictKind
 
@@ -173,7 +174,7 @@ def compare_cells(
         new=new.cell,
         support=support,
         verdict=verdict or judge_cells(old, new),
-        retokenized=_retokenized(old.cell, new.cell),
+        retokenized=new.cell.chunks.paired(old.cell.chunks).retokenized,
         tensors=compare_tensors(old.cell.tensors, new.cell.tensors),
         fields=tuple(fields_changed(old.cell.metadata, new.cell.metadata)),
         ppl=find_shift(old.cell, new.cell),
@@ -216,14 +217,6 @@ def _of_old_record(reason: str) -> str:
     return reason.replace("the baseline", "the old record")
 
 
-def _retokenized(old: CellRecord, new: CellRecord) -> int:
-    then = dict(zip(old.chunk_indices, old.chunk_token_ids, strict=True))
-    return sum(
-        then.get(index, token_ids) != token_ids
-        for index, token_ids in zip(new.chunk_indices, new.chunk_token_ids, strict=True)
-    )
-
-
 def judge_cells(old: Side, new: Side) -> Verdict:
     """Judge a cell's record as the gate would with the old one as its baseline.
 
@@ -232,7 +225,7 @@ def judge_cells(old: Side, new: Side) -> Verdict:
     seen = as_observation(new.cell, new.reference, old.reference)
     baseline = as_baseline(old.cell)
     limits = comparing_limits(new.cell)
-    (look,) = declared_looks((max(1, len(new.cell.chunk_indices)),))
+    (look,) = declared_looks((max(1, len(new.cell.chunks)),))
     judgements: list[Judgement] = []
     for name in _JUDGED:
         if name in BY_CHUNK and (seen.perplexity is None or baseline.perplexity is None):

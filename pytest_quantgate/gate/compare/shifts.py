@@ -3,34 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pytest_quantgate import stats
+from pytest_quantgate.results.chunk_table import Shift, combined_shift
 from pytest_quantgate.results.record import CellRecord
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shift:
-    """A paired relative change of perplexity (0.01 is +1 %) with its interval of 95 %.
-
-    ``low`` and ``high`` are infinite for fewer than two clusters; ``of_documents`` says that the
-    clusters are the text's documents. ``chunks_changed`` are those whose sums differ in any bit.
-    """
-
-    change: float
-    low: float
-    high: float
-    chunks: int
-    chunks_changed: int
-    clusters: int
-    of_documents: bool
-    tokens: int
-
-    @property
-    def is_identical(self) -> bool:
-        """Whether every sum is bit-equal."""
-        return self.chunks_changed == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,26 +36,14 @@ class Effects:
 
 def find_divergences(old: CellRecord, new: CellRecord) -> tuple[float, float] | None:
     """Return both mean divergences in nats on the common chunks; None where one has none."""
-    if not old.chunk_kld_sum_nats or not new.chunk_kld_sum_nats:
+    pair = new.chunks.paired(old.chunks)
+    before, after = pair.before.kld_sums, pair.after.kld_sums
+    if not len(pair) or before is None or after is None:
         return None
-    before, after = (
-        dict(
-            zip(
-                record.chunk_indices,
-                zip(record.chunk_kld_sum_nats, record.chunk_tokens, strict=True),
-                strict=True,
-            )
-        )
-        for record in (old, new)
+    return (
+        math.fsum(before) / pair.before.n_tokens,
+        math.fsum(after) / pair.after.n_tokens,
     )
-    common = [index for index in after if index in before]
-    if not common:
-        return None
-    then, now = (
-        math.fsum(table[index][0] for index in common) / sum(table[index][1] for index in common)
-        for table in (before, after)
-    )
-    return then, now
 
 
 def is_same_file(one: CellRecord, other: CellRecord) -> bool:
@@ -97,7 +61,7 @@ def find_shift(old: CellRecord, new: CellRecord) -> Shift | None:
 
     Chunks whose token ids differ are left out: they are of other tokens.
     """
-    return _estimate((old, new), lambda before, after: (before, after))
+    return new.chunks.paired(old.chunks).of_equal_tokens().shift()
 
 
 def find_effects(
@@ -124,8 +88,8 @@ def find_effects(
         return None
     left_over = None
     if on_old is not None and on_new is not None:
-        left_over = _estimate(
-            (old, on_old, on_new, new),
+        left_over = combined_shift(
+            (old.chunks, on_old.chunks, on_new.chunks, new.chunks),
             lambda both_old, quantizer, runtime, both: (quantizer + runtime, both + both_old),
         )
     return Effects(
@@ -134,45 +98,4 @@ def find_effects(
         runtime=None if on_new is None else find_shift(old, on_new),
         together=together,
         left_over=left_over,
-    )
-
-
-def _estimate(
-    records: Sequence[CellRecord], sides: Callable[..., tuple[float, float]]
-) -> Shift | None:
-    """Estimate the paired difference of what ``sides`` makes of the records' sums of a chunk."""
-    tables = [
-        {
-            index: (token_ids, nats)
-            for index, token_ids, nats in zip(
-                record.chunk_indices,
-                record.chunk_token_ids,
-                record.chunk_nll_sum_nats,
-                strict=True,
-            )
-        }
-        for record in records
-    ]
-    last = records[-1]
-    rows = []
-    for index, tokens, document in zip(
-        last.chunk_indices, last.chunk_tokens, last.chunk_documents, strict=True
-    ):
-        found = [table[index] for table in tables if index in table]
-        if len(found) == len(tables) and len({token_ids for token_ids, _ in found}) == 1:
-            rows.append((*sides(*(nats for _, nats in found)), tokens, document, index))
-    if not rows:
-        return None
-    before, after, tokens_of, documents, places = zip(*rows, strict=True)
-    estimate = stats.compare_paired(before, after, tokens_of, documents, places)
-    low, high = stats.ppl_ratio_interval(estimate)
-    return Shift(
-        change=stats.ppl_change(estimate.mean),
-        low=low,
-        high=high,
-        chunks=estimate.chunks,
-        chunks_changed=estimate.chunks_differing,
-        clusters=estimate.clusters,
-        of_documents=all(document is not None for document in documents),
-        tokens=estimate.tokens,
     )

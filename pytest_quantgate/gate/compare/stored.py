@@ -14,8 +14,8 @@ from typing import Any
 from pytest_quantgate.gate.acceptance import memory_part, routing_part, speed_part
 from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.gguf.tensor_changes import unpack_tensors
-from pytest_quantgate.results.baseline import Anchor, Baseline, Chunks, Divergence, Perplexity, Size
-from pytest_quantgate.results.measurements.perplexity import ChunkScore, PerplexityMeasurement
+from pytest_quantgate.results.baseline import Anchor, Baseline, Divergence, Perplexity, Size
+from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
 from pytest_quantgate.results.measurements.size import SizeMeasurement
 from pytest_quantgate.results.measurements.speed import SpeedMeasurement
 from pytest_quantgate.results.record import CellRecord
@@ -53,8 +53,8 @@ def as_baseline(record: CellRecord) -> Baseline:
         speed=speed_part(record.made_by, record.measured),
         memory=memory_part(record.made_by, record.measured),
         anchor=Anchor(
-            index=record.chunk_indices,
-            nll_sum_nats=record.chunk_nll_sum_nats,
+            index=record.chunks.index,
+            nll_sum_nats=record.chunks.nll_sum_nats,
             file_bytes=record.file_bytes,
         ),
         reason="",
@@ -68,26 +68,17 @@ def _perplexity(record: CellRecord) -> Perplexity | None:
         ppl=record.ppl,
         text_sha256=record.text_sha256,
         per_token_sha256=None,
-        chunks=Chunks(
-            index=record.chunk_indices,
-            tokens=record.chunk_tokens,
-            nll_sum_nats=record.chunk_nll_sum_nats,
-            token_ids=record.chunk_token_ids,
-            top_tokens=(None,) * len(record.chunk_indices),
-            document=record.chunk_documents,
-        ),
+        chunks=record.chunks,
     )
 
 
 def _divergence(record: CellRecord) -> Divergence | None:
-    found, sums = record.divergence, record.chunk_kld_sum_nats
-    if found is None or not sums or not all(map(math.isfinite, sums)):
+    found, sums = record.divergence, record.chunks.kld_sums
+    if found is None or sums is None or not all(map(math.isfinite, sums)):
         return None
     return Divergence(
         mean_kld_nats=found.mean_kld_nats,
         same_top=found.same_top,
-        kld_sum_nats=sums,
-        same_top_tokens=(),
         reference_per_token_sha256=None,
     )
 
@@ -134,32 +125,11 @@ def _of_this_run_alone(measured: Any) -> Any:
 def _measurement(record: CellRecord) -> PerplexityMeasurement | None:
     if record.ppl is None:
         return None
-    sums = record.chunk_kld_sum_nats or (None,) * len(record.chunk_indices)
     return PerplexityMeasurement(
-        chunks=tuple(
-            ChunkScore(
-                index=index,
-                tokens=tokens,
-                nll_sum_nats=nats,
-                token_ids_sha256=token_ids,
-                top_tokens_sha256="" if record.is_exact else None,
-                document=document,
-                domain=None,
-                kld_sum_nats=kld,
-            )
-            for index, tokens, nats, token_ids, document, kld in zip(
-                record.chunk_indices,
-                record.chunk_tokens,
-                record.chunk_nll_sum_nats,
-                record.chunk_token_ids,
-                record.chunk_documents,
-                sums,
-                strict=True,
-            )
-        ),
+        chunks=record.chunks,
         nll_nats=None,
         top_tokens=None,
-        n_chunks_in_text=record.n_chunks_in_text or len(record.chunk_indices),
+        n_chunks_in_text=record.n_chunks_in_text or len(record.chunks),
         seconds_s=record.seconds_s,
     )
 

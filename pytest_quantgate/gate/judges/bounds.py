@@ -6,13 +6,13 @@ Every rule is written as "pass only if": a number that is not finite never passe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pytest_quantgate import stats
 from pytest_quantgate.gate.observation import Observation, percent
 from pytest_quantgate.results.baseline import Baseline
-from pytest_quantgate.results.measurements.perplexity import ChunkScore
+from pytest_quantgate.results.chunk_table import ChunkTable
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
 
 KIND_OF_OUTCOME = {
@@ -45,11 +45,10 @@ class Scale:
 def by_bounds(
     scale: Scale,
     against: str,
-    before: Sequence[float],
-    after: Sequence[float],
-    chunks: Sequence[ChunkScore],
+    estimate: stats.PairedEstimate,
     limit: float,
     look: Look,
+    chunks: ChunkTable,
     n_chunks_in_text: int,
     *,
     final: bool = False,
@@ -58,23 +57,15 @@ def by_bounds(
 
     Args:
         scale: how it is shown.
-        against: what ``before`` is of.
-        before: sums to compare with, a chunk each.
-        after: sums that were measured, a chunk each.
-        chunks: these chunks.
-        limit: the largest difference allowed, in the estimate's own unit a token.
+        against: what it is a difference from.
+        estimate: the difference, in the metric's own unit a token.
+        limit: the largest difference allowed, in the same unit.
         look: which errors may be spent.
+        chunks: the chunks that it was estimated on.
         n_chunks_in_text: how many there would be.
         final: bit-equal values here are bit-equal on every further chunk.
 
     """
-    estimate = stats.compare_paired(
-        before,
-        after,
-        [chunk.tokens for chunk in chunks],
-        [chunk.document for chunk in chunks],
-        [chunk.index for chunk in chunks],
-    )
     identical = estimate.chunks_differing == 0
     decision = stats.decide(
         estimate,
@@ -89,7 +80,7 @@ def by_bounds(
     change, shown_limit = scale.shown(estimate.mean), scale.shown(limit)
     more = None
     if identical:
-        digits = "" if all(chunk.is_exact for chunk in chunks) else ", to the digits printed"
+        digits = "" if chunks.is_exact else ", to the digits printed"
         reason = f"{scale.name} identical to the {against}'s on {estimate.tokens:,} tokens{digits}"
     else:
         bounds = f" [{scale.text(low)}, {scale.text(high)}]" if math.isfinite(high) else ""
@@ -195,33 +186,8 @@ def not_comparable(seen: Observation, baseline: Baseline) -> str | None:
     other = other_source(seen, baseline)
     if other is not None:
         return other
-    if seen.perplexity is not None and stored is not None:
-        measured = {chunk.index for chunk in seen.perplexity.chunks}
-        if measured.isdisjoint(stored.chunks.index):
-            return "the baseline has none of the chunks that were measured"
+    if seen.perplexity is None or stored is None:
+        return None
+    if not len(seen.perplexity.chunks.paired(stored.chunks)):
+        return "the baseline has none of the chunks that were measured"
     return None
-
-
-def against_column(
-    scale: Scale,
-    seen: Observation,
-    baseline: Baseline,
-    column: Sequence[float],
-    value: Callable[[ChunkScore], float],
-    limit: float,
-    look: Look,
-) -> Judgement:
-    """Judge against a column of the baseline's chunks."""
-    stored = dict(zip(baseline.scored.chunks.index, column, strict=True))
-    chunks = [chunk for chunk in seen.scored.chunks if chunk.index in stored]
-    return by_bounds(
-        scale,
-        "baseline",
-        [stored[chunk.index] for chunk in chunks],
-        [value(chunk) for chunk in chunks],
-        chunks,
-        limit,
-        look,
-        seen.scored.n_chunks_in_text,
-        final=seen.same_computation,
-    )

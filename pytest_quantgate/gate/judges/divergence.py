@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from pytest_quantgate.config.limits import MAX_MEAN_KLD_NATS, MIN_KLD_INCREASE_NATS, are_of_a_marker
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import (
     Look,
     Scale,
-    against_column,
     at_most,
     by_bounds,
     not_comparable,
@@ -18,11 +18,8 @@ from pytest_quantgate.gate.judges.bounds import (
 from pytest_quantgate.gate.observation import Observation, token_ids_changed
 from pytest_quantgate.metrics.divergence import same_top_tokens
 from pytest_quantgate.results.baseline import Baseline
-from pytest_quantgate.results.measurements.perplexity import (
-    ChunkScore,
-    PerplexityMeasurement,
-    common_chunks,
-)
+from pytest_quantgate.results.chunk_table import ChunkTable
+from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
 
 
@@ -46,7 +43,7 @@ def judge_divergence(
     seen: Observation, limits: Limits, baseline: Baseline | None, look: Look
 ) -> list[Judgement]:
     """Judge the divergence from the reference; the reference itself has none."""
-    measured, found = seen.scored, seen.divergence
+    chunks, found = seen.scored.chunks, seen.divergence
     if seen.reference is None and found is None:
         return []
     if found is None:
@@ -57,12 +54,11 @@ def judge_divergence(
             return []
         reason = "the engine gave no distributions to compare with the reference's"
         return [only("divergence", "reference", VerdictKind.UNSUPPORTED, reason)]
-    sums = [_kld_sum(chunk) for chunk in measured.chunks]
-    if not all(math.isfinite(value) for value in sums):
+    sums = chunks.kld_sums
+    if sums is None or not all(map(math.isfinite, sums)):
         reason = "a token's divergence is not finite"
         return [only("divergence", "reference", VerdictKind.INVALID, reason)]
     judgements = []
-    zeros = [0.0] * len(sums)
     if limits.kld_mean_max is not None:
         if limits.kld_mean_max == MAX_MEAN_KLD_NATS:
             # The default limit is there for garbage: a fact of this text, without an interval.
@@ -70,18 +66,7 @@ def judge_divergence(
                 at_most("divergence", "mean KLD", found.mean_kld_nats, limits.kld_mean_max, " nats")
             )
         else:
-            judgements.append(
-                by_bounds(
-                    _KLD,
-                    "limit",
-                    zeros,
-                    sums,
-                    measured.chunks,
-                    limits.kld_mean_max,
-                    look,
-                    measured.n_chunks_in_text,
-                )
-            )
+            judgements.append(_within(seen, _KLD, chunks, sums, limits.kld_mean_max, look))
     if limits.kld_p99_max is not None:
         p99 = found.kld_percentiles_nats.get("99")
         if p99 is None:
@@ -90,34 +75,34 @@ def judge_divergence(
         else:
             judgements.append(at_most("divergence", "p99 KLD", p99, limits.kld_p99_max, " nats"))
     if limits.same_top_min is not None and seen.reference is not None:
-        judgements += _same_top(measured, seen.reference, limits.same_top_min, look)
+        judgements += _same_top(seen, seen.reference, limits.same_top_min, look)
     if limits.kld_vs_baseline is not None and baseline is not None:
         judgements.append(_against_baseline(seen, limits.kld_vs_baseline, baseline, look))
     return judgements
 
 
-def _same_top(
-    measured: PerplexityMeasurement,
-    reference: PerplexityMeasurement,
-    least: float,
+def _within(
+    seen: Observation,
+    scale: Scale,
+    chunks: ChunkTable,
+    sums: Sequence[float],
+    limit: float,
     look: Look,
+) -> Judgement:
+    """Judge a mean a token against a maximum."""
+    n_chunks = seen.scored.n_chunks_in_text
+    return by_bounds(scale, "limit", chunks.excess(sums), limit, look, chunks, n_chunks)
+
+
+def _same_top(
+    seen: Observation, reference: PerplexityMeasurement, least: float, look: Look
 ) -> list[Judgement]:
-    same = same_top_tokens(measured, reference)
+    same = same_top_tokens(seen.scored, reference)
     if same is None:
         return []
-    chunks = [measured.chunks[i] for i in common_chunks(measured, reference)[0]]
-    return [
-        by_bounds(
-            _OTHER_TOP,
-            "limit",
-            [0.0] * len(chunks),
-            [chunk.tokens - count for chunk, count in zip(chunks, same, strict=True)],
-            chunks,
-            1 - least,
-            look,
-            measured.n_chunks_in_text,
-        )
-    ]
+    chunks = seen.scored.chunks.paired(reference.chunks).after
+    others = [tokens - count for tokens, count in zip(chunks.tokens, same, strict=True)]
+    return [_within(seen, _OTHER_TOP, chunks, others, 1 - least, look)]
 
 
 def _against_baseline(seen: Observation, limit: float, baseline: Baseline, look: Look) -> Judgement:
@@ -134,16 +119,14 @@ def _against_baseline(seen: Observation, limit: float, baseline: Baseline, look:
         reason = "the stored baseline has no divergence; delete its file and store it anew"
         return only("divergence", "nothing", VerdictKind.NO_BASELINE, reason)
     allowed = max(limit * baseline.divergence.mean_kld_nats, MIN_KLD_INCREASE_NATS)
-    return against_column(
+    pair = seen.scored.chunks.paired(baseline.scored.chunks)
+    return by_bounds(
         _KLD_CHANGE,
-        seen,
-        baseline,
-        baseline.divergence.kld_sum_nats,
-        _kld_sum,
+        "baseline",
+        pair.after.difference(pair.before.kld_sums or (), pair.after.kld_sums or ()),
         allowed,
         look,
+        pair.after,
+        seen.scored.n_chunks_in_text,
+        final=seen.same_computation,
     )
-
-
-def _kld_sum(chunk: ChunkScore) -> float:
-    return math.nan if chunk.kld_sum_nats is None else chunk.kld_sum_nats

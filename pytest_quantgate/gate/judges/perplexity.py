@@ -10,7 +10,6 @@ from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import (
     Look,
     Scale,
-    against_column,
     at_most,
     by_bounds,
     not_comparable,
@@ -23,7 +22,7 @@ from pytest_quantgate.gate.observation import (
     token_ids_changed,
 )
 from pytest_quantgate.results.baseline import Baseline
-from pytest_quantgate.results.measurements.perplexity import common_chunks
+from pytest_quantgate.results.chunk_table import ChunkPair
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
 
 _PPL = Scale(metric="perplexity", name="PPL", shown=stats.ppl_change, text=percent)
@@ -33,7 +32,7 @@ def judge_perplexity(
     seen: Observation, limits: Limits, baseline: Baseline | None, look: Look
 ) -> list[Judgement]:
     """Judge perplexity against each limit that is set."""
-    measured = seen.scored
+    measured = seen.scored.chunks
     if not measured.is_finite or not math.isfinite(measured.perplexity):
         reason = "a token's log-likelihood is not finite"
         return [only("perplexity", "limit", VerdictKind.INVALID, reason)]
@@ -41,19 +40,9 @@ def judge_perplexity(
     if limits.ppl_max is not None:
         judgements.append(at_most("perplexity", "PPL", measured.perplexity, limits.ppl_max, ""))
     if seen.reference is not None and limits.ppl_vs_reference is not None:
-        mine, theirs = common_chunks(measured, seen.reference)
-        judgements.append(
-            by_bounds(
-                _PPL,
-                "reference",
-                [seen.reference.chunks[i].nll_sum_nats for i in theirs],
-                [measured.chunks[i].nll_sum_nats for i in mine],
-                [measured.chunks[i] for i in mine],
-                stats.ppl_limit_nats(limits.ppl_vs_reference),
-                look,
-                measured.n_chunks_in_text,
-            )
-        )
+        pair = measured.paired(seen.reference.chunks)
+        limit = stats.ppl_limit_nats(limits.ppl_vs_reference)
+        judgements.append(_judge_pair(seen, "reference", pair, limit, look))
     if baseline is None or (limits.ppl_vs_baseline is None and limits.ppl_vs_anchor is None):
         return judgements
     obstacle = not_comparable(seen, baseline)
@@ -62,7 +51,7 @@ def judge_perplexity(
         return judgements
     changed = token_ids_changed(seen, baseline)
     if changed:
-        reason = f"the same text has other token ids in {changed} of {len(measured.chunks)} chunks"
+        reason = f"the same text has other token ids in {changed} of {len(measured)} chunks"
         judgements.append(only("perplexity", "baseline", VerdictKind.REGRESSED, reason))
         return judgements
     if limits.ppl_vs_baseline is not None:
@@ -74,15 +63,9 @@ def judge_perplexity(
 
 def _judge_change(seen: Observation, limit: float, baseline: Baseline, look: Look) -> Judgement:
     """Judge the change since the last acceptance."""
-    change = against_column(
-        _PPL,
-        seen,
-        baseline,
-        baseline.scored.chunks.nll_sum_nats,
-        lambda chunk: chunk.nll_sum_nats,
-        stats.ppl_limit_nats(limit),
-        look,
-    )
+    pair = seen.scored.chunks.paired(baseline.scored.chunks)
+    nats = stats.ppl_limit_nats(limit)
+    change = _judge_pair(seen, "baseline", pair, nats, look, final=seen.same_computation)
     tokens = seen.tokens_changed
     if change.verdict.is_green and tokens is not None and tokens.changed:
         # A red verdict says so in its cause.
@@ -98,27 +81,31 @@ def _judge_drift(
     Nothing where the limit against the baseline says it already: no change was accepted yet, and
     that limit is no wider.
     """
-    accepted = dict(
-        zip(baseline.scored.chunks.index, baseline.scored.chunks.nll_sum_nats, strict=True)
-    )
     first = dict(zip(baseline.anchor.index, baseline.anchor.nll_sum_nats, strict=True))
-    moved = any(first.get(index, value) != value for index, value in accepted.items())
+    accepted = baseline.scored.chunks
+    moved = any(
+        first.get(index, nats) != nats
+        for index, nats in zip(accepted.index, accepted.nll_sum_nats, strict=True)
+    )
     if not moved and limits.ppl_vs_baseline is not None and limits.ppl_vs_baseline <= limit:
         return []
-    chunks = [chunk for chunk in seen.scored.chunks if chunk.index in first]
-    if not chunks:
+    chunks = seen.scored.chunks.of_chunks(first)
+    if not len(chunks):
         reason = "the first accepted baseline has none of the chunks that were measured"
         return [only("perplexity", "anchor", VerdictKind.NOT_COMPARABLE, reason)]
-    return [
-        by_bounds(
-            _PPL,
-            "anchor",
-            [first[chunk.index] for chunk in chunks],
-            [chunk.nll_sum_nats for chunk in chunks],
-            chunks,
-            stats.ppl_limit_nats(limit),
-            look,
-            seen.scored.n_chunks_in_text,
-            final=seen.same_computation,
-        )
-    ]
+    before = chunks.replace(nll_sum_nats=[first[index] for index in chunks.index])
+    nats, final = stats.ppl_limit_nats(limit), seen.same_computation
+    return [_judge_pair(seen, "anchor", chunks.paired(before), nats, look, final=final)]
+
+
+def _judge_pair(
+    seen: Observation,
+    against: str,
+    pair: ChunkPair,
+    limit_nats: float,
+    look: Look,
+    *,
+    final: bool = False,
+) -> Judgement:
+    n_chunks = seen.scored.n_chunks_in_text
+    return by_bounds(_PPL, against, pair.nll(), limit_nats, look, pair.after, n_chunks, final=final)

@@ -67,7 +67,10 @@ def _perplexity(claim: Claim, evidence: Evidence) -> Finding:
     for cell in evidence.cells(claim.model, claim.format):
         if cell.ppl is not None and math.isfinite(cell.ppl) and "wikitext" in cell.text:
             return _compared(
-                claim, cell.ppl, f"PPL {cell.ppl:.4f}", f"{cell.tokens} tokens of {cell.text}"
+                claim,
+                cell.ppl,
+                f"PPL {cell.ppl:.4f}",
+                f"{cell.chunks.n_tokens} tokens of {cell.text}",
             )
     return _open(
         claim,

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 
 from pytest_quantgate.gate.compare.cell import CellChange, Support
-from pytest_quantgate.gate.compare.shifts import Shift
 from pytest_quantgate.gate.compare.speed import SpeedChange
 from pytest_quantgate.gate.observation import percent
+from pytest_quantgate.results.chunk_table import Shift
 from pytest_quantgate.results.verdicts import worst
 
 HEADINGS = (
@@ -113,7 +113,7 @@ def _divergence(change: CellChange) -> str:
     if not change.quality_moved and before == after:
         return _SAME
     text = _arrow(*(f"{nats:.5f}" for nats in change.kld_nats))
-    all_common = set(change.old.chunk_indices) == set(change.new.chunk_indices)
+    all_common = set(change.old.chunks.index) == set(change.new.chunks.index)
     if before is None or after is None or not all_common:
         return text
     return f"{text}, {_arrow(*(f'{100 * item.same_top:.1f}' for item in (before, after)))} %"

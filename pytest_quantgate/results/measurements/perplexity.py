@@ -3,47 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pytest_quantgate.engines.messages import DivergenceSummary, Message, ScoredChunk, SummedChunk
+from pytest_quantgate.results.chunk_table import HASH_DIGITS, ChunkTable
 from pytest_quantgate.results.measurements.routes import Routes, join_routes, read_routes
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChunkScore:
-    """One chunk: its place in the text, and what was scored there.
-
-    ``nll_sum_nats`` is the float64 sum over ``tokens`` scored tokens; the hashes are SHA-256 of
-    the decoded int32 ids and of the int32 top tokens, None from an engine that tells sums alone.
-    ``document`` and ``domain`` are where most of the scored bytes lie, None where the text
-    declares none.
-    ``kld_sum_nats`` is the float64 sum of the divergence from the reference, None where there
-    was none to compare with. ``same_top`` counts the tokens with the reference's top token where
-    the engine told that number instead of the tokens.
-    """
-
-    index: int
-    tokens: int
-    nll_sum_nats: float
-    token_ids_sha256: str
-    top_tokens_sha256: str | None
-    document: int | None
-    domain: str | None
-    kld_sum_nats: float | None = None
-    same_top: int | None = None
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether the sums have every bit, or come from rounded figures that were printed."""
-        return self.top_tokens_sha256 is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +30,7 @@ class PerplexityMeasurement:
     a model with experts.
     """
 
-    chunks: tuple[ChunkScore, ...]
+    chunks: ChunkTable
     nll_nats: FloatArray | None
     top_tokens: IntArray | None
     n_chunks_in_text: int
@@ -69,31 +41,15 @@ class PerplexityMeasurement:
     routes: Routes | None = None
 
     @property
-    def n_tokens(self) -> int:
-        """Scored tokens in all chunks."""
-        return sum(chunk.tokens for chunk in self.chunks)
-
-    @property
-    def nll_per_token_nats(self) -> float:
-        """Mean negative log-likelihood of a scored token."""
-        return math.fsum(chunk.nll_sum_nats for chunk in self.chunks) / self.n_tokens
-
-    @property
     def perplexity(self) -> float:
-        """Exp of the mean negative log-likelihood; infinite where that overflows."""
-        nats = self.nll_per_token_nats
-        return math.exp(nats) if nats < 700 else math.inf if nats == nats else math.nan
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether every chunk's sum is a number."""
-        return all(math.isfinite(chunk.nll_sum_nats) for chunk in self.chunks)
+        """Exp of the mean negative log-likelihood of a scored token."""
+        return self.chunks.perplexity
 
     def first(self, count: int) -> PerplexityMeasurement:
         """Return the first chunks in visiting order; a summary stays that of all."""
         return replace(
             self,
-            chunks=self.chunks[:count],
+            chunks=self.chunks.first(count),
             nll_nats=None if self.nll_nats is None else self.nll_nats[:count],
             top_tokens=None if self.top_tokens is None else self.top_tokens[:count],
             top_probabilities=_first(self.top_probabilities, count),
@@ -134,7 +90,7 @@ class Gathering:
     ) -> None:
         self._documents = documents
         self._domains = domains
-        self.chunks: list[ChunkScore] = list(known.chunks) if known else []
+        self.chunks = known.chunks if known else ChunkTable()
         self._nll = _rows(known.nll_nats if known else None)
         top = known.top_tokens if known else None
         self._top: list[IntArray] = [] if top is None else list(top)
@@ -163,35 +119,31 @@ class Gathering:
                 return False
         return True
 
+    def _append(self, index: int, **columns: Any) -> None:
+        self.chunks = self.chunks.append(
+            index=index, document=self._documents[index], domain=self._domains[index], **columns
+        )
+
     def _take_summed(self, reply: SummedChunk) -> None:
-        self.chunks.append(
-            ChunkScore(
-                index=reply.index,
-                tokens=reply.tokens,
-                nll_sum_nats=reply.nll_sum_nats,
-                token_ids_sha256=reply.token_ids_sha256,
-                top_tokens_sha256=None,
-                document=self._documents[reply.index],
-                domain=self._domains[reply.index],
-                kld_sum_nats=reply.kld_sum_nats,
-                same_top=reply.same_top,
-            )
+        self._append(
+            reply.index,
+            tokens=reply.tokens,
+            nll_sum_nats=reply.nll_sum_nats,
+            token_ids=reply.token_ids_sha256[:HASH_DIGITS],
+            kld_sum_nats=reply.kld_sum_nats,
+            same_top=reply.same_top,
         )
         self._seconds_s += reply.seconds_s
 
     def _take_scored(self, reply: ScoredChunk) -> None:
         nll = np.frombuffer(reply.nll_nats, dtype=np.float32)
-        self.chunks.append(
-            ChunkScore(
-                index=reply.index,
-                tokens=len(nll),
-                nll_sum_nats=reply.nll_sum_nats,
-                token_ids_sha256=reply.token_ids_sha256,
-                top_tokens_sha256=hashlib.sha256(reply.top_tokens).hexdigest(),
-                document=self._documents[reply.index],
-                domain=self._domains[reply.index],
-                kld_sum_nats=reply.kld_sum_nats if reply.kld_nats else None,
-            )
+        self._append(
+            reply.index,
+            tokens=len(nll),
+            nll_sum_nats=reply.nll_sum_nats,
+            token_ids=reply.token_ids_sha256[:HASH_DIGITS],
+            top_tokens=hashlib.sha256(reply.top_tokens).hexdigest()[:HASH_DIGITS],
+            kld_sum_nats=reply.kld_sum_nats if reply.kld_nats else None,
         )
         self._nll.append(nll)
         self._top.append(np.frombuffer(reply.top_tokens, dtype=np.int32))
@@ -209,7 +161,7 @@ class Gathering:
         """Return the measurement."""
         complete = self.tells_tokens
         return PerplexityMeasurement(
-            chunks=tuple(self.chunks),
+            chunks=self.chunks,
             nll_nats=np.stack(self._nll) if complete else None,
             top_tokens=np.stack(self._top) if complete else None,
             n_chunks_in_text=n_chunks_in_text,
@@ -235,11 +187,9 @@ def common_chunks(
     a: PerplexityMeasurement, b: PerplexityMeasurement
 ) -> tuple[list[int], list[int]]:
     """Return the positions in ``a`` and in ``b`` of the chunks that both have, in a's order."""
-    where = {chunk.index: position for position, chunk in enumerate(b.chunks)}
+    where = {index: position for position, index in enumerate(b.chunks.index)}
     pairs = [
-        (position, where[chunk.index])
-        for position, chunk in enumerate(a.chunks)
-        if chunk.index in where
+        (position, where[index]) for position, index in enumerate(a.chunks.index) if index in where
     ]
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 

@@ -12,6 +12,7 @@ from pytest_quantgate.config.limits import default_limits
 from pytest_quantgate.engines.messages import Identity
 from pytest_quantgate.gguf.formats import find_format
 from pytest_quantgate.results.baseline import Key, MadeBy
+from pytest_quantgate.results.chunk_table import ChunkTable
 from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement
 from pytest_quantgate.results.record import CellRecord, RunRecord
 
@@ -121,14 +122,15 @@ def scored(
         file_sha256=_digest(name, tensors, file_bytes),
         tensor_data_sha256=_digest(name, tensors),
         ppl=math.exp(sum(sums) / TOKENS / CHUNKS),
-        chunks=CHUNKS,
-        tokens=CHUNKS * TOKENS,
-        chunk_indices=tuple(range(CHUNKS)),
-        chunk_nll_sum_nats=sums,
-        chunk_tokens=(TOKENS,) * CHUNKS,
-        chunk_documents=tuple(range(CHUNKS)),
-        chunk_token_ids=tuple(_digest(ids, n)[:16] for n in range(CHUNKS)),
-        chunk_kld_sum_nats=() if is_reference else klds,
+        chunks=ChunkTable(
+            index=tuple(range(CHUNKS)),
+            tokens=(TOKENS,) * CHUNKS,
+            nll_sum_nats=sums,
+            token_ids=tuple(_digest(ids, n)[:16] for n in range(CHUNKS)),
+            top_tokens=("0" * 16,) * CHUNKS,
+            document=tuple(range(CHUNKS)),
+            kld_sum_nats=() if is_reference else klds,
+        ),
         divergence=None if is_reference else divergence(sum(klds) / TOKENS / CHUNKS),
         key=Key(
             model=model,
