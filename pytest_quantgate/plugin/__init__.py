@@ -88,6 +88,15 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Keep the built-in suites' node ids from being looked for on disk."""
+    if session.config.stash[STATE].options.selected:
+        from pytest_quantgate.plugin.suite_nodes import remove_arguments
+
+        remove_arguments(session.config)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(
     session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
 ) -> None:

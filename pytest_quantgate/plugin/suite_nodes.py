@@ -12,6 +12,7 @@ from pytest_quantgate.errors import CellError, ConfigError
 from pytest_quantgate.matrix.cells import NO_TEXT
 from pytest_quantgate.matrix.run import Run
 from pytest_quantgate.plugin.gating import NEEDS_REASON
+from pytest_quantgate.plugin.options import suite_node_id
 from pytest_quantgate.plugin.state import STATE, State
 from pytest_quantgate.plugin.suites import CALIBRATION_NODE, CODECS_NODE, MATRIX_NODE
 
@@ -89,7 +90,7 @@ class SuiteModule(pytest.Module):
         return importlib.import_module(_MODULES[self.nodeid])
 
     def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
-        """Give the module's tests, those of an option only where the profile has it."""
+        """Return the module's tests, those of an option only where the profile has it."""
         profile = self.config.stash[STATE].open_run().settings.profile
         for node in super().collect():
             switch = OPTIONAL_TESTS.get(node.name.partition("[")[0])
@@ -97,15 +98,64 @@ class SuiteModule(pytest.Module):
                 yield node
 
 
+class Suite(pytest.Directory):
+    """The root folder as the place of one built-in suite.
+
+    pytest knows tests by their files: conftest modules hold for the folders below their own,
+    ``--nf`` sorts by a file's time, editors show a tree of files, and ``--lf`` passes over files
+    without failures. So the suite's module has the path of the configuration file that it is made
+    from, in the root folder, whose conftest is loaded because this is a ``Directory``; and the
+    module's tests are collected here, since ``--lf`` looks for a file named like the node id.
+    """
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        """Return the suite's tests, of arguments that name some only these.
+
+        Raises:
+            CollectError: an argument that no test has the name of.
+
+        """
+        inipath = self.config.inipath
+        is_here = inipath is not None and inipath.parent == self.path
+        module = SuiteModule.from_parent(
+            self, path=inipath if is_here else self.path, name=self.nodeid, nodeid=self.nodeid
+        )
+        nodes = list(module.collect())
+        selected = self.config.stash[STATE].options.selected.get(self.nodeid, ("",))
+        for name in selected:
+            if name and not any(_has_name(node, name) for node in nodes):
+                names = sorted({node.name.partition("[")[0] for node in nodes})
+                raise self.CollectError(
+                    f"not found: {self.nodeid}::{name}; the suite has {', '.join(names)}; list"
+                    f" all with pytest --collect-only -q {self.nodeid}"
+                )
+        return [n for n in nodes if any(not name or _has_name(n, name) for name in selected)]
+
+
+def _has_name(node: pytest.Item | pytest.Collector, name: str) -> bool:
+    return name in (node.name, node.name.partition("[")[0])
+
+
+def remove_arguments(config: pytest.Config) -> None:
+    """Take the suites' node ids out of the arguments, which pytest would look for on disk."""
+    config.args = [item for item in config.args if suite_node_id(item, config) is None]
+
+
 def collect(session: pytest.Session, state: State) -> Iterator[pytest.Item]:
-    """Give the tests of the suites that were asked for."""
+    """Return the tests of the suites that were asked for."""
+    options = state.options
     profile = state.open_run().settings.profile
-    if state.options.matrix:
-        yield from _collect(session, MATRIX_NODE)
-    if state.options.calibrate:
-        yield from _collect(session, CALIBRATION_NODE)
-    if state.options.codecs or (state.options.matrix and profile.codecs):
-        yield from _collect(session, CODECS_NODE)
+    adds_codecs = options.matrix and profile.codecs and MATRIX_NODE not in options.selected
+    for node, is_asked_for in (
+        (MATRIX_NODE, options.matrix),
+        (CALIBRATION_NODE, options.calibrate),
+        (CODECS_NODE, options.codecs or adds_codecs),
+    ):
+        if is_asked_for:
+            root = session.config.rootpath
+            yield from session.genitems(
+                Suite.from_parent(session, path=root, name=node, nodeid=node)
+            )
 
 
 def deselect_other_shards(config: pytest.Config, state: State, items: list[pytest.Item]) -> None:
@@ -129,8 +179,3 @@ def deselect_other_shards(config: pytest.Config, state: State, items: list[pytes
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = kept
-
-
-def _collect(session: pytest.Session, node: str) -> Iterator[pytest.Item]:
-    module = SuiteModule.from_parent(session, path=session.config.rootpath / node, nodeid=node)
-    yield from session.genitems(module)

@@ -79,10 +79,30 @@ def make_record(state: State, run: Run) -> RunRecord:
     )
 
 
+_WITHOUT_TESTS = (
+    "collectonly",
+    "setuponly",
+    "setupplan",
+    "showfixtures",
+    "show_fixtures_per_test",
+)
+_OF_THE_LAST_RUN = ("lf", "stepwise")
+
+
+def _must_judge(state: State, run: Run) -> bool:
+    """Return whether a run that judges no cell is red.
+
+    It is not where pytest was told to run no test, or to leave out those that passed before.
+    """
+    excuses = (*_WITHOUT_TESTS, *_OF_THE_LAST_RUN)
+    excused = any(state.config.getoption(name, False) for name in excuses)
+    return state.options.matrix and run.gated and bool(run.cells) and not excused
+
+
 def check_something_judged(session: pytest.Session, state: State) -> None:
     """Make a gated run in which no cell was judged fail, but not a shard that has none."""
     run = state.open_run()
-    if state.options.matrix and run.gated and run.cells and not read_records(run):
+    if _must_judge(state, run) and not read_records(run):
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
@@ -106,7 +126,7 @@ def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
                 f"quantgate: shard {run.settings.shard} has no cell of the {len(run.matrix)} that"
                 " there are, which is green"
             )
-        elif state.options.matrix and run.gated:
+        elif _must_judge(state, run):
             reporter.write_line("quantgate: no cell was judged, so the gated run is red", red=True)
         return
     record = make_record(state, run)
