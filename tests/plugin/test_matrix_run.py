@@ -248,7 +248,7 @@ def test_the_record_holds_no_environment(project: Project, monkeypatch: pytest.M
     monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
     project.matrix("--quant-report=report.json", "-k", "F16")
     text = (project.root / "report.json").read_text()
-    assert json.loads(text)["version"] == 1
+    assert json.loads(text)["version"] == 2
     assert "verysecret" not in text
     assert "HF_TOKEN" not in text
 
