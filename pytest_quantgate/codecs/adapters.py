@@ -44,24 +44,24 @@ class NativeCodec:
     can_quantize = True
 
     def __init__(self, backend: CodecBackend, name: str) -> None:
-        found = backend.type(name)
-        self._backend = backend
+        native_type = backend.type(name)
+        self.backend = backend
         self.spec = CodecSpec(
-            name=found.name,
-            block_elements=found.block_elements,
-            block_bytes=found.block_bytes,
-            needs_imatrix=found.needs_imatrix,
+            name=native_type.name,
+            block_elements=native_type.block_elements,
+            block_bytes=native_type.block_bytes,
+            needs_imatrix=native_type.needs_imatrix,
         )
 
     def quantize(self, rows: Float32Array, imatrix: Float32Array | None = None) -> Uint8Array:
         """Quantize (n, k) to (n, bytes)."""
         if imatrix is None and self.spec.needs_imatrix:
             imatrix = np.ones(rows.shape[1], dtype=np.float32)
-        return self._backend.quantize(self.spec.name, rows, imatrix)
+        return self.backend.quantize(self.spec.name, rows, imatrix)
 
     def dequantize(self, data: Uint8Array) -> Float32Array:
         """Decode (n, bytes) to (n, k)."""
-        return self._backend.dequantize(self.spec.name, data)
+        return self.backend.dequantize(self.spec.name, data)
 
 
 class GgufCodec:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_quantgate.codecs.violation import Case, Violation
+from pytest_quantgate.codecs.violation import Violation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,10 +79,10 @@ def normal_sample() -> Float32Array:
     """
     rng = np.random.Generator(np.random.PCG64(SAMPLE_SEED))
     sample = rng.standard_normal(SAMPLE_SHAPE, dtype=np.float32)
-    found = hashlib.sha256(sample.astype("<f4").tobytes()).hexdigest()
-    if found != SAMPLE_SHA256:
+    digest = hashlib.sha256(sample.astype("<f4").tobytes()).hexdigest()
+    if digest != SAMPLE_SHA256:
         raise RuntimeError(
-            f"numpy {np.__version__} draws another normal sample (sha256 {found}, not "
+            f"numpy {np.__version__} draws another normal sample (sha256 {digest}, not "
             f"{SAMPLE_SHA256}): the golden RMS figures don't apply to it"
         )
     sample.setflags(write=False)
@@ -103,32 +103,33 @@ def check_golden(codec: Codec) -> float:
     A lower one passes: a better quantizer is no regression (this project's own tests hold the
     installed engine to the figure from both sides).
     """
-    found = rms_error(codec)
-    golden = GOLDEN_RMS[codec.spec.name]
-    if not found <= golden * (1 + RMS_TOLERANCE):
-        raise _violation(codec, "golden-rms", f"RMS error {found:.6g}, golden is {golden:.6g}")
-    return found
+    error, golden = rms_error(codec), GOLDEN_RMS[codec.spec.name]
+    bound = golden * (1 + RMS_TOLERANCE)
+    if not error <= bound:
+        raise Violation(
+            property_name="golden-rms",
+            codec=codec,
+            what=f"the RMS error of the fixed normal sample is above the golden {golden:.6g}",
+            error=error,
+            bound=bound,
+        )
+    return error
 
 
 def check_ladder(codecs: Callable[[str], Codec], ladder: tuple[str, ...]) -> dict[str, float]:
     """Return the RMS errors along a family; raises :class:`Violation` where more bits are worse."""
     ones = ladder[0].startswith("IQ")
-    found = {name: rms_error(codecs(name), ones=ones) for name in ladder}
+    errors = {name: rms_error(codecs(name), ones=ones) for name in ladder}
     for fewer, more in pairwise(ladder):
-        if not found[more] <= found[fewer] * (1 + 1e-6):
-            raise _violation(
-                codecs(more),
-                "ladder",
-                f"RMS error {found[more]:.6g}; {fewer}, of fewer bits, has {found[fewer]:.6g}",
+        bound = errors[fewer] * (1 + 1e-6)
+        if not errors[more] <= bound:
+            raise Violation(
+                property_name="ladder",
+                codec=codecs(more),
+                what=f"the RMS error of the fixed normal sample is above that of {fewer}, which has"
+                " fewer bits",
+                error=errors[more],
+                bound=bound,
+                options=("--fewer", fewer),
             )
-    return found
-
-
-def _violation(codec: Codec, name: str, what: str) -> Violation:
-    return Violation(
-        property_name=name,
-        type_name=codec.spec.name,
-        codec=codec.label,
-        what=what + " on the fixed normal sample",
-        case=Case(),
-    )
+    return errors

@@ -6,17 +6,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from pytest_quantgate.codecs.origin import kernel_options
 from pytest_quantgate.codecs.strategies import KINDS
-from pytest_quantgate.codecs.violation import Case, Violation
+from pytest_quantgate.codecs.violation import Violation
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from pytest_quantgate.codecs.codec import Codec
-
-    Float32Array = npt.NDArray[np.float32]
-    Float64Array = npt.NDArray[np.float64]
-    Uint8Array = npt.NDArray[np.uint8]
+    from pytest_quantgate.codecs.codec import Codec, Float32Array, Float64Array, Uint8Array
 
 
 class KernelBackend(Protocol):
@@ -62,11 +57,10 @@ HALF_SUM_ROUNDING = 2.0**-10
 def vec_dot_limit(name: str, weights: Float32Array, activations: Float32Array) -> Float64Array:
     """Return the largest error of Σ w a: decoded ``weights`` (m, k), the kernel's own a (k,)."""
     w, a = np.abs(weights.astype(np.float64)), np.abs(activations.astype(np.float64))
-    rounding = HALF_SUM_ROUNDING if name in {"Q4_1", "Q5_1"} else SUM_ROUNDING
-    largest = w.reshape(w.shape[0], -1, 32).max(axis=2) if rounding > SUM_ROUNDING else None
     limit = SUM_ROUNDING * (w @ a)
-    if largest is not None:
-        limit = limit + rounding * (largest @ a.reshape(-1, 32).sum(axis=1))
+    if name in {"Q4_1", "Q5_1"}:
+        largest = w.reshape(w.shape[0], -1, 32).max(axis=2)
+        limit = limit + HALF_SUM_ROUNDING * (largest @ a.reshape(-1, 32).sum(axis=1))
     return np.asarray(limit)
 
 
@@ -101,10 +95,11 @@ def make_problem(
 def check_vec_dot(codec: Codec, kernels: KernelBackend, kind: str) -> None:
     """Check the CPU's dot product; raises :class:`Violation`."""
     data, weights, activations = make_problem(codec, kind, 1)
-    products, seen = kernels.vec_dot(codec.spec.name, data, activations[0])
-    exact = weights.astype(np.float64) @ seen.astype(np.float64)
-    limit = vec_dot_limit(codec.spec.name, weights, seen)
-    _compare(codec, "vec-dot", products[None], exact[None], limit[None], data, ("--kind", kind))
+    products, rounded = kernels.vec_dot(codec.spec.name, data, activations[0])
+    exact = weights.astype(np.float64) @ rounded.astype(np.float64)
+    bound = vec_dot_limit(codec.spec.name, weights, rounded)
+    options = ("--kind", kind)
+    _compare(codec, kernels, "vec-dot", products[None], exact[None], bound[None], data, options)
 
 
 def check_matmul(
@@ -121,38 +116,37 @@ def check_matmul(
     if products is None:
         return False
     exact = activations.astype(np.float64) @ weights.astype(np.float64).T
+    bound = matmul_limit(weights, activations)
     options = ("--device", device, "--rows", str(n_activations), *(["--repack"] * repack))
-    limit = matmul_limit(weights, activations)
-    _compare(codec, "matmul", products, exact, limit, data, options)
+    _compare(codec, kernels, "matmul", products, exact, bound, data, options)
     return True
 
 
 def _compare(
     codec: Codec,
+    kernels: KernelBackend,
     name: str,
     products: Float32Array,
     exact: Float64Array,
-    limit: Float64Array,
+    bound: Float64Array,
     data: Uint8Array,
     options: tuple[str, ...],
 ) -> None:
-    """Raise a :class:`Violation` for the product, (n, m), that is furthest beyond its limit."""
+    """Raise a :class:`Violation` for the product, (n, m), that is furthest beyond its bound."""
     error = np.abs(products - exact)
-    excess = np.where(np.isfinite(error), error - limit, np.inf)
+    excess = np.where(np.isfinite(error), error - bound, np.inf)
     if (excess <= 0).all():
         return
     n, m = np.unravel_index(int(excess.argmax()), excess.shape)
     raise Violation(
         property_name=name,
-        type_name=codec.spec.name,
-        codec=codec.label,
-        what=f"a product beyond its limit ({' '.join(options)}), activations' row {n}, weights' row"
+        codec=codec,
+        what=f"a product beyond its bound ({' '.join(options)}), activations' row {n}, weights' row"
         f" {m}",
-        case=Case(),
-        value=float(exact[n, m]),
-        decoded=float(products[n, m]),
-        bound=float(limit[n, m]),
+        expected=float(exact[n, m]),
+        product=float(products[n, m]),
         error=float(error[n, m]),
+        bound=float(bound[n, m]),
         block_hex=data[m].tobytes().hex(),
-        options=options,
+        options=(*options, *kernel_options(kernels)),
     )

@@ -38,6 +38,8 @@ class WorkerCodecs:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.python: str | None = getattr(engine, "python", None)
+        """The engine's interpreter, None where it is this one."""
 
     @cached_property
     def _types(self) -> dict[str, NativeType]:

@@ -45,7 +45,7 @@ class LlamaCppPython:
             extra_sources=tuple(extra_sources),
         )
         self._worker = self._make_worker()
-        self._python = None if python == sys.executable else python
+        self.python = None if python == sys.executable else python
         self._log = log
         self._stall_s = stall_s
         self._is_checked = False
@@ -64,11 +64,11 @@ class LlamaCppPython:
 
     def _check(self) -> None:
         """See once that another interpreter can carry a worker."""
-        if self._python is not None and not self._is_checked:
+        if self.python is not None and not self._is_checked:
             self._is_checked = True
             try:
                 self._log.parent.mkdir(parents=True, exist_ok=True)
-                check_interpreter(self._python, log=self._log, timeout_s=self._stall_s)
+                check_interpreter(self.python, log=self._log, timeout_s=self._stall_s)
             except CellError as error:
                 self._unusable = error
 
