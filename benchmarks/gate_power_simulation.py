@@ -5,8 +5,8 @@
 The files are baselines (docs/baselines.md) of two formats of one model on one text. The differences
 of their chunks are recentred, so that the true change is zero, whole documents are drawn with
 replacement to make a new text, a true change is added, and the gate's own functions look at 16, 32
-and 64 chunks of it. Without files the differences are synthetic: skewed, heavy-tailed and
-correlated within documents.
+and 64 chunks of it, and further where there are more (``--available``, ``--text-chunks``). Without
+files the differences are synthetic: skewed, heavy-tailed and correlated within documents.
 
 With ``--joint`` the real damage is scaled instead: a change by f of the mean comes with √f of the
 scatter, and the change of the KL divergence scales likewise, because a small perturbation of the
@@ -30,12 +30,13 @@ from pytest_quantgate.config.limits import MIN_KLD_INCREASE_NATS, default_limits
 from pytest_quantgate.gguf.formats import find_format
 from pytest_quantgate.results.baseline import parse
 from pytest_quantgate.stats import (
+    Look,
     Outcome,
     cluster_labels,
     compare_paired,
     decide,
+    plan_looks,
     ppl_limit_nats,
-    spending,
 )
 
 if TYPE_CHECKING:
@@ -120,10 +121,10 @@ class Text:
         self.chunks = chunks
         self.members = [np.flatnonzero(chunks.clusters == c) for c in np.unique(chunks.clusters)]
         self.seeded = order == "seeded"
-        self.centre_nats = self._centre(chunks.nats)
+        self.centre_nats = self.centre(chunks.nats)
         self.scatter_nats = chunks.nats - self.centre_nats * chunks.tokens
 
-    def _centre(self, sums: FloatArray) -> float:
+    def centre(self, sums: FloatArray) -> float:
         """Return the population's mean a token, as the order weighs documents."""
         if self.seeded:  # the first round visits each document once, whatever its length
             per_token = sums / self.chunks.tokens
@@ -138,7 +139,7 @@ class Text:
         """Return the sums of the damage scaled to this true mean, and those of its divergence."""
         assert self.chunks.kld_nats is not None
         factor = effect_nats / self.centre_nats
-        kld_centre = self._centre(self.chunks.kld_nats)
+        kld_centre = self.centre(self.chunks.kld_nats)
         kld_scatter = self.chunks.kld_nats - kld_centre * self.chunks.tokens
         root = math.sqrt(factor)
         return [
@@ -176,11 +177,8 @@ class Text:
 class Settings:
     """The gate's settings in a simulation."""
 
-    looks: Sequence[int]
+    looks: Sequence[Look]
     limit_nats: float
-    alpha_pass: float
-    alpha_regressed: float
-    rho: float
     simulations: int
 
 
@@ -202,15 +200,13 @@ def simulate(
         (looks,) cumulative shares of PASS and of REGRESSED, and the mean number of chunks used.
 
     """
-    alphas_pass = spending(settings.looks, settings.alpha_pass, settings.rho)
-    alphas_regressed = spending(settings.looks, settings.alpha_regressed, settings.rho)
     counts = {outcome: np.zeros(len(settings.looks)) for outcome in Outcome}
     used_chunks = 0
     for _ in range(settings.simulations):
-        picked, labels = text.draw(rng, settings.looks[-1])
+        picked, labels = text.draw(rng, settings.looks[-1].chunks)
         tokens = text.chunks.tokens[picked]
-        for look, chunks in enumerate(settings.looks):
-            head = slice(min(chunks, picked.size))
+        for number, look in enumerate(settings.looks):
+            head = slice(min(look.chunks, picked.size))
             outcomes = set()
             for sums, limit in columns:
                 drawn = sums[picked][head]
@@ -218,19 +214,19 @@ def simulate(
                     decide(
                         compare_paired(np.zeros_like(drawn), drawn, tokens[head], labels[head]),
                         settings.limit_nats if math.isnan(limit) else limit,
-                        alpha_pass=alphas_pass[look],
-                        alpha_regressed=alphas_regressed[look],
+                        alpha_pass=look.alpha_pass,
+                        alpha_regressed=look.alpha_regressed,
                         identical=False,
-                        last_look=chunks == settings.looks[-1],
+                        last_look=look.is_last,
                     ).outcome
                 )
             outcome = outcomes.pop() if len(outcomes) == 1 else Outcome.UNDECIDED
             if Outcome.OUTSIDE in outcomes:
                 outcome = Outcome.OUTSIDE
             if outcome is not Outcome.UNDECIDED:
-                counts[outcome][look:] += 1
+                counts[outcome][number:] += 1
                 break
-        used_chunks += chunks
+        used_chunks += look.chunks
     shares = {outcome: count / settings.simulations for outcome, count in counts.items()}
     return shares[Outcome.INSIDE], shares[Outcome.OUTSIDE], used_chunks / settings.simulations
 
@@ -245,12 +241,11 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path, help="the baselines before and after")
     parser.add_argument("--joint", action="store_true", help="scale the damage, judge both metrics")
     parser.add_argument("--simulations", type=int, default=2000, help="for each row")
-    parser.add_argument("--looks", type=int, nargs="+", default=[16, 32, 64])
+    parser.add_argument("--looks", type=int, nargs="+", default=[16], help="the declared ones")
+    parser.add_argument("--available", type=int, default=64, help="chunks that both sides have")
+    parser.add_argument("--text-chunks", type=int, default=64, help="where the text ends")
     parser.add_argument("--limit", type=float, default=0.0025, help="relative change of PPL")
     parser.add_argument("--changes", type=float, nargs="+", default=[0, 0.0025, 0.005, 0.01])
-    parser.add_argument("--alpha-pass", type=float, default=0.05)
-    parser.add_argument("--alpha-regressed", type=float, default=0.001)
-    parser.add_argument("--rho", type=float, default=1.0, help="shape of the alpha spending")
     parser.add_argument("--order", choices=["seeded", "text"], nargs="+", default=["seeded"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--chunk-sd", type=float, nargs="+", default=[0.01], help="synthetic, nats")
@@ -270,18 +265,12 @@ def main() -> None:
             for skewed in arguments.skewness
         ]
     settings = Settings(
-        looks=arguments.looks,
+        looks=plan_looks(arguments.looks, arguments.available, arguments.text_chunks),
         limit_nats=ppl_limit_nats(arguments.limit),
-        alpha_pass=arguments.alpha_pass,
-        alpha_regressed=arguments.alpha_regressed,
-        rho=arguments.rho,
         simulations=arguments.simulations,
     )
-    looks = " | ".join(f"by {look}" for look in settings.looks)
-    print(
-        f"limit {100 * arguments.limit:+g} %, α {settings.alpha_pass} for PASS and "
-        f"{settings.alpha_regressed} for REGRESSED, {settings.simulations} simulations a row\n"
-    )
+    looks = " | ".join(f"by {look.chunks}" for look in settings.looks)
+    print(f"limit {100 * arguments.limit:+g} %, {settings.simulations} simulations a row\n")
     print(
         f"| differences | SD of a chunk | order | true change | PASS % {looks} |"
         f" REGRESSED % {looks} | chunks |"

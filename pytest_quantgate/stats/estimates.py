@@ -34,8 +34,6 @@ class MeanEstimate:
         clusters: documents, or blocks where the text declares none: G.
         effective_clusters: G* = N²/Σ n_g² ≤ G (Kish, 1965), what clusters of unequal size are
             worth; G where they are equal.
-        degrees_of_freedom: G − 1, also where the error by chunk is the larger one, so that few
-            documents never count as many.
         tokens: scored tokens, N.
         chunks: chunks they came in.
 
@@ -47,9 +45,13 @@ class MeanEstimate:
     skewness_error: float
     clusters: int
     effective_clusters: float
-    degrees_of_freedom: int
     tokens: int
     chunks: int
+
+    @property
+    def degrees_of_freedom(self) -> float:
+        """G* − 1, also where the error by chunk is the larger one: few documents are not many."""
+        return self.effective_clusters - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,7 @@ def _clustered_variance(sums: FloatArray, tokens: FloatArray, mean: float) -> fl
     return float(clusters / (clusters - 1) * (residuals @ residuals) / tokens.sum() ** 2)
 
 
-def _skewness(residuals: FloatArray) -> float:
+def skewness_of(residuals: FloatArray) -> float:
     """G₁ = √(G(G−1))/(G−2) · m₃/m₂^1.5 of (clusters,) residuals; 0 where it is undefined."""
     size = residuals.size
     scale = float(np.abs(residuals).max())
@@ -162,7 +164,7 @@ def estimate_mean(
             _clustered_variance(cluster_sums, cluster_tokens, mean),
             _clustered_variance(values, counts, mean),
         )
-        skewness = _skewness(cluster_sums - cluster_tokens * mean)
+        skewness = skewness_of(cluster_sums - cluster_tokens * mean)
     return MeanEstimate(
         mean=mean,
         standard_error=math.sqrt(variance),
@@ -170,7 +172,6 @@ def estimate_mean(
         skewness_error=math.sqrt(6 / effective_clusters),
         clusters=cluster_sums.size,
         effective_clusters=effective_clusters,
-        degrees_of_freedom=cluster_sums.size - 1,
         tokens=int(total_tokens),
         chunks=values.size,
     )

@@ -89,7 +89,6 @@ def slowdown_unpaired(before_rates: npt.ArrayLike, after_rates: npt.ArrayLike) -
         skewness_error=0.0,
         clusters=clusters,
         effective_clusters=freedom + 1,
-        degrees_of_freedom=math.floor(freedom),
         tokens=sum(side.tokens for side in sides),
         chunks=sum(side.chunks for side in sides),
     )

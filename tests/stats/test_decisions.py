@@ -21,13 +21,12 @@ from pytest_quantgate.stats import (
     compare_paired,
     decide,
     lower_bound,
+    plan_looks,
     ppl_limit_nats,
-    spending,
     upper_bound,
 )
 
 LIMIT_NATS = ppl_limit_nats(0.0025)
-LOOKS = (16, 32, 64)
 
 
 def paired(**changes: object) -> PairedEstimate:
@@ -39,7 +38,6 @@ def paired(**changes: object) -> PairedEstimate:
         skewness_error=0.0,
         clusters=16,
         effective_clusters=16.0,
-        degrees_of_freedom=15,
         tokens=4096,
         chunks=16,
         chunks_differing=16,
@@ -80,14 +78,41 @@ def test_the_guard_only_widens(skewness: float, alpha: float, clusters: int) -> 
     assert lower_bound(estimate, alpha) <= 0.001 - half
 
 
-def test_the_guard_inverts_halls_transformation() -> None:
-    """Hall: g + γg²/(3√G) + γ²g³/(27G) + γ/(6√G) of the bound's t is the nominal quantile."""
-    gamma, clusters = -1.2, 32
-    estimate = paired(mean=0.0, standard_error=1.0, skewness=gamma, effective_clusters=clusters)
-    t = -lower_bound(estimate, 0.01)
-    root = math.sqrt(clusters)
-    cubic = t + gamma * t**2 / (3 * root) + gamma**2 * t**3 / (27 * clusters) + gamma / (6 * root)
-    assert cubic == pytest.approx(stats.t.isf(0.01, clusters - 1))
+@given(
+    st.floats(-6, 6),
+    st.floats(0, 6),
+    st.floats(1e-6, 0.2),
+    st.floats(3, 500),
+    st.floats(0, 1.5),
+)
+def test_more_skewness_never_narrows_a_bound(
+    skewness: float, more: float, alpha: float, clusters: float, error: float
+) -> None:
+    """Hall's cube root did: at α = 0.001 and G = 16 its t was 14.8 at −0.5 and 8.7 at −2.5."""
+    less, skewed = (
+        paired(skewness=value, skewness_error=error, effective_clusters=clusters)
+        for value in (skewness, skewness + more)
+    )
+    assert upper_bound(skewed, alpha) >= upper_bound(less, alpha)
+    assert lower_bound(skewed, alpha) >= lower_bound(less, alpha)
+
+
+@given(st.floats(-6, 6), st.floats(1e-6, 0.2), st.floats(1.01, 3), st.floats(3, 500))
+def test_less_error_never_narrows_a_bound(
+    skewness: float, alpha: float, factor: float, clusters: float
+) -> None:
+    estimate = paired(skewness=skewness, skewness_error=0.4, effective_clusters=clusters)
+    assert upper_bound(estimate, alpha / factor) >= upper_bound(estimate, alpha)
+    assert lower_bound(estimate, alpha / factor) <= lower_bound(estimate, alpha)
+
+
+def test_the_guard_is_the_first_term_of_the_edgeworth_expansion() -> None:
+    """Hall (1992), 2.3: the quantile of a studentized mean moves by −γ(2t² + 1)/(6√G)."""
+    estimate = paired(mean=0.0, standard_error=1.0, skewness=-1.2, effective_clusters=32)
+    nominal = stats.t.isf(0.01, 31)
+    wide = nominal + 1.2 * (2 * nominal**2 + 1) / (6 * math.sqrt(32))
+    assert -lower_bound(estimate, 0.01) == pytest.approx(wide)
+    assert upper_bound(estimate, 0.01) == pytest.approx(nominal)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +123,7 @@ def test_the_guard_inverts_halls_transformation() -> None:
         (paired(mean=LIMIT_NATS), Outcome.UNDECIDED, Reason.BETWEEN),
         (paired(chunks_differing=7), Outcome.UNDECIDED, Reason.FEW_DIFFER),
         (paired(mean=0.01, chunks_differing=7), Outcome.OUTSIDE, Reason.BOUND),
-        (paired(clusters=7, degrees_of_freedom=6), Outcome.UNDECIDED, Reason.FEW_CLUSTERS),
+        (paired(clusters=7), Outcome.UNDECIDED, Reason.FEW_CLUSTERS),
         (paired(mean=math.nan), Outcome.NOT_FINITE, Reason.NOT_FINITE),
         (paired(mean=math.inf), Outcome.NOT_FINITE, Reason.NOT_FINITE),
         (paired(mean=-math.inf), Outcome.NOT_FINITE, Reason.NOT_FINITE),
@@ -150,32 +175,23 @@ def test_outcomes_agree_with_the_bounds(mean: float, error: float, limit: float)
         assert decision.lower_bound > limit
 
 
-@given(
-    st.lists(st.integers(1, 1000), min_size=1, max_size=6, unique=True).map(sorted),
-    st.floats(1e-6, 0.5),
-)
-def test_the_shares_of_alpha_add_up(looks: list[int], alpha: float) -> None:
-    shares = spending(looks, alpha)
-    assert sum(shares) == pytest.approx(alpha)
-    assert min(shares) > 0
-
-
-def test_the_default_looks_share_a_quarter_a_quarter_a_half() -> None:
-    assert spending(LOOKS, 0.04) == pytest.approx((0.01, 0.01, 0.02))
-
-
-@pytest.mark.parametrize("looks", [[], [0, 16], [16, 16], [32, 16]])
-def test_looks_must_increase(looks: list[int]) -> None:
-    with pytest.raises(ValueError, match="increasing"):
-        spending(looks, 0.05)
-
-
-@pytest.mark.parametrize("alpha", [0, 1, math.nan, -0.1])
+@pytest.mark.parametrize("alpha", [1, math.nan, -0.1])
 def test_alpha_is_a_probability(alpha: float) -> None:
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        spending(LOOKS, alpha)
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match="below 1"):
         upper_bound(paired(), alpha)
+
+
+def test_a_look_that_may_spend_nothing_decides_nothing() -> None:
+    decision = decide(
+        paired(mean=1.0),
+        LIMIT_NATS,
+        alpha_pass=0.0,
+        alpha_regressed=0.0,
+        identical=False,
+        last_look=True,
+    )
+    assert decision.outcome is Outcome.UNDECIDED
+    assert (decision.lower_bound, decision.upper_bound) == (-math.inf, math.inf)
 
 
 def more(estimate: MeanEstimate, limit: float = LIMIT_NATS) -> int | None:
@@ -193,10 +209,7 @@ def test_chunks_to_decide_grow_with_the_square_of_the_error() -> None:
 
 
 def test_chunks_to_decide_reach_the_fewest_clusters() -> None:
-    assert (
-        more(paired(clusters=4, effective_clusters=4, degrees_of_freedom=3, standard_error=1e-9))
-        == 16
-    )
+    assert more(paired(clusters=4, effective_clusters=4, standard_error=1e-9)) == 16
 
 
 @pytest.mark.parametrize(
@@ -220,7 +233,6 @@ def shares(
     shape = 4 / skewed**2 if skewed else 0
     labels: list[int | None] = [chunk % 62 for chunk in range(64)]
     tokens = np.full(64, 256)
-    alphas = list(zip(LOOKS, spending(LOOKS, 0.05), spending(LOOKS, 0.001), strict=True))
     counts = dict.fromkeys(Outcome, 0)
     for _ in range(simulations):
         noise = (
@@ -229,17 +241,16 @@ def shares(
             else rng.standard_normal(64)
         )
         sums = (0.01 * noise + true_nats) * tokens
-        for chunks, alpha_pass, alpha_regressed in alphas:
-            estimate = compare_paired(
-                np.zeros(chunks), sums[:chunks], tokens[:chunks], labels[:chunks]
-            )
+        for look in plan_looks((), 64, 64):
+            head = slice(look.chunks)
+            estimate = compare_paired(np.zeros(look.chunks), sums[head], tokens[head], labels[head])
             outcome = decide(
                 estimate,
                 LIMIT_NATS,
-                alpha_pass=alpha_pass,
-                alpha_regressed=alpha_regressed,
+                alpha_pass=look.alpha_pass,
+                alpha_regressed=look.alpha_regressed,
                 identical=False,
-                last_look=chunks == 64,
+                last_look=look.is_last,
             ).outcome
             if outcome is not Outcome.UNDECIDED:
                 break
@@ -252,7 +263,7 @@ def at_most(share: float, level: float, simulations: int) -> bool:
     return bool(share * simulations <= stats.binom.isf(1e-6, simulations, level))
 
 
-@pytest.mark.parametrize("skewed", [0, 1, -1, 2, -2])
+@pytest.mark.parametrize("skewed", [0, 1, -1])
 def test_levels_at_the_limit(skewed: float) -> None:
     passed, regressed = shares(skewed, LIMIT_NATS, 2000)
     assert at_most(passed, 0.05, 2000)
@@ -264,8 +275,16 @@ def test_one_percent_is_found() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("skewed", [0, 1, -1, 2, -2])
+@pytest.mark.parametrize("skewed", [0, 1, -1])
 def test_levels_at_the_limit_closely(skewed: float) -> None:
     passed, regressed = shares(skewed, LIMIT_NATS, 50_000)
     assert at_most(passed, 0.05, 50_000)
     assert at_most(regressed, 0.001, 50_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("skewed", [2, -2])
+def test_levels_at_twice_the_skewness_that_the_guard_is_made_for(skewed: float) -> None:
+    passed, regressed = shares(skewed, LIMIT_NATS, 50_000)
+    assert passed <= 0.065
+    assert regressed <= 0.004
