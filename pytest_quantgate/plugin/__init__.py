@@ -26,7 +26,7 @@ from pytest_quantgate.plugin.fixtures import (  # noqa: F401 # found by pytest a
     quant_model,
     quant_text,
 )
-from pytest_quantgate.plugin.markers import CODEC_FIXTURES, MARKERS, QUANT_FIXTURES
+from pytest_quantgate.plugin.markers import CODEC_FIXTURES, MARKERS, QUANT_FIXTURES, quant_marks
 from pytest_quantgate.plugin.options import add_options
 from pytest_quantgate.plugin.state import STATE, make_state
 
@@ -113,29 +113,52 @@ def pytest_collection_modifyitems(
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parametrize a test that asks for one of the fixtures; check its markers."""
+    """Parametrize a test that asks for one of the fixtures."""
     used = QUANT_FIXTURES.intersection(metafunc.fixturenames)
-    marked = [mark for mark in metafunc.definition.iter_markers() if mark.name in MARKERS]
-    if used or marked:
+    if used:
         from pytest_quantgate.plugin.parametrize import generate
 
-        generate(metafunc, used, marked)
+        generate(metafunc, used)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse markers and fixtures that judge nothing."""
+    suspects = [
+        item
+        for item in session.items
+        if quant_marks(item) or QUANT_FIXTURES.intersection(getattr(item, "fixturenames", ()))
+    ]
+    if suspects:
+        from pytest_quantgate.plugin.unjudged import refuse_unjudged
+
+        refuse_unjudged(session, suspects)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """After a test's own body, judge its cell by its markers."""
+    marks = quant_marks(item)
+    if marks:
+        from pytest_quantgate.plugin.unjudged import fail_unjudged
+
+        fail_unjudged(item)  # a fixture may have added one
     if CODEC_FIXTURES.intersection(getattr(item, "fixturenames", ())):
         from pytest_quantgate.plugin.gating import beside_no_speed
 
         yield from beside_no_speed(item)
-        return
-    if not hasattr(item, "callspec") or "_quant_point" not in item.callspec.params:
-        yield
-        return
-    from pytest_quantgate.plugin.gating import gate
+    elif hasattr(item, "callspec") and "_quant_point" in item.callspec.params:
+        from pytest_quantgate.plugin.gating import gate
 
-    yield from gate(item)
+        yield from gate(item)
+    else:
+        yield
+    if quant_marks(item) != marks:
+        pytest.fail(
+            f"{item.nodeid}: a quant_* marker added by the test's own body judges nothing; add it"
+            " in a fixture or before",
+            pytrace=False,
+        )
 
 
 def pytest_report_teststatus(

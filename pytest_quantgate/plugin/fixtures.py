@@ -15,29 +15,42 @@ if TYPE_CHECKING:
     from pytest_quantgate.codecs.kernels import KernelBackend
     from pytest_quantgate.codecs.runner import CodecProfile
     from pytest_quantgate.gguf.formats import Format
+    from pytest_quantgate.matrix.cells import Cell
     from pytest_quantgate.metrics.measured_cell import MeasuredCell
     from pytest_quantgate.plugin.parametrize import Point
     from pytest_quantgate.results.baseline import Baseline
 
 
 @pytest.fixture(scope="session")
-def _quant_point(request: pytest.FixtureRequest) -> Point:
-    point: Point = request.param
+def _quant_point(request: pytest.FixtureRequest) -> Point | None:
+    point: Point | None = getattr(request, "param", None)
     return point
 
 
+def _cell(point: Point | None, fixture: str) -> Cell:
+    """Return the test's cell; a fixture that is asked for while the test runs has none."""
+    if point is None or not (point.is_whole_cell or fixture in point.fixtures):
+        pytest.fail(
+            f"{fixture} is no argument of the test, which so runs over none of its values; ask"
+            f" for {fixture} by argument or usefixtures, not by getfixturevalue",
+            pytrace=False,
+        )
+    return point.cell
+
+
 @pytest.fixture(scope="session")
-def quant_cell(_quant_point: Point, pytestconfig: pytest.Config) -> MeasuredCell:
+def quant_cell(_quant_point: Point | None, pytestconfig: pytest.Config) -> MeasuredCell:
     """One cell of the profile; its figures are measured when they are first read."""
     from pytest_quantgate.metrics.measured_cell import MeasuredCell
 
-    return MeasuredCell(pytestconfig.stash[STATE].open_run(), _quant_point.cell)
+    return MeasuredCell(pytestconfig.stash[STATE].open_run(), _cell(_quant_point, "quant_cell"))
 
 
 @pytest.fixture(scope="session")
-def quant_baseline(_quant_point: Point, pytestconfig: pytest.Config) -> Baseline | None:
+def quant_baseline(_quant_point: Point | None, pytestconfig: pytest.Config) -> Baseline | None:
     """The cell's stored baseline, None if there is none."""
-    return pytestconfig.stash[STATE].open_run().baseline(_quant_point.cell).baseline
+    cell = _cell(_quant_point, "quant_baseline")
+    return pytestconfig.stash[STATE].open_run().baseline(cell).baseline
 
 
 @pytest.fixture(scope="session")
@@ -86,36 +99,36 @@ def quant_codec_profile(pytestconfig: pytest.Config) -> CodecProfile:
 
 
 @pytest.fixture(scope="session")
-def quant_model(_quant_point: Point) -> str:
+def quant_model(_quant_point: Point | None) -> str:
     """The name of a model of the profile."""
-    return _quant_point.cell.model
+    return _cell(_quant_point, "quant_model").model
 
 
 @pytest.fixture(scope="session")
-def quant_format(_quant_point: Point) -> Format:
+def quant_format(_quant_point: Point | None) -> Format:
     """A format of the profile."""
-    return _quant_point.cell.format
+    return _cell(_quant_point, "quant_format").format
 
 
 @pytest.fixture(scope="session")
-def quant_device(_quant_point: Point) -> str:
+def quant_device(_quant_point: Point | None) -> str:
     """The name of a device of the profile."""
-    return _quant_point.cell.device
+    return _cell(_quant_point, "quant_device").device
 
 
 @pytest.fixture(scope="session")
-def quant_imatrix(_quant_point: Point) -> str | None:
+def quant_imatrix(_quant_point: Point | None) -> str | None:
     """The name of an importance matrix of the profile, None for none."""
-    return _quant_point.cell.imatrix
+    return _cell(_quant_point, "quant_imatrix").imatrix
 
 
 @pytest.fixture(scope="session")
-def quant_engine(_quant_point: Point) -> str:
+def quant_engine(_quant_point: Point | None) -> str:
     """The name of the profile's engine."""
-    return _quant_point.cell.engine
+    return _cell(_quant_point, "quant_engine").engine
 
 
 @pytest.fixture(scope="session")
-def quant_text(_quant_point: Point) -> str:
+def quant_text(_quant_point: Point | None) -> str:
     """The name of a text of the profile."""
-    return _quant_point.cell.text
+    return _cell(_quant_point, "quant_text").text

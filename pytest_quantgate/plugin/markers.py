@@ -175,6 +175,11 @@ MARKERS: Mapping[str, Marker] = MappingProxyType(
 )
 
 
+def quant_marks(item: pytest.Item) -> list[pytest.Mark]:
+    """Return a test's markers that are ours, or look like it."""
+    return [mark for mark in item.iter_markers() if mark.name.startswith("quant_")]
+
+
 def _part(marker: Marker, given: Mapping[str, object]) -> str:
     """Return which part of a metric a marker's limits are of; empty where there are no parts."""
     from pytest_quantgate.errors import ConfigError

@@ -9,7 +9,6 @@ import pytest
 
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.matrix.cells import Cell
-from pytest_quantgate.plugin.markers import read_marker
 from pytest_quantgate.plugin.state import STATE
 
 DIMENSIONS = {
@@ -22,6 +21,8 @@ DIMENSIONS = {
 }
 """A fixture, and the cell's field that it stands for."""
 
+_WHOLE_CELL = frozenset({"quant_cell", "quant_baseline"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
@@ -29,43 +30,47 @@ class Point:
 
     id: str
     cell: Cell
-    is_whole_cell: bool
+    fixtures: frozenset[str]
+    """The fixtures of this test that the cell is chosen by."""
+
+    @property
+    def is_whole_cell(self) -> bool:
+        """Whether no other cell stands behind the same values of the fixtures."""
+        return not _WHOLE_CELL.isdisjoint(self.fixtures)
 
 
 def points(cells: tuple[Cell, ...], used: AbstractSet[str]) -> list[Point]:
     """Return one point a cell, or one a distinct combination of the fields that are used."""
-    if {"quant_cell", "quant_baseline"} & used:
-        return [Point(id=cell.id, cell=cell, is_whole_cell=True) for cell in cells]
+    fixtures = frozenset(used)
+    if not _WHOLE_CELL.isdisjoint(fixtures):
+        return [Point(id=cell.id, cell=cell, fixtures=fixtures) for cell in cells]
     fields = [field for fixture, field in DIMENSIONS.items() if fixture in used]
-    found: dict[str, Point] = {}
+    distinct: dict[str, Point] = {}
     for cell in cells:
         values = [getattr(cell, field) for field in fields]
         name = "-".join(str(getattr(value, "name", value)) for value in values)
-        found.setdefault(name, Point(id=name, cell=cell, is_whole_cell=False))
-    return list(found.values())
+        distinct.setdefault(name, Point(id=name, cell=cell, fixtures=fixtures))
+    return list(distinct.values())
 
 
-def generate(metafunc: pytest.Metafunc, used: AbstractSet[str], marked: list[pytest.Mark]) -> None:
+def generate(metafunc: pytest.Metafunc, used: AbstractSet[str]) -> None:
     """Parametrize one test.
 
     Raises:
-        pytest.Collector.CollectError: a marker or a setting that cannot be used; under
-            pytest-xdist a usage error at this point would end the whole run.
+        pytest.Collector.CollectError: a setting that cannot be used; under pytest-xdist a usage
+            error at this point would end the whole run.
 
     """
-    where = metafunc.definition.nodeid
     try:
-        for mark in marked:
-            read_marker(mark)
-            if "quant_cell" not in used:
-                raise ConfigError(
-                    f"@{mark.name} is on a test without a cell; add the argument quant_cell"
-                )
-        run = metafunc.config.stash[STATE].open_run()
-        # Of all shards, so that what is not of this one is told as deselected.
-        found = points(run.matrix, used)
+        # Of all shards, so that what is not of this one is reported as deselected.
+        cells = metafunc.config.stash[STATE].open_run().matrix
     except ConfigError as error:
-        raise pytest.Collector.CollectError(f"{where}: {error}") from error
+        raise pytest.Collector.CollectError(f"{metafunc.definition.nodeid}: {error}") from error
+    all_points = points(cells, used)
     metafunc.parametrize(
-        "_quant_point", found, ids=[point.id for point in found], indirect=True, scope="session"
+        "_quant_point",
+        all_points,
+        ids=[point.id for point in all_points],
+        indirect=True,
+        scope="session",
     )

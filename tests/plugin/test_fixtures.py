@@ -47,7 +47,7 @@ def test_a_cell_has_figures_of_the_real_engine(project: Project) -> None:
             assert kind == quant_cell.format.name
             assert quant_cell.bits_per_weight < 17
             assert len(quant_cell.scores.chunks) == 16
-            nats = sum(chunk.nll_sum_nats for chunk in quant_cell.scores.chunks)
+            nats = sum(quant_cell.scores.chunks.nll_sum_nats)
             assert math.isclose(math.log(quant_cell.perplexity), nats / (16 * 31))
             assert quant_cell.scores.nll_nats.shape == (16, 31)
             assert quant_baseline is None
