@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_quantgate.artifacts.file_hashes import FileHashes
 from pytest_quantgate.artifacts.imatrix import Imatrix
 from pytest_quantgate.artifacts.models import Model
-from pytest_quantgate.artifacts.quantizers import find_difference, is_small
 from pytest_quantgate.artifacts.shape_files import ShapeFiles
 from pytest_quantgate.artifacts.shapes import Shape
 from pytest_quantgate.engines.engine import Engine, OnReply
 from pytest_quantgate.engines.messages import Quantize
 from pytest_quantgate.errors import CellUnavailable, CellUnsupported
+from pytest_quantgate.gguf.digests import TensorDigest, is_identity, tensor_data_sha256
 from pytest_quantgate.gguf.formats import FILE_TYPES, FULL_PRECISION, TENSOR_TYPES, Format
-from pytest_quantgate.gguf.reader import GgufFile, TensorDigest, digest_tensors, read_gguf
-from pytest_quantgate.storage.atomic import read_json, write_json
+from pytest_quantgate.gguf.reader import GgufFile, read_gguf
 from pytest_quantgate.storage.cache import Cache
 from pytest_quantgate.storage.keys import key_of
 
@@ -26,12 +26,11 @@ from pytest_quantgate.storage.keys import key_of
 class CellFile:
     """The file that a cell measures.
 
-    ``source_sha256`` identifies what it was made from, None for a user's own file;
-    ``quantizer_sha256`` and ``quantizer_cpu`` what made it, None where nothing was made;
-    ``imatrix_sha256`` the importance matrix that it was made with, None for none. ``is_shared``
-    tells a file that another engine's quantizer made, which a sample found to be equal.
-    ``sha256`` is None for a shape's file that is described and was not made; the bytes of a
-    shape's tensors are never hashed.
+    ``sha256`` is the file's identity (:mod:`pytest_quantgate.gguf.digests`), None for a shape's
+    file that is described and was not made; ``source_sha256`` that of what it was made from, None
+    for a user's own file; ``quantizer_sha256`` and ``quantizer_cpu`` what made it, None where
+    nothing was made; ``imatrix_sha256`` the importance matrix that it was made with, None for
+    none. A shape's tensors have no hashes.
     """
 
     header: GgufFile
@@ -42,7 +41,6 @@ class CellFile:
     quantizer_sha256: str | None
     quantizer_cpu: str | None
     imatrix_sha256: str | None = None
-    is_shared: bool = False
 
     @property
     def path(self) -> Path:
@@ -64,15 +62,29 @@ class Files:
         self._cache = cache
         self._n_threads = n_threads
         self._hold_device = hold_device
+        self._hashes = FileHashes(cache.hashes)
         self._shapes = ShapeFiles(cache)
 
-    def origin(
-        self, model: Model, engine: Engine, on_reply: OnReply, like: Engine | None = None
-    ) -> tuple[GgufFile, str, str]:
-        """Return the file from which a model's formats are made, its hash, and the source's.
+    def prefetch(self, model: Model) -> None:
+        """Begin to hash a model's own files in the background."""
+        if model.shape is None:
+            for file in [model.source] if model.source else model.files.values():
+                self._hashes.prefetch(file)
+
+    def source_like(self, model: Model, stored: str | None) -> str | None:
+        """Return the identity of a model's source where a stored hash is of the same bytes.
+
+        A baseline of an earlier release has a plain SHA-256; another hash is returned as it is.
+        """
+        if stored is None or is_identity(stored) or model.source is None or model.shape is not None:
+            return stored
+        is_same = self._hashes.sha256(model.source) == stored
+        return self._hashes.identity(model.source) if is_same else stored
+
+    def origin(self, model: Model, engine: Engine, on_reply: OnReply) -> tuple[GgufFile, str, str]:
+        """Return the file from which a model's formats are made, its identity, and the source's.
 
         It is the source itself, or the F16 that is made of a source that was quantized before.
-        ``like`` is as in :meth:`cell_file`.
 
         Raises:
             CellUnavailable: a pinned SHA-256 does not match.
@@ -80,15 +92,13 @@ class Files:
 
         """
         assert model.source is not None
-        source_sha256 = self._hash(model.source)
-        _check_pin(model, "", model.source, source_sha256)
+        self._check_pin(model, "", model.source)
+        source_id = self._hashes.identity(model.source)
         if not model.is_requantized:
-            return model.source, source_sha256, source_sha256
+            return model.source, source_id, source_id
         full = Format(name="F16", file_type=FILE_TYPES["F16"])
-        header, sha256, _ = self._quantized(
-            model.source, source_sha256, full, None, engine, on_reply, like
-        )
-        return header, sha256, source_sha256
+        header, identity = self._quantized(model.source, source_id, full, None, engine, on_reply)
+        return header, identity, source_id
 
     def cell_file(
         self,
@@ -97,12 +107,8 @@ class Files:
         imatrix: Imatrix | None,
         engine: Engine,
         on_reply: OnReply,
-        like: Engine | None = None,
     ) -> CellFile:
         """Return the file of a model in a format, quantized with an importance matrix or without.
-
-        ``like`` is an engine whose file is taken where both engines' quantizers make the same
-        (:mod:`pytest_quantgate.artifacts.quantizers`).
 
         Raises:
             CellUnavailable: a pinned SHA-256 does not match.
@@ -111,21 +117,16 @@ class Files:
         """
         if model.shape is not None:
             entry = self._shapes.file(model.shape, wanted, engine)
-            return _describe_shape(model.shape, read_gguf(entry.path), entry.sha256, engine)
+            return _describe_shape(model.shape, read_gguf(entry.path), entry.identity, engine)
         if model.source is None:
             header = model.files[wanted.name]
-            sha256 = self._hash(header)
-            _check_pin(model, wanted.name, header, sha256)
-            return self._describe(header, sha256, None, None)
-        origin, origin_sha256, source_sha256 = self.origin(model, engine, on_reply, like)
+            self._check_pin(model, wanted.name, header)
+            return self._describe(header, None, None)
+        origin, origin_id, source_id = self.origin(model, engine, on_reply)
         if wanted.is_full_precision and wanted.name == origin.main_type():
-            maker = engine if model.is_requantized else None
-            return self._describe(origin, origin_sha256, source_sha256, maker)
-        header, sha256, is_shared = self._quantized(
-            origin, origin_sha256, wanted, imatrix, engine, on_reply, like
-        )
-        described = self._describe(header, sha256, source_sha256, engine, imatrix)
-        return replace(described, is_shared=is_shared)
+            return self._describe(origin, source_id, engine if model.is_requantized else None)
+        header, _ = self._quantized(origin, origin_id, wanted, imatrix, engine, on_reply)
+        return self._describe(header, source_id, engine, imatrix)
 
     def describe_shape(self, shape: Shape, wanted: Format, engine: Engine) -> CellFile:
         """Return a shape's file without making it.
@@ -139,38 +140,24 @@ class Files:
     def _quantized(
         self,
         source: GgufFile,
-        source_sha256: str,
+        source_id: str,
         wanted: Format,
         imatrix: Imatrix | None,
         engine: Engine,
         on_reply: OnReply,
-        like: Engine | None,
-    ) -> tuple[GgufFile, str, bool]:
-        """Return a quantized file, its hash, and whether another engine's quantizer made it."""
+    ) -> tuple[GgufFile, str]:
+        """Return a quantized file and its identity."""
         overrides = tuple(
             (pattern, TENSOR_TYPES[name].number) for pattern, name in wanted.overrides
         )
-
-        def key_with(quantizer: Engine) -> str:
-            return key_of(
-                kind="quantized",
-                source=source_sha256,
-                file_type=wanted.file_type.number,
-                overrides=overrides,
-                imatrix=imatrix.sha256 if imatrix is not None else None,
-                quantizer=quantizer.identity().quantizer_sha256,
-            )
-
-        own_key, maker = key_with(engine), engine
-        key = self._present(own_key)
-        can_share = like is not None and not is_small(source)
-        if like is not None and can_share and not self._cache.has_artifact(key, ".gguf"):
-            other_key = self._present(key_with(like))
-            found = self._same_quantizer(
-                key, other_key, source, wanted, imatrix, (like, engine), on_reply
-            )
-            if found is not None and found != key:
-                key, maker = found, like
+        key = key_of(
+            kind="quantized",
+            source=source_id,
+            file_type=wanted.file_type.number,
+            overrides=overrides,
+            imatrix=imatrix.sha256 if imatrix is not None else None,
+            quantizer=engine.identity().quantizer_sha256,
+        )
 
         def make(path: Path) -> dict[str, Any]:
             request = Quantize(
@@ -184,7 +171,7 @@ class Files:
             )
             try:
                 with self._hold_device():
-                    reply = maker.ask(request, on_reply)
+                    reply = engine.ask(request, on_reply)
             except CellUnsupported as error:
                 if imatrix is not None or not wanted.needs_imatrix:
                     raise
@@ -195,84 +182,40 @@ class Files:
                 ) from error
             return {"format": wanted.name, "seconds_s": reply.seconds_s}
 
-        entry = self._cache.artifact(key, ".gguf", make)
-        return read_gguf(entry.path), entry.sha256, key != own_key
-
-    def _present(self, key: str) -> str:
-        """Return the key of the file that an equal quantizer made, if it is there; else the key."""
-        alias = self._alias(key)
-        return alias if self._cache.has_artifact(alias, ".gguf") else key
-
-    def _alias(self, key: str) -> str:
-        seen = {key}
-        while True:
-            known = read_json(self._cache.sub("equal") / f"{key}.json")
-            same = known.get("same_as") if isinstance(known, dict) else None
-            if not isinstance(same, str) or same in seen:
-                return key
-            seen.add(same)
-            key = same
-
-    def _same_quantizer(
-        self,
-        key: str,
-        other_key: str,
-        source: GgufFile,
-        wanted: Format,
-        imatrix: Imatrix | None,
-        engines: tuple[Engine, Engine],
-        on_reply: OnReply,
-    ) -> str | None:
-        """Return the other key where the other engine makes the same file; remember it."""
-        if key == other_key:
-            return key
-        with self._cache.lock(f"equal-{key[:32]}"):
-            path = self._cache.sub("equal") / f"{key}.json"
-            known = read_json(path)
-            if not isinstance(known, dict) or known.get("compared_with") != other_key:
-                with self._hold_device():
-                    difference = find_difference(source, wanted, imatrix, engines, on_reply)
-                known = {
-                    "compared_with": other_key,
-                    "difference": difference,
-                    "same_as": other_key if difference is None else None,
-                }
-                write_json(path, known)
-            return other_key if known["same_as"] == other_key else None
-
-    def _hash(self, file: GgufFile) -> str:
-        hashes = [self._cache.sha256_of(path) for path in file.files]
-        return hashes[0] if len(hashes) == 1 else key_of(parts=hashes)
+        entry = self._cache.artifact(key, ".gguf", make, self._hashes.path_identity)
+        return read_gguf(entry.path), entry.identity
 
     def _describe(
         self,
         header: GgufFile,
-        sha256: str,
-        source_sha256: str | None,
+        source_id: str | None,
         engine: Engine | None,
         imatrix: Imatrix | None = None,
     ) -> CellFile:
-        tensors, whole = self._digests(header, sha256)
+        tensors = tuple(tensor for file in self._hashes.digests(header) for tensor in file.tensors)
         identity = engine.identity() if engine is not None else None
         return CellFile(
             header=header,
-            sha256=sha256,
+            sha256=self._hashes.identity(header),
             tensors=tensors,
-            tensor_data_sha256=whole,
-            source_sha256=source_sha256,
+            tensor_data_sha256=tensor_data_sha256(tensors),
+            source_sha256=source_id,
             quantizer_sha256=identity.quantizer_sha256 if identity else None,
             quantizer_cpu=identity.system_info if identity else None,
             imatrix_sha256=imatrix.sha256 if imatrix is not None else None,
         )
 
-    def _digests(self, header: GgufFile, sha256: str) -> tuple[tuple[TensorDigest, ...], str]:
-        path = self._cache.sub("digests") / f"{sha256}.json"
-        known = read_json(path)
-        if isinstance(known, dict):
-            return tuple(TensorDigest(**item) for item in known["tensors"]), known["whole"]
-        tensors, whole = digest_tensors(header)
-        write_json(path, {"whole": whole, "tensors": [vars(item) for item in tensors]})
-        return tensors, whole
+    def _check_pin(self, model: Model, key: str, file: GgufFile) -> None:
+        pinned = model.pinned_sha256.get(key)
+        if pinned is None:
+            return
+        digest = self._hashes.sha256(file)
+        if pinned.lower() != digest:
+            raise CellUnavailable(
+                f"model {model.name!r}: {file.files[0]} has the SHA-256 {digest}, not the pinned"
+                f" {pinned}; get the right file or change its sha256 under"
+                f" [tool.quantgate.models.{model.name}]"
+            )
 
 
 def _describe_shape(shape: Shape, header: GgufFile, sha256: str | None, engine: Engine) -> CellFile:
@@ -289,13 +232,3 @@ def _describe_shape(shape: Shape, header: GgufFile, sha256: str | None, engine: 
         quantizer_sha256=identity.quantizer_sha256,
         quantizer_cpu=identity.system_info,
     )
-
-
-def _check_pin(model: Model, key: str, header: GgufFile, sha256: str) -> None:
-    pinned = model.pinned_sha256.get(key)
-    if pinned is not None and pinned.lower() != sha256:
-        raise CellUnavailable(
-            f"model {model.name!r}: {header.files[0]} has the SHA-256 {sha256}, not the pinned"
-            f" {pinned}; get the right file or change its sha256 under"
-            f" [tool.quantgate.models.{model.name}]"
-        )

@@ -318,7 +318,7 @@ class Imatrices:
             return {"chunks": reply.n_chunks}
 
         entry = self._cache.artifact(key, ".gguf", make)
-        found = read_imatrix(name, entry.path, entry.sha256, model)
+        found = read_imatrix(name, entry.path, entry.identity, model)
         return _complete(found, model, "take a longer text, or another engine")
 
 

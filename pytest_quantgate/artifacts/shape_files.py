@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from pytest_quantgate.artifacts.file_hashes import FileHashes
 from pytest_quantgate.artifacts.shapes import Shape
 from pytest_quantgate.engines.engine import Engine
 from pytest_quantgate.engines.messages import Encode, PlanQuantization
@@ -106,6 +107,7 @@ class ShapeFiles:
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
+        self._identify = FileHashes(cache.hashes).path_identity
 
     def plan(self, shape: Shape, wanted: Format, engine: Engine) -> GgufFile:
         """Return what the file of a format would be: its exact bytes and each tensor's type.
@@ -145,7 +147,8 @@ class ShapeFiles:
             write_shape(path, shape.header(wanted.file_type, types), shape.file(types), encode)
             return {"format": wanted.name}
 
-        return self._cache.artifact(self._key(shape, wanted, engine, "shape"), ".gguf", make)
+        key = self._key(shape, wanted, engine, "shape")
+        return self._cache.artifact(key, ".gguf", make, self._identify)
 
     def _key(self, shape: Shape, wanted: Format, engine: Engine, kind: str) -> str:
         return key_of(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pytest_quantgate.gguf.reader import TensorDigest
+from pytest_quantgate.gguf.digests import TensorDigest
 from pytest_quantgate.results.baseline import Baseline, MadeBy
 from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement
 from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement, TokenChanges

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_quantgate.artifacts.files import CellFile
-from pytest_quantgate.artifacts.quantizers import SAMPLED_WEIGHTS
 from pytest_quantgate.config.limits import profile_limits
 from pytest_quantgate.errors import (
     CellCrashed,
@@ -85,7 +84,7 @@ def cell_record(
     """Return the record of what was measured of a cell, not judged yet."""
     of_file = replace(
         empty_record(run, cell),
-        notes=_notes(cell, size, file),
+        notes=_notes(cell, size),
         file_bytes=size.file_bytes,
         bits_per_weight=size.bits_per_weight,
         bytes_by_type=size.bytes_by_type,
@@ -100,7 +99,6 @@ def cell_record(
         # The source itself, or a user's file, has none.
         quantizer="" if file.quantizer_sha256 is None else cell.quantizer,
         quantizer_cpu=file.quantizer_cpu,
-        file_is_shared=file.is_shared,
         tensors=pack_tensors(file.tensors),
         metadata=file.header.settings(),
     )
@@ -128,7 +126,7 @@ def perplexity_shift(seen: PerplexityMeasurement, other: PerplexityMeasurement) 
     return seen.chunks.paired(other.chunks).shift(None if changes is None else changes.changed)
 
 
-def _notes(cell: Cell, size: SizeMeasurement, file: CellFile) -> tuple[str, ...]:
+def _notes(cell: Cell, size: SizeMeasurement) -> tuple[str, ...]:
     notes = []
     if size.no_effect:
         types = ", ".join(kind for kind in size.bytes_by_type if kind != "F32")
@@ -140,10 +138,5 @@ def _notes(cell: Cell, size: SizeMeasurement, file: CellFile) -> tuple[str, ...]
         notes.append(
             f"{100 * size.fallback_fraction:.0f} % of the bytes fell back to other types: rows"
             f" are no multiple of {cell.format.file_type.block_elements}"
-        )
-    if file.is_shared:
-        notes.append(
-            "its quantizer was not run: the other engine's file is taken, since the types and a"
-            f" sample of {SAMPLED_WEIGHTS / 1e6:.0f} million weights came out equal"
         )
     return tuple(notes)

@@ -8,17 +8,16 @@ Layout: the GGUF specification, versions 2 and 3.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from pytest_quantgate.errors import ModelFileError
 from pytest_quantgate.gguf.formats import TENSOR_TYPES, TensorType
+from pytest_quantgate.storage.hashes import FileState
 
 _BY_NUMBER = {row.number: row for row in TENSOR_TYPES.values()}
 
@@ -70,13 +69,15 @@ class Tensor:
 class GgufFile:
     """A model's header: all its files (split models have several), fields and tensors.
 
-    ``metadata`` holds scalars and strings; arrays are left out.
+    ``metadata`` holds scalars and strings; arrays are left out. ``states`` are those of the files
+    when they were read, () for what was not read from a file.
     """
 
     files: tuple[Path, ...]
     metadata: dict[str, Value]
     tensors: tuple[Tensor, ...]
     n_bytes: int
+    states: tuple[FileState, ...] = field(default=(), compare=False)
 
     @property
     def architecture(self) -> str:
@@ -171,7 +172,13 @@ def _value(stream: BinaryIO, kind: int) -> Value | None:
     return value
 
 
-def _read_one(path: Path) -> GgufFile:
+def read_one(path: Path) -> GgufFile:
+    """Read the header of one file, which may be a part of a split model.
+
+    Raises:
+        ModelFileError: no GGUF, truncated or damaged.
+
+    """
     try:
         with path.open("rb") as stream:
             return _parse(path, stream)
@@ -226,7 +233,8 @@ def _parse(path: Path, stream: BinaryIO) -> GgufFile:
         )
     header_bytes = stream.tell()
     start = -(-header_bytes // alignment) * alignment
-    n_bytes = path.stat().st_size
+    state = FileState.of(path)
+    n_bytes = state.n_bytes
     found = tuple(
         Tensor(name=name, type=kind, shape=shape, offset_bytes=start + offset, file=path)
         for name, kind, shape, offset in tensors
@@ -236,7 +244,9 @@ def _parse(path: Path, stream: BinaryIO) -> GgufFile:
         raise ModelFileError(
             f"model file {path} is truncated: {n_bytes:,} bytes of {end:,}; get it again"
         )
-    return GgufFile(files=(path,), metadata=metadata, tensors=found, n_bytes=n_bytes)
+    return GgufFile(
+        files=(path,), metadata=metadata, tensors=found, n_bytes=n_bytes, states=(state,)
+    )
 
 
 def part_names(name: str) -> tuple[str, ...]:
@@ -282,12 +292,13 @@ def read_gguf(path: Path) -> GgufFile:
     """
     if not path.is_file():
         raise ModelFileError(f"model file {path} does not exist")
-    parts = [_read_one(part) for part in split_files(path)]
+    parts = [read_one(part) for part in split_files(path)]
     return GgufFile(
         files=tuple(file for part in parts for file in part.files),
         metadata=parts[0].metadata,
         tensors=tuple(tensor for part in parts for tensor in part.tensors),
         n_bytes=sum(part.n_bytes for part in parts),
+        states=tuple(state for part in parts for state in part.states),
     )
 
 
@@ -320,43 +331,3 @@ def check_language_model(file: GgufFile) -> None:
         raise ModelFileError(
             f"model file {path} is no language model: it has no tensor token_embd.weight"
         )
-
-
-def tensor_bytes(file: GgufFile) -> Iterator[tuple[Tensor, bytes]]:
-    """Give each tensor, in file order, with its bytes."""
-    for path in file.files:
-        with path.open("rb") as stream:
-            for tensor in file.tensors:
-                if tensor.file == path:
-                    stream.seek(tensor.offset_bytes)
-                    yield tensor, stream.read(tensor.n_bytes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TensorDigest:
-    """A tensor's type and the SHA-256 of its bytes, "" where they were not hashed."""
-
-    name: str
-    type: str
-    sha256: str
-
-
-def digest_tensors(file: GgufFile) -> tuple[tuple[TensorDigest, ...], str]:
-    """Hash each tensor, and all of them as one.
-
-    Returns:
-        The tensors in file order, and the hexadecimal SHA-256 over, for each tensor in file
-        order: name, NUL, type name, NUL, bytes. It does not depend on the metadata.
-
-    """
-    whole = hashlib.sha256()
-    digests = []
-    for tensor, data in tensor_bytes(file):
-        whole.update(tensor.name.encode() + b"\0" + tensor.type.name.encode() + b"\0")
-        whole.update(data)
-        digests.append(
-            TensorDigest(
-                name=tensor.name, type=tensor.type.name, sha256=hashlib.sha256(data).hexdigest()
-            )
-        )
-    return tuple(digests), whole.hexdigest()

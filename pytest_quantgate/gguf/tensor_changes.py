@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pytest_quantgate.gguf.reader import TensorDigest
+from pytest_quantgate.gguf.digests import TensorDigest
 
 _LAYER = re.compile(r"^blk\.(\d+)\.")
 HASH_DIGITS = 8

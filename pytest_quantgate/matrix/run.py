@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,13 @@ class Run:
         """Look a cell's stored baseline up; there is none where an old engine stands for it."""
         if self.settings.profile.against is not None:
             return Found(path=self.store.path(self.key(cell)), baseline=None)
-        return self.store.find(self.key(cell))
+        found = self.store.find(self.key(cell))
+        model = self.find_model(cell.model)
+        if found.baseline is None or model is None:
+            return found
+        source = self._files.source_like(model, found.baseline.source_sha256)
+        changed = found.baseline.model_copy(update={"source_sha256": source})
+        return replace(found, baseline=changed)
 
     # Engines and devices
 
@@ -359,14 +366,8 @@ class Run:
                 self.imatrix(cell),
                 self.engine(cell.quantizer),
                 lambda reply: self._on_progress(cell, reply),
-                self._old_quantizer(cell),
             )
         return self._cell_files[key]
-
-    def _old_quantizer(self, cell: Cell) -> Engine | None:
-        """Return the engine whose file is taken where the cell's quantizer makes the same."""
-        against = self.settings.profile.against
-        return None if against in {None, cell.quantizer} else self.engine(str(against))
 
     def described_file(self, cell: Cell) -> CellFile:
         """Return a cell's file as :meth:`cell_file`, but do not make a shape's."""

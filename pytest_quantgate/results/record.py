@@ -37,9 +37,8 @@ class CellRecord:
     that could not be measured names the engine that was to make it);
     ``tensors`` as :func:`~pytest_quantgate.gguf.tensor_changes.pack_tensors` gives them,
     ``metadata`` the file's settings; ``chunks`` has no row where no text was scored.
-    ``file_is_shared`` tells that another engine's quantizer made the file, which a sample found to
-    be equal. ``limits`` are those that the profile sets the cell, by name. Records of
-    before these fields were kept have them empty. ``is_skipped`` says that a format which the
+    ``limits`` are those that the profile sets the cell, by name. Records of before these fields
+    were kept have them empty. ``is_skipped`` says that a format which the
     engine refused fails nothing, since the profile lists it as optional or the old engine could
     not do it either.
     """
@@ -85,7 +84,6 @@ class CellRecord:
     quantizer_cpu: str | None = None
     tensors: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
-    file_is_shared: bool = False
     n_chunks_in_text: int | None = None
     limits: dict[str, float] = field(default_factory=dict)
     is_skipped: bool = False

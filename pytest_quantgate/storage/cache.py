@@ -1,6 +1,6 @@
 """The cache: artifacts keyed by what makes them, written once, verified on every read.
 
-An entry is a file and its stamp, a JSON beside it with the size and SHA-256. The file is written
+An entry is a file and its stamp, a JSON beside it with the size and identity. The file is written
 under another name in the same folder and renamed, the stamp last, so an entry is valid only when
 it is whole; a kill at any point leaves at most a ``.partial`` that the next run removes. Locks
 are between processes, so several runs share one cache.
@@ -24,10 +24,12 @@ import psutil
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
+from pytest_quantgate.errors import ModelFileError
 from pytest_quantgate.storage.atomic import read_json, write_atomically, write_json
-from pytest_quantgate.storage.keys import file_sha256, key_of
+from pytest_quantgate.storage.hashes import FileState, Hashes
+from pytest_quantgate.storage.keys import file_sha256
 
-STAMP_VERSION = 1
+STAMP_VERSION = 2
 _DAY_S = 24 * 3600.0
 _GOING_ON_S = _DAY_S  # what has written nothing for so long has ended
 _ENDED = "ended"  # a killed run's folder does not have it
@@ -59,10 +61,8 @@ PARTS: Mapping[str, Part] = MappingProxyType(
         "chunks": Part(what="how texts fall into chunks", kept_s=60 * _DAY_S),
         "plans": Part(what="tensor types of shapes", kept_s=60 * _DAY_S),
         "texts": Part(what="the texts' bytes", kept_s=60 * _DAY_S),
-        "equal": Part(what="which engines quantize alike", kept_s=60 * _DAY_S),
         "support": Part(what="which formats engines make", kept_s=60 * _DAY_S),
-        "digests": Part(what="hashes of tensors", kept_s=365 * _DAY_S),
-        "hashes": Part(what="hashes of your files", kept_s=365 * _DAY_S),
+        "hashes": Part(what="hashes of files and their tensors", kept_s=365 * _DAY_S),
         "runs": Part(what="records, events and logs", kept_s=7 * _DAY_S, is_made_again=False),
     }
 )
@@ -74,7 +74,7 @@ class Entry:
     """A verified file of the cache, and the facts that were stored with it."""
 
     path: Path
-    sha256: str
+    identity: str
     n_bytes: int
     facts: dict[str, Any]
 
@@ -91,7 +91,8 @@ class Cache:
     def __init__(self, folder: Path | None, max_bytes: int) -> None:
         self.folder = folder or user_cache_path("pytest-quantgate", appauthor=False)
         self._max_bytes = max_bytes
-        self._verified: dict[Path, Entry] = {}
+        self.hashes = Hashes(self.folder / "hashes", self.lock)
+        self._verified: dict[Path, tuple[FileState, Entry]] = {}
 
     def sub(self, name: str) -> Path:
         """Return a folder of the cache, made if it is not there."""
@@ -105,24 +106,32 @@ class Cache:
         with FileLock(self.sub("locks") / f"{name}.lock"):
             yield
 
-    def artifact(self, key: str, suffix: str, make: Callable[[Path], dict[str, Any]]) -> Entry:
+    def artifact(
+        self,
+        key: str,
+        suffix: str,
+        make: Callable[[Path], dict[str, Any]],
+        identify: Callable[[Path], str] | None = None,
+    ) -> Entry:
         """Return the file of a key, made by ``make`` if it is not there or not whole.
 
         Args:
-            key: from :func:`key_of`.
+            key: from :func:`~pytest_quantgate.storage.keys.key_of`.
             suffix: the file's ending, with the dot.
             make: writes the file at the path that it is given and returns facts to keep.
+            identify: what identifies the file's bytes; by default their SHA-256.
 
         """
+        identify = identify or self.hashes.sha256
         path = self.sub("artifacts") / f"{key}{suffix}"
-        found = self._verified.get(path)
-        if found is not None and path.exists():
-            return found
+        state, entry = self._verified.get(path, (None, None))
+        if entry is not None and path.exists() and FileState.of(path) == state:
+            return entry
         with self.lock(f"artifact-{key[:32]}"):
-            entry = self._read(path)
+            entry = self._read(path, identify)
             if entry is None:
-                entry = self._write(path, make)
-        self._verified[path] = entry
+                entry = self._write(path, make, identify)
+        self._verified[path] = (FileState.of(path), entry)
         self.evict(keep=set(self._verified))
         return entry
 
@@ -138,22 +147,8 @@ class Cache:
         return path
 
     def sha256_of(self, path: Path) -> str:
-        """Hash a user's file once; it is remembered by path, size and modification time."""
-        digest = self.known_sha256(path)
-        if digest is None:
-            digest = file_sha256(path)
-            write_json(
-                self.sub("hashes") / _hash_name(path),
-                {"of": _state(path), "path": str(path), "sha256": digest},
-            )
-        return digest
-
-    def known_sha256(self, path: Path) -> str | None:
-        """Return the hash that is remembered of a user's file, None where there is none."""
-        remembered = read_json(self.folder / "hashes" / _hash_name(path))
-        if not isinstance(remembered, dict) or remembered.get("of") != _state(path):
-            return None
-        return str(remembered["sha256"])
+        """Hash a file once; the hash is remembered for as long as the file is unchanged."""
+        return self.hashes.sha256(path)
 
     def is_locked(self, name: str) -> bool:
         """Tell whether a process holds a lock; one that a killed process left goes with this."""
@@ -265,50 +260,47 @@ class Cache:
             except (Timeout, PermissionError):
                 continue
 
-    def _read(self, path: Path) -> Entry | None:
+    def _read(self, path: Path, identify: Callable[[Path], str]) -> Entry | None:
         stamp = read_json(_stamp_path(path))
         if not path.is_file() or not isinstance(stamp, dict):
             return None
         if stamp.get("version") != STAMP_VERSION or stamp.get("n_bytes") != path.stat().st_size:
             return None
-        if file_sha256(path) != stamp.get("sha256"):
+        try:
+            if identify(path) != stamp.get("identity"):
+                return None
+        except ModelFileError:  # damaged where it says what it holds
             return None
         os.utime(_stamp_path(path))
         return Entry(
-            path=path, sha256=stamp["sha256"], n_bytes=stamp["n_bytes"], facts=stamp["facts"]
+            path=path, identity=stamp["identity"], n_bytes=stamp["n_bytes"], facts=stamp["facts"]
         )
 
-    def _write(self, path: Path, make: Callable[[Path], dict[str, Any]]) -> Entry:
+    def _write(
+        self,
+        path: Path,
+        make: Callable[[Path], dict[str, Any]],
+        identify: Callable[[Path], str],
+    ) -> Entry:
         _stamp_path(path).unlink(missing_ok=True)
         for old in path.parent.glob(f"{path.stem}.*.partial"):
             old.unlink(missing_ok=True)  # a killed run's: nobody else writes under this lock
         partial = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.partial")
         try:
             facts = make(partial)
-            digest, n_bytes = file_sha256(partial), partial.stat().st_size
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+        identity, n_bytes = identify(path), path.stat().st_size
         write_json(
             _stamp_path(path),
-            {"version": STAMP_VERSION, "sha256": digest, "n_bytes": n_bytes, "facts": facts},
+            {"version": STAMP_VERSION, "identity": identity, "n_bytes": n_bytes, "facts": facts},
         )
-        return Entry(path=path, sha256=digest, n_bytes=n_bytes, facts=facts)
+        return Entry(path=path, identity=identity, n_bytes=n_bytes, facts=facts)
 
 
 def _stamp_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
-
-
-def _hash_name(path: Path) -> str:
-    """Return the name of the file that remembers a file's hash."""
-    return f"{key_of(path=str(path.resolve()))}.json"
-
-
-def _state(path: Path) -> dict[str, int]:
-    """Return what changes when a file does."""
-    state = path.stat()
-    return {"n_bytes": state.st_size, "mtime_ns": state.st_mtime_ns}
 
 
 def _entries(folder: Path) -> list[Path]:

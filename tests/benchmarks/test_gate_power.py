@@ -17,8 +17,9 @@ from fault_list import all_faults, flip
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.engines.messages import Quantize
 from pytest_quantgate.errors import ModelFileError
+from pytest_quantgate.gguf.digests import digest_tensors
 from pytest_quantgate.gguf.formats import FILE_TYPES
-from pytest_quantgate.gguf.reader import digest_tensors, read_gguf
+from pytest_quantgate.gguf.reader import read_gguf
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DOWN = "blk.0.ffn_down.weight"
@@ -56,9 +57,7 @@ def clean(quantized: dict[str, Path], tmp_path: Path) -> Path:
 
 def changed(before: Path, after: Path) -> list[str]:
     """Return the tensors whose bytes differ."""
-    pairs = zip(
-        digest_tensors(read_gguf(before))[0], digest_tensors(read_gguf(after))[0], strict=True
-    )
+    pairs = zip(digest_tensors(read_gguf(before)), digest_tensors(read_gguf(after)), strict=True)
     return [old.name for old, new in pairs if old != new]
 
 
@@ -108,9 +107,9 @@ def test_as_many_bits_are_flipped_as_were_asked_for(
 
 
 def test_swapped_layers_are_each_others(clean: Path) -> None:
-    before = {t.name: t for t in digest_tensors(read_gguf(clean))[0]}
+    before = {t.name: t for t in digest_tensors(read_gguf(clean))}
     count = plant.swap_layers(clean, 0, 1)
-    after = {t.name: t for t in digest_tensors(read_gguf(clean))[0]}
+    after = {t.name: t for t in digest_tensors(read_gguf(clean))}
     swapped = [n for n in before if n.startswith("blk.0.") and before[n].type == after[n].type]
     assert count == len(swapped) > 5
     for name in swapped:

@@ -89,7 +89,7 @@ def test_pruning_removes_what_is_too_old(cache: Path) -> None:
     for path in cache.rglob("*"):
         os.utime(path, (old, old))
     assert main(["cache", "--prune"]) == 0
-    assert parts_left(cache) == {"artifacts", "tokens", "digests", "hashes"}
+    assert parts_left(cache) == {"artifacts", "tokens", "hashes"}
 
 
 def test_another_cache_is_shown_without_a_configuration(

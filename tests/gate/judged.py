@@ -15,8 +15,8 @@ from pytest_quantgate.gate.judges.bounds import Look
 from pytest_quantgate.gate.judges.perplexity import judge_perplexity
 from pytest_quantgate.gate.judges.size import judge_size
 from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.gguf.digests import TensorDigest
 from pytest_quantgate.gguf.formats import find_format
-from pytest_quantgate.gguf.reader import TensorDigest
 from pytest_quantgate.gguf.tensor_changes import pack_tensors
 from pytest_quantgate.results.baseline import (
     Anchor,

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from pytest_quantgate.artifacts import quantizers
 from pytest_quantgate.reports.write import run_markdown
 from pytest_quantgate.results.record import RunRecord, read_record
 from tests.conftest import Project
@@ -114,41 +113,14 @@ def test_the_old_engine_may_be_an_interpreter_on_the_command_line(project: Proje
     assert f"--quant-against python={sys.executable}" in record.command
 
 
-def test_an_equal_quantizer_makes_no_file_again(
-    own_cache: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only the old engine quantizes: the types and the sampled rows say that it is enough."""
-    monkeypatch.setattr(quantizers, "SMALL_WEIGHTS", 0)  # the tiny model stands for a large one
-    own_cache.configure(tables=SAME_BUILD)
-    own_cache.pytester.makeconftest(WRAPPED.format(other="itself", number=Q4_0))
-    result, record = compare(own_cache)
-    assert result.ret == pytest.ExitCode.OK
-    asked = (own_cache.root / "asked.txt").read_text().split()
-    assert "Quantize" not in asked
-    assert asked.count("SampleTensors") == 2, "a format each of Q8_0 and Q4_0"
-    assert len(list(own_cache.cache.glob("artifacts/*.gguf"))) == 2
-    assert {(c.format, c.quantizer) for c in record.others} == {
-        ("F16", ""),
-        ("Q8_0", "old"),
-        ("Q4_0", "old"),
-    }
-    shared = {cell.format: cell.file_is_shared for cell in record.cells}
-    assert shared == {"F16": False, "Q8_0": True, "Q4_0": True}
-    assert sum("its quantizer was not run" in " ".join(cell.notes) for cell in record.cells) == 2
-    # A later run without the old engine takes the file too.
-    assert own_cache.matrix().ret == pytest.ExitCode.OK
-    assert "Quantize" not in (own_cache.root / "asked.txt").read_text().split()
-
-
-def test_a_small_model_is_quantized_by_both(own_cache: Project) -> None:
-    """A sample might miss the few blocks in which a search ends differently."""
+def test_each_engine_makes_its_own_files(own_cache: Project) -> None:
     own_cache.configure(tables=SAME_BUILD, formats=("F16", "Q8_0"))
     own_cache.pytester.makeconftest(WRAPPED.format(other="itself", number=Q4_0))
     result, record = compare(own_cache)
     assert result.ret == pytest.ExitCode.OK
     assert (own_cache.root / "asked.txt").read_text().split().count("Quantize") == 1
     assert len(list(own_cache.cache.glob("artifacts/*.gguf"))) == 2
-    assert not any(cell.file_is_shared for cell in record.cells)
+    assert len({cell.file_sha256 for cell in (*record.cells, *record.others)}) == 2
 
 
 def test_another_quantizer_is_told_from_the_runtime(own_cache: Project) -> None:

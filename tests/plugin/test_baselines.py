@@ -190,7 +190,7 @@ def test_a_real_change_of_files_is_the_quantizers(own_cache: Project, tmp_path: 
     assert project.matrix(f"--quant-report={made}").ret == pytest.ExitCode.OK
     cells = {cell["format"]: cell for cell in json.loads(made.read_text())["cells"]}
     artifacts = {
-        json.loads(path.read_text())["sha256"]: path.with_suffix("")
+        json.loads(path.read_text())["identity"]: path.with_suffix("")
         for path in (project.cache / "artifacts").glob("*.json")
     }
     current = tmp_path / "current.gguf"

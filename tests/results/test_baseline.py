@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_quantgate.errors import ConfigError
-from pytest_quantgate.gguf.reader import TensorDigest
+from pytest_quantgate.gguf.digests import TensorDigest
 from pytest_quantgate.gguf.tensor_changes import compare_tensors, pack_tensors
 from pytest_quantgate.results.baseline import Baseline, Key, dump, parse
 from pytest_quantgate.results.baseline_store import Store, file_name

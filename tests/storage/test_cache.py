@@ -39,7 +39,7 @@ def test_an_artifact_is_made_once_and_found_by_the_next_run(tmp_path: Path) -> N
     assert len(calls) == 1
     assert first == second
     assert second.path.read_bytes() == b"data"
-    assert second.sha256 == hashlib.sha256(b"data").hexdigest()
+    assert second.identity == hashlib.sha256(b"data").hexdigest()
     assert second.facts == {"seconds_s": 1.5}
 
 
@@ -112,7 +112,7 @@ def test_two_processes_make_one_artifact_once(tmp_path: Path) -> None:
         "print('ready', flush=True)\n"
         "sys.stdin.readline()\n"
         f"entry = Cache(folder, 1 << 30).artifact({KEY!r}, '.bin', make)\n"
-        "print(entry.sha256)\n"
+        "print(entry.identity)\n"
     )
     processes = [
         subprocess.Popen(
@@ -160,28 +160,14 @@ def test_reading_an_artifact_makes_it_recent(tmp_path: Path) -> None:
     assert left == {key_of(n="a"), key_of(n="c")}
 
 
-def test_a_file_is_hashed_once_until_it_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "model.gguf"
-    file.write_bytes(b"one")
-    os.utime(file, ns=(10**18, 10**18))
-    cache = Cache(tmp_path / "cache", 1 << 30)
-    assert cache.sha256_of(file) == hashlib.sha256(b"one").hexdigest()
-    hashed: list[Path] = []
-    module = "pytest_quantgate.storage.cache.file_sha256"
-
-    def count(path: Path) -> str:
-        hashed.append(path)
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-
-    monkeypatch.setattr(module, count)
-    assert cache.sha256_of(file) == hashlib.sha256(b"one").hexdigest()
-    assert not hashed
-    file.write_bytes(b"two")
-    os.utime(file, ns=(10**18 + 1, 10**18 + 1))
-    assert cache.sha256_of(file) == hashlib.sha256(b"two").hexdigest()
-    assert hashed == [file]
+def test_an_artifact_that_was_replaced_in_a_run_is_made_anew(tmp_path: Path) -> None:
+    """Another file of the same size and modification time."""
+    cache = Cache(tmp_path, 1 << 30)
+    path = cache.artifact(KEY, ".bin", make_bytes(b"data")).path
+    state = path.stat()
+    path.write_bytes(b"evil")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert cache.artifact(KEY, ".bin", make_bytes(b"data")).path.read_bytes() == b"data"
 
 
 def test_a_text_is_restored_when_it_was_damaged(tmp_path: Path) -> None:
@@ -241,7 +227,9 @@ def test_every_folder_that_is_used_is_one_of_the_parts() -> None:
     used = {
         match[1].partition("/")[0]
         for path in package.rglob("*.py")
-        for match in re.finditer(r"(?:cache|self)\.sub\(f?\"([^\"]+)", path.read_text("utf-8"))
+        for match in re.finditer(
+            r"(?:(?:cache|self)\.sub\(f?\"|\(self\.folder / \")([^\"]+)", path.read_text("utf-8")
+        )
     }
     assert used == {*PARTS, "locks"}
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_quantgate.artifacts.texts.chunks import ChunkPlan, make_plan
 from pytest_quantgate.engines.messages import Tokenize
 from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.gguf.digests import digest_header
 from pytest_quantgate.storage.atomic import read_json, write_json
 from pytest_quantgate.storage.cache import Cache
 from pytest_quantgate.storage.keys import key_of
@@ -38,7 +39,7 @@ def cut_text(
         raise ConfigError(too_short.format(f"{len(text.data):,} bytes instead"))
     key = key_of(
         kind="chunks",
-        model=cache.sha256_of(model),
+        model=digest_header(model),
         text=text.sha256,
         n_ctx=profile.n_ctx,
         engine=engine.identity().library_sha256,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_quantgate.artifacts.file_hashes import FileHashes
 from pytest_quantgate.artifacts.hub import ask_for, has_token, parse_hub_source
 from pytest_quantgate.artifacts.imatrix import read_header
 from pytest_quantgate.artifacts.models import Model, find_model, find_source
@@ -22,7 +23,6 @@ from pytest_quantgate.config.settings import NO_IMATRIX, Settings
 from pytest_quantgate.errors import CellError, CellTimeout, ConfigError
 from pytest_quantgate.gguf.reader import GgufFile, read_gguf
 from pytest_quantgate.storage.cache import Cache
-from pytest_quantgate.storage.keys import file_sha256
 
 NAME = "Devices, models and texts of the profile"
 
@@ -55,9 +55,8 @@ class Models:
     """
 
     def __init__(self, cache: Cache) -> None:
-        self._cache = cache
+        self._hashes = FileHashes(cache.hashes)
         self._found: dict[str, Model | str] = {}
-        self._hashes: dict[Path, str] = {}
         self._hashing_s = 0.0
 
     def find(self, settings: Settings, name: str) -> Model | str:
@@ -69,17 +68,15 @@ class Models:
                 self._found[name] = str(problem)
         return self._found[name]
 
-    def sha256(self, path: Path) -> str | None:
-        """Return a file's hash where it is known or quickly found, else None."""
-        known = self._hashes.get(path) or self._cache.known_sha256(path)
-        if known is None:
-            if path.stat().st_size > _HASHED_BYTES or self._hashing_s > HASH_S:
-                return None
-            began_s = time.monotonic()
-            known = file_sha256(path)
-            self._hashing_s += time.monotonic() - began_s
-        self._hashes[path] = known
-        return known
+    def hash_like(self, file: GgufFile, stored: str) -> str | None:
+        """Return a model's hash in a stored one's form where it is known or quickly found."""
+        is_slow = file.n_bytes > _HASHED_BYTES or self._hashing_s > HASH_S
+        if is_slow and not self._hashes.is_known(file, stored):
+            return None
+        began_s = time.monotonic()
+        digest = self._hashes.like(file, stored)
+        self._hashing_s += time.monotonic() - began_s
+        return digest
 
     def sources(self, settings: Settings) -> dict[str, GgufFile]:
         """Return the sources of the profile's models that are here and have one."""
@@ -257,7 +254,7 @@ def _pins(models: Models, model: Model, told: _Told) -> None:
     for key, pinned in model.pinned_sha256.items():
         file = model.files[key] if key else model.source
         assert file is not None
-        digest = models.sha256(file.files[0]) if len(file.files) == 1 else None
+        digest = models.hash_like(file, pinned.lower())
         if digest is None:
             told.lines.append(f"  its SHA-256 is checked by a run ({file.n_bytes / 1e9:,.1f} GB)")
         elif digest != pinned.lower():

@@ -18,7 +18,6 @@ from pytest_quantgate.matrix.cells import expand_sources
 from pytest_quantgate.matrix.keys import key_of_cell
 from pytest_quantgate.results.baseline import VERSION, Baseline, Key, parse
 from pytest_quantgate.results.baseline_store import Store, file_name
-from pytest_quantgate.storage.keys import key_of
 
 NAME = "Baselines"
 
@@ -176,28 +175,20 @@ class _Hashes:
     def __init__(self, settings: Settings, models: Models, not_hashed: set[str]) -> None:
         self._settings = settings
         self._models = models
-        self._known: dict[str, str | None] = {}
         self._not_hashed = not_hashed
 
     def is_other(self, baseline: Baseline) -> bool:
         """Tell whether a baseline is of other bytes than the model's source has now."""
-        name = baseline.key.model
-        if name not in self._known:
-            self._known[name] = self._find(name)
-        known = self._known[name]
-        return None not in {known, baseline.source_sha256} and known != baseline.source_sha256
-
-    def _find(self, name: str) -> str | None:
+        name, stored = baseline.key.model, baseline.source_sha256
         model = self._models.find(self._settings, name)
-        if not isinstance(model, Model) or model.source is None:
-            return None
+        if stored is None or not isinstance(model, Model) or model.source is None:
+            return False
         if model.shape is not None:
-            return model.shape.sha256
-        hashes = [self._models.sha256(path) for path in model.source.files]
-        if None in hashes:
+            return model.shape.sha256 != stored
+        digest = self._models.hash_like(model.source, stored)
+        if digest is None:
             self._not_hashed.add(name)
-            return None
-        return hashes[0] if len(hashes) == 1 else key_of(parts=hashes)
+        return digest not in {None, stored}
 
 
 def _lines(folder: Path, files: _Sorted) -> list[str]:

@@ -37,28 +37,6 @@ class Quantize(Request[Quantized]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorsSampled(Message):
-    """A row a tensor, ``(name, SHA-256)``: of the bytes that its sampled rows become."""
-
-    hashes: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleTensors(Request[TensorsSampled]):
-    """Quantize some rows of each tensor of a file, spread evenly from the first to the last.
-
-    ``tensors`` has a row a tensor: ``(name, file, offset in bytes, type, columns, rows, experts,
-    wanted type, rows to sample)``; the rows of the experts follow each other. ``imatrix`` is as in
-    :class:`Quantize`.
-    """
-
-    reply: ClassVar[type[Message]] = TensorsSampled
-
-    tensors: tuple[tuple[str, str, int, str, int, int, int, str, int], ...]
-    imatrix: tuple[tuple[str, str, int, int, int, int], ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class ImatrixCollected(Message):
     """The sums stand at the destination, collected over so many chunks."""
 

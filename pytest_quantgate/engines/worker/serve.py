@@ -28,7 +28,6 @@ from pytest_quantgate.engines.messages import (
     Message,
     PlanQuantization,
     Quantize,
-    SampleTensors,
     Score,
     Tokenize,
     VecDot,
@@ -44,7 +43,6 @@ from pytest_quantgate.engines.worker.llama import LogTap, list_devices
 from pytest_quantgate.engines.worker.memory import measure_memory
 from pytest_quantgate.engines.worker.oracle import compare_oracle
 from pytest_quantgate.engines.worker.quantizing import plan_quantization, quantize
-from pytest_quantgate.engines.worker.sampling import sample_tensors
 from pytest_quantgate.engines.worker.scoring import Scorer
 from pytest_quantgate.engines.worker.speed import measure_speed
 
@@ -96,8 +94,6 @@ def _answer(request: Message, scorer: Scorer, coder: Coder, log: LogTap, send: A
             return collect_imatrix(request, log, send)
         case PlanQuantization():
             return plan_quantization(request, log)
-        case SampleTensors():
-            return sample_tensors(request, send)
         case Tokenize():
             return scorer.tokenize(request)
         case Score():

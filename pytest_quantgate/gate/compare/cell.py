@@ -12,6 +12,7 @@ from pytest_quantgate.gate.compare.speed import NO_COSTS, Costs, find_costs
 from pytest_quantgate.gate.compare.stored import as_baseline, as_observation, is_complete
 from pytest_quantgate.gate.judge import BY_CHUNK, JUDGES, conclude, declared_looks
 from pytest_quantgate.gate.judges.bounds import not_comparable
+from pytest_quantgate.gguf.digests import is_identity
 from pytest_quantgate.gguf.tensor_changes import TensorChanges, compare_tensors
 from pytest_quantgate.results.chunk_table import Shift
 from pytest_quantgate.results.record import CellRecord
@@ -163,6 +164,10 @@ def compare_cells(
             support=support,
             verdict=verdict or _verdict_of_support(old.cell, new.cell),
         )
+    if _identified_differently(old.cell, new.cell):
+        old, new = (
+            replace(side, cell=replace(side.cell, source_sha256=None)) for side in (old, new)
+        )
     obstacle = find_obstacle(old.cell, new.cell)
     if obstacle is not None:
         said = verdict or Verdict(kind=VerdictKind.NOT_COMPARABLE, reason=obstacle)
@@ -183,6 +188,16 @@ def compare_cells(
         effects=effects,
     )
     return replace(found, cause=_cause(found, old, new)) if found.moved else found
+
+
+def _identified_differently(old: CellRecord, new: CellRecord) -> bool:
+    """Tell whether one record has its source's plain SHA-256, as an earlier release wrote it."""
+    known = [record.source_sha256 for record in (old, new) if record.source_sha256 is not None]
+    return len({is_identity(text) for text in known}) > 1
+
+
+def _without_source(side: Side) -> Side:
+    return replace(side, cell=replace(side.cell, source_sha256=None))
 
 
 def _verdict_of_support(old: CellRecord, new: CellRecord) -> Verdict:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from pytest_quantgate import stats
 from pytest_quantgate.gate.observation import Observation, percent
+from pytest_quantgate.gguf.digests import is_identity
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.chunk_table import ChunkTable
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
@@ -167,9 +168,14 @@ def other_source(seen: Observation, baseline: Baseline) -> str | None:
     if before is None or now is None or before == now:
         return None
     return (
-        f"the model's source is another file than the baseline's (SHA-256 {now[:12]},"
-        f" was {before[:12]})"
+        f"the model's source is another file than the baseline's ({_short(now)},"
+        f" was {_short(before)})"
     )
+
+
+def _short(identity: str) -> str:
+    """Return the beginning of a file's identity, or of a plain SHA-256."""
+    return identity[:17] if is_identity(identity) else f"SHA-256 {identity[:12]}"
 
 
 def not_comparable(seen: Observation, baseline: Baseline) -> str | None:

@@ -90,13 +90,10 @@ def headline(found: Comparison) -> str:
 
 
 def _identical(cells: Iterable[CellChange]) -> str:
-    """Say how equal cells are that did not move, and how it is known of their files."""
+    """Say how equal cells are that did not move."""
     records = [record for change in cells for record in (change.old, change.new)]
     exact = all(record.chunks.is_exact for record in records)
-    text = "bit-identical" if exact else "identical to the digits printed"
-    if any(record.file_is_shared for record in records):
-        text += " (one file for both: a sample found the quantizers equal)"
-    return text
+    return "bit-identical" if exact else "identical to the digits printed"
 
 
 def _count(n_cells: int) -> str:

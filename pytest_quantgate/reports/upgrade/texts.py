@@ -167,11 +167,7 @@ def explanation(change: CellChange) -> str:
     elif change.size_changed:
         parts.append("all tensors are the same: the file has other metadata")
     elif not change.fields:
-        parts.append(
-            "one file for both, since a sample found the quantizers equal: all of it is the runtime"
-            if change.new.file_is_shared
-            else "the files are identical: all of it is the runtime"
-        )
+        parts.append("the files are identical: all of it is the runtime")
     return "; ".join(parts)
 
 

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from pytest_quantgate.artifacts.file_hashes import FileHashes
 from pytest_quantgate.cli.doctor import inputs
 from pytest_quantgate.cli.doctor.engines import Answer
 from pytest_quantgate.cli.doctor.findings import Section, Severity
 from pytest_quantgate.cli.doctor.inputs import Models, examine_inputs
 from pytest_quantgate.config.settings import Settings
 from pytest_quantgate.engines.inventory import DeviceFound
+from pytest_quantgate.gguf.reader import read_gguf
 from pytest_quantgate.storage.cache import Cache
 from tests.cli.doctor.conftest import Configure
 
@@ -144,18 +146,20 @@ def test_a_shape_takes_memory_only_for_speed(configure: Configure) -> None:
 
 
 def test_hashing_ends_when_its_time_is_up(
-    configure: Configure, tiny_model: Path, story: Path, monkeypatch: pytest.MonkeyPatch
+    configure: Configure, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = configure()
     models = models_of(settings)
     monkeypatch.setattr(inputs, "HASH_S", -1.0)
-    assert models.sha256(tiny_model) is None
+    file, plain, identity = read_gguf(tiny_model), "0" * 64, "gguf-"
+    assert models.hash_like(file, plain) is None
     monkeypatch.setattr(inputs, "HASH_S", 10.0)
-    assert models.sha256(tiny_model) == hashlib.sha256(tiny_model.read_bytes()).hexdigest()
+    assert models.hash_like(file, plain) == hashlib.sha256(tiny_model.read_bytes()).hexdigest()
     monkeypatch.setattr(inputs, "HASH_S", -1.0)
-    assert models.sha256(tiny_model) is not None, "it is known now"
-    Cache(settings.cache_dir, settings.cache_max_bytes).sha256_of(story)
-    assert models.sha256(story) is not None, "a run hashed it"
+    assert models.hash_like(file, plain) is not None, "it is known now"
+    assert models.hash_like(file, identity) is None
+    hashes = Cache(settings.cache_dir, settings.cache_max_bytes).hashes
+    assert FileHashes(hashes).identity(file) == models.hash_like(file, identity), "a run hashed it"
 
 
 class Hub(SimpleNamespace):

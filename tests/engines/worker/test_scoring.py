@@ -21,8 +21,9 @@ from pytest_quantgate.engines.messages import (
 )
 from pytest_quantgate.engines.worker.scoring import read_text
 from pytest_quantgate.errors import CellCrashed, CellUnsupported
+from pytest_quantgate.gguf.digests import digest_tensors
 from pytest_quantgate.gguf.formats import FILE_TYPES, TENSOR_TYPES
-from pytest_quantgate.gguf.reader import digest_tensors, read_gguf
+from pytest_quantgate.gguf.reader import read_gguf
 from tests.tiny_model import Shape, write_tiny_model
 
 
