@@ -19,7 +19,6 @@ import pytest_quantgate.metrics.measured_cell
 import pytest_quantgate.plugin.gating
 import pytest_quantgate.plugin.progress
 import pytest_quantgate.plugin.terminal  # noqa: F401 # stays loaded
-from pytest_quantgate.reports.fitting import WITHOUT_TERMINAL
 from tests.tiny_model import Shape, write_story, write_tiny_model
 
 TESTS = Path(__file__).parent
@@ -39,12 +38,12 @@ def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_terminal() -> Iterator[None]:
-    """Lay tables out as without a terminal, however wide is the one that runs the tests.
+    """Lay tables out for one width, however wide the terminal is that runs the tests.
 
     pytest-xdist tells its workers a width.
     """
     patch = pytest.MonkeyPatch()
-    patch.setenv("COLUMNS", str(WITHOUT_TERMINAL))
+    patch.setenv("COLUMNS", "160")
     yield
     patch.undo()
 

@@ -8,16 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_quantgate.gate.compare.comparison import compare_engines
 from pytest_quantgate.gate.provenance import engine_facts, settings_used
 from pytest_quantgate.matrix.run import Run
 from pytest_quantgate.matrix.sharding import hash_matrix
 from pytest_quantgate.plugin.state import State
-from pytest_quantgate.reports.fitting import lay_out, table_width
-from pytest_quantgate.reports.noise import noise_tables, noise_text_lines
-from pytest_quantgate.reports.table import make_tables
-from pytest_quantgate.reports.upgrade.report import upgrade_lines
-from pytest_quantgate.reports.write import write_report
+from pytest_quantgate.reports.text import text
+from pytest_quantgate.reports.write import terminal_blocks, write_report
 from pytest_quantgate.results.record import (
     CellRecord,
     RunRecord,
@@ -132,29 +128,8 @@ def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
     record = make_record(state, run)
     state.close()
     reporter.section("quantization gate", "=")
-    width = table_width()
-    for table in make_tables(record):
-        lines = lay_out(table, width)
-        reporter.write_line(lines.title, bold=True)
-        reporter.write_line(lines.heading)
-        for row, line in zip(table.rows, lines.rows, strict=True):
-            reporter.write_line(line, red=not row.is_green)
-        for line in (*lines.below, ""):
-            reporter.write_line(line)
-    for noise in noise_tables(record):
-        first, heading, *rest = noise_text_lines(noise, width)
-        reporter.write_line(first, bold=True)
-        reporter.write_line(heading)
-        for number, line in enumerate(rest):
-            reporter.write_line(line, red=number in noise.red_rows)
-        reporter.write_line("")
-    upgrade = compare_engines(record)
-    if upgrade is not None:
-        first, *rest = upgrade_lines(upgrade, width)
-        reporter.write_line(first, bold=True)
-        for line in rest:
-            reporter.write_line(line)
-        reporter.write_line("")
+    blocks = terminal_blocks(record, with_sections=False)
+    reporter.write(text(blocks, colour=reporter.hasmarkup))
     for cell in record.cells:
         if cell.accepted:
             reporter.write_line(f"accepted {cell.id}: {cell.accepted}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pytest_quantgate.reports.blocks import plain
 from pytest_quantgate.reports.noise import noise_tables
 from pytest_quantgate.reports.write import run_markdown
 from pytest_quantgate.results.record import RunRecord
@@ -45,12 +46,14 @@ def annotation_lines(record: RunRecord) -> list[str]:
     errors += [("Missing", what) for what in record.missing]
     warnings = [("quantgate", warning) for warning in record.warnings]
     warnings += [(cell.id, note) for cell in record.cells for note in cell.notes]
-    warnings += [(table.title, note) for table in noise_tables(record) for note in table.notes]
+    warnings += [
+        (table.title, plain(note)) for table in noise_tables(record) for note in table.notes
+    ]
     return [*_commands("error", errors), *_commands("warning", warnings)]
 
 
-def _commands(kind: str, found: Sequence[tuple[str, str]]) -> list[str]:
-    shown = list(found)
+def _commands(kind: str, messages: Sequence[tuple[str, str]]) -> list[str]:
+    shown = list(messages)
     if len(shown) > MAX_ANNOTATIONS:
         more = len(shown) - MAX_ANNOTATIONS + 1
         shown[MAX_ANNOTATIONS - 1 :] = [("quantgate", f"and {more} more: see the summary")]

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pytest_quantgate.gate.judges.noise import METRIC, Assessment, assess
+from pytest_quantgate.reports.blocks import Column, Row, Table, words
+from pytest_quantgate.reports.run_tables import label
+from pytest_quantgate.reports.words import NONE, number, share
 from pytest_quantgate.results.measurements.noise import NoiseMeasurement, SettingScores
 from pytest_quantgate.results.record import CellRecord, RunRecord
 
-HEADINGS = ("format", "setting", "PPL", "ΔPPL", "KLD", "ΔKLD", "tokens changed", "RMS nats", "")
-_RIGHT = frozenset({2, 3, 4, 5, 6, 7})
-_SETTING = HEADINGS.index("setting")
-_LEAST_NAMES = 20
-_GAP = "  "
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoiseTable:
-    """One model on one text, device and engine; rows have the texts of ``HEADINGS``."""
-
-    title: str
-    rows: tuple[tuple[str, ...], ...]
-    red_rows: frozenset[int]
-    notes: tuple[str, ...]
+_COLUMNS = (
+    words("format"),
+    words("setting"),
+    Column(heading="PPL"),
+    Column(heading="ΔPPL"),
+    Column(heading="KLD"),
+    Column(heading="ΔKLD"),
+    Column(heading="tokens changed", drop=1),
+    Column(heading="RMS nats", drop=2),
+    words(""),
+)
 
 
 def find_noise(cell: CellRecord) -> NoiseMeasurement | None:
@@ -34,7 +31,7 @@ def find_noise(cell: CellRecord) -> NoiseMeasurement | None:
     return found if isinstance(found, NoiseMeasurement) else None
 
 
-def noise_tables(record: RunRecord) -> tuple[NoiseTable, ...]:
+def noise_tables(record: RunRecord) -> tuple[Table, ...]:
     """Return a table for each model, text, device and engine of a run that was calibrated."""
     groups: dict[tuple[str, str, str, str], list[CellRecord]] = {}
     for cell in record.cells:
@@ -44,9 +41,8 @@ def noise_tables(record: RunRecord) -> tuple[NoiseTable, ...]:
     return tuple(_table(cells) for cells in groups.values())
 
 
-def _table(cells: Sequence[CellRecord]) -> NoiseTable:
-    rows: list[tuple[str, ...]] = []
-    red: set[int] = set()
+def _table(cells: Sequence[CellRecord]) -> Table:
+    rows: list[Row] = []
     notes: list[str] = []
     first = cells[0]
     title = f"{first.model} on {first.device}, text {first.text}"
@@ -56,24 +52,25 @@ def _table(cells: Sequence[CellRecord]) -> NoiseTable:
         measured = find_noise(cell)
         assert measured is not None
         found = assess(measured)
-        label = cell.format if cell.imatrix is None else f"{cell.format} ({cell.imatrix})"
-        for number, (item, names) in enumerate(_merged(measured)):
-            if item in found.outliers:
-                red.add(len(rows))
-            rows.append((label if number == 0 else "", *_columns(item, names, measured, found)))
-        rows.append(("", "largest shift", "", *_largest(found, measured), "", ""))
+        for place, (item, names) in enumerate(_merged(measured)):
+            texts = _columns(item, names, measured, found)
+            first_text = "" if place else label(cell)
+            rows.append(Row(cells=(first_text, *texts), is_red=item in found.outliers))
+        largest = ("", "largest shift", "", *_largest(found, measured), "", "")
+        rows.append(Row(cells=largest))
         notes += [
-            f"{label}: {item.reason.removeprefix('warning: ')}"
+            f"{label(cell)}: {item.reason.removeprefix('warning: ')}"
             for item in cell.judgements
             if item.metric == METRIC and item.against != "settings"
         ]
     measured = find_noise(first)
     assert measured is not None
-    return NoiseTable(
-        title=f"{title}, {measured.chunks} chunks, {measured.tokens:,} tokens",
+    return Table(
+        title=f"Settings noise: {title}, {measured.chunks} chunks, {measured.tokens:,} tokens",
+        columns=_COLUMNS,
         rows=tuple(rows),
-        red_rows=frozenset(red),
         notes=tuple(notes),
+        note_word="warning",
     )
 
 
@@ -92,24 +89,22 @@ def _columns(
 ) -> tuple[str, ...]:
     own = measured.own
     if item.ppl is None:
-        return name, "–", "–", "–", "–", "–", "–", _said(item, found)
-    change = shift = "–"
+        return name, *(NONE,) * 6, _said(item, found)
+    change = shift = NONE
     if own.ppl and math.isfinite(own.ppl):
-        change = f"{100 * (item.ppl / own.ppl - 1):+.4f} %"
+        change = f"{number(100 * (item.ppl / own.ppl - 1), '+.4f')} %"
     if item.mean_kld_nats is not None:
-        shift = f"{item.mean_kld_nats - (own.mean_kld_nats or 0.0):+.1e}"
+        shift = number(item.mean_kld_nats - (own.mean_kld_nats or 0.0), "+.1e")
     if item is own:
-        is_itself = name == own.name
-        change, shift = ("", "") if is_itself else ("identical", "identical")
-    changed = item.tokens_changed
+        change = shift = "" if name == own.name else "identical"
     return (
         name,
-        f"{item.ppl:.4f}",
+        number(item.ppl, ".4f"),
         change,
-        "–" if item.mean_kld_nats is None else f"{item.mean_kld_nats:.5f}",
+        number(item.mean_kld_nats, ".5f"),
         shift,
-        "–" if changed is None else f"{changed:,}",
-        "–" if item.rms_nats is None else f"{item.rms_nats:.2g}",
+        number(item.tokens_changed, ","),
+        number(item.rms_nats, ".2g"),
         _said(item, found),
     )
 
@@ -121,44 +116,7 @@ def _said(item: SettingScores, found: Assessment) -> str:
 
 
 def _largest(found: Assessment, measured: NoiseMeasurement) -> tuple[str, ...]:
-    kld = "–" if found.kld_shift_nats is None else f"{found.kld_shift_nats:.1e}"
     relative = ""
     if found.kld_shift_nats is not None and measured.own.mean_kld_nats:
-        relative = f"{100 * found.kld_shift_nats / measured.own.mean_kld_nats:.2f} %"
-    return f"{100 * found.ppl_shift:.4f} %", relative, kld, ""
-
-
-def noise_text_lines(table: NoiseTable, width: int) -> list[str]:
-    """Lay a table out for a terminal of so many columns: title, headings, rows, warnings.
-
-    Where the names of settings do not fit, a row takes several lines; no figure is left out.
-    """
-    grid = [HEADINGS, *table.rows]
-    widths = [max(len(line[i]) for line in grid) for i in range(len(HEADINGS))]
-    others = sum(widths) - widths[_SETTING] + len(_GAP) * (len(widths) - 1)
-    widths[_SETTING] = min(widths[_SETTING], max(width - others, _LEAST_NAMES))
-    lines = [table.title]
-    for line in grid:
-        names = textwrap.wrap(line[_SETTING], widths[_SETTING]) or [""]
-        padded = [
-            text.rjust(room) if i in _RIGHT else text.ljust(room)
-            for i, (text, room) in enumerate(
-                zip((*line[:_SETTING], names[0], *line[_SETTING + 1 :]), widths, strict=True)
-            )
-        ]
-        indent = " " * (sum(widths[:_SETTING]) + len(_GAP) * _SETTING)
-        more = (f"{indent}{name}" for name in names[1:])
-        lines.append("\n".join([_GAP.join(padded).rstrip(), *more]))
-    return [*lines, *(f"warning: {note}" for note in table.notes)]
-
-
-def noise_markdown(record: RunRecord) -> list[str]:
-    """Return the lines of a Markdown report on settings noise."""
-    lines: list[str] = []
-    for table in noise_tables(record):
-        lines += ["", f"## Settings noise: {table.title}", ""]
-        lines.append("| " + " | ".join(HEADINGS) + " |")
-        lines.append("|---|---|--:|--:|--:|--:|--:|--:|---|")
-        lines += ["| " + " | ".join(row) + " |" for row in table.rows]
-        lines += [""] + [f"- warning: {note}" for note in table.notes]
-    return lines
+        relative = share(found.kld_shift_nats / measured.own.mean_kld_nats, 2)
+    return share(found.ppl_shift, 4), relative, number(found.kld_shift_nats, ".1e"), ""

@@ -3,58 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from pytest_quantgate.gguf.tensor_groups import PARTS, QUANTIZED_PARTS, REST
+from pytest_quantgate.reports.blocks import Column, Row, Table, row, words
+from pytest_quantgate.reports.chunks import domain_klds_on, domains_on, kld_on
+from pytest_quantgate.reports.run_tables import Group, group_cells, label
+from pytest_quantgate.reports.words import NONE, megabytes, number, share
 from pytest_quantgate.results.measurements.routing import ExpertUse, RoutingMeasurement
 from pytest_quantgate.results.record import CellRecord, RunRecord
 
 
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """A small table of its own; the first column is of words, the others of figures."""
-
-    title: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
-
-
-def make_sections(record: RunRecord) -> tuple[Section, ...]:
-    """Return the sections of a run: parts, routing and domains of each model, text and device."""
-    groups: dict[tuple[str, ...], list[CellRecord]] = {}
-    for cell in record.cells:
-        if cell.file_bytes is not None:
-            key = (cell.model, cell.text, cell.device, cell.engine)
-            groups.setdefault(key, []).append(cell)
-    found: list[Section] = []
-    for (model, *_), cells in groups.items():
-        found += _parts(model, cells)
-        found += _routing(model, cells)
-        found += _domains(model, cells)
-    return tuple(found)
+def section_tables(record: RunRecord) -> tuple[Table, ...]:
+    """Return the tables below those of a run: tensor groups, routing and domains."""
+    tables: list[Table] = []
+    for group in group_cells(record):
+        tables += _parts(group)
+        tables += _routing(group)
+        tables += _domains(group)
+    return tuple(tables)
 
 
-def _megabytes(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:,.2f}"
+def _figures(*headings: str) -> tuple[Column, ...]:
+    return tuple(Column(heading=heading) for heading in headings)
 
 
-def _parts(model: str, cells: Sequence[CellRecord]) -> Iterator[Section]:
-    """Say what each part saves and costs, for each format that was measured by parts."""
-    reference = next((cell for cell in cells if cell.is_reference), None)
-    if reference is None:
+def _parts(group: Group) -> Iterator[Table]:
+    """Return what each tensor group saves and costs, for each format measured by groups."""
+    if group.reference is None:
         return
     by_format: dict[tuple[str, str | None], dict[str, CellRecord]] = {}
-    for cell in cells:
+    for cell in group.cells:
         whole, part = _split(cell.format)
         if part is not None:
             by_format.setdefault((whole, cell.imatrix), {})[part] = cell
-    for (whole, imatrix), parts in by_format.items():
-        own = next((c for c in cells if (c.format, c.imatrix) == (whole, imatrix)), None)
-        matrix = "" if imatrix is None else f", importance matrix {imatrix}"
-        yield _parts_section(
-            f"{model}: what {whole} costs, part by part{matrix}", reference, parts, own
-        )
+    for (whole, imatrix), cells in by_format.items():
+        own = next((c for c in group.cells if (c.format, c.imatrix) == (whole, imatrix)), None)
+        yield _costs(group, whole, imatrix, cells, own)
 
 
 def _split(format_name: str) -> tuple[str, str | None]:
@@ -63,48 +47,48 @@ def _split(format_name: str) -> tuple[str, str | None]:
     return (whole, part) if whole and part in QUANTIZED_PARTS else (format_name, None)
 
 
-def _parts_section(
-    title: str, reference: CellRecord, parts: dict[str, CellRecord], whole: CellRecord | None
-) -> Section:
-    costs = {part: _kld(cell) for part, cell in parts.items()}
+def _costs(
+    group: Group,
+    name: str,
+    imatrix: str | None,
+    cells: dict[str, CellRecord],
+    whole: CellRecord | None,
+) -> Table:
+    reference = group.reference
+    assert reference is not None
+    costs = {part: kld_on(cell, group.chunks) for part, cell in cells.items()}
     total = sum(cost for cost in costs.values() if cost is not None)
     rows, saved_by_all = [], 0
     for part in (*PARTS, REST):
         before = reference.bytes_by_part.get(part)
         if before is None:
             continue
-        cell = parts.get(part)
+        cell = cells.get(part)
         if cell is None:
-            rows.append((part, _megabytes(before), "–", "–", "–"))
+            rows.append(row(part, megabytes(before, 2), NONE, NONE, NONE))
             continue
         saved = before - cell.bytes_by_part[part]
         saved_by_all += saved
         cost = costs[part]
-        share = "–" if cost is None or total <= 0 else f"{100 * cost / total:.1f} %"
-        rows.append((part, _megabytes(before), _megabytes(saved), _nats(cost), share))
-    rows.append(("sum of the parts", "", _megabytes(saved_by_all), _nats(total), ""))
+        of_all = share(None if cost is None or total <= 0 else cost / total)
+        figures = megabytes(before, 2), megabytes(saved, 2), number(cost, ".4f"), of_all
+        rows.append(row(part, *figures))
+    sums = megabytes(saved_by_all, 2), number(total, ".4f")
+    rows.append(row("sum of the parts", "", *sums, ""))
     if whole is not None and reference.file_bytes is not None and whole.file_bytes is not None:
         saved = sum(reference.bytes_by_part.values()) - sum(whole.bytes_by_part.values())
-        rows.append(("all parts at once", "", _megabytes(saved), _nats(_kld(whole)), ""))
-    cells = [cell for cell in (*parts.values(), whole) if cell is not None]
-    chunks = {len(cell.chunks) for cell in cells if cell.ppl is not None}
-    notes: tuple[str, ...] = ()
-    if len(chunks) > 1:
-        notes = (f"the divergences are of {min(chunks)} to {max(chunks)} chunks",)
-    return Section(
-        title=title,
-        headings=("part", f"{reference.format} MB", "saved MB", "mean KLD", "share"),
-        rows=tuple(rows),
-        notes=notes,
+        of_whole = number(kld_on(whole, group.chunks), ".4f")
+        rows.append(row("all parts at once", "", megabytes(saved, 2), of_whole, ""))
+    matrix = "" if imatrix is None else f", importance matrix {imatrix}"
+    return _section(
+        f"{reference.model}: what {name} costs, part by part{matrix}",
+        (words("part"), *_figures(f"{reference.format} MB", "saved MB", "mean KLD", "share")),
+        rows,
     )
 
 
-def _kld(cell: CellRecord) -> float | None:
-    return None if cell.divergence is None else cell.divergence.mean_kld_nats
-
-
-def _nats(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+def _section(title: str, columns: Sequence[Column], rows: Sequence[Row]) -> Table:
+    return Table(title=title, columns=tuple(columns), rows=tuple(rows), level=3)
 
 
 def _of(cell: CellRecord) -> RoutingMeasurement | None:
@@ -112,126 +96,95 @@ def _of(cell: CellRecord) -> RoutingMeasurement | None:
     return found if isinstance(found, RoutingMeasurement) and found.layers else None
 
 
-def _name(cell: CellRecord) -> str:
-    return cell.format if cell.imatrix is None else f"{cell.format}, {cell.imatrix}"
-
-
-def _routing(model: str, cells: Sequence[CellRecord]) -> Iterator[Section]:
-    """Say where a mixture sends its tokens, against the reference."""
+def _routing(group: Group) -> Iterator[Table]:
+    """Return where a mixture sends its tokens, against the reference."""
     rows, tokens = [], set()
-    for cell in cells:
-        found = _of(cell)
-        if found is None or found.is_reference:
+    for cell in group.cells:
+        routing = _of(cell)
+        if routing is None or routing.is_reference:
             continue
-        tokens.add(found.tokens)
-        share = found.kld_share_changed
-        worst = max(found.experts, key=lambda error: error.relative_rms, default=None)
-        error = "–"
+        tokens.add(routing.tokens)
+        worst = max(routing.experts, key=lambda error: error.relative_rms, default=None)
+        error = NONE
         if worst is not None:
             error = f"{worst.relative_rms:.4f} (layer {worst.layer}, expert {worst.expert})"
         rows.append(
-            (
-                _name(cell),
-                f"{100 * found.same_experts:.2f} %",
-                _least(found),
-                f"{100 * found.same_top_expert:.2f} %",
-                f"{100 * found.shared_weight:.2f} %",
-                f"{100 * found.changed_tokens / found.tokens:.1f} %",
-                "–" if share is None else f"{100 * share:.1f} %",
-                f"{100 * found.max_load_share:.1f} %",
+            row(
+                label(cell),
+                share(routing.same_experts, 2),
+                _least(routing),
+                share(routing.same_top_expert, 2),
+                share(routing.shared_weight, 2),
+                share(routing.changed_tokens / routing.tokens),
+                share(routing.kld_share_changed),
+                share(routing.max_load_share),
                 error,
             )
         )
     if rows:
-        yield Section(
-            title=f"{model}: routing against the reference, {max(tokens):,} tokens a layer",
-            headings=(
-                "format",
-                "same experts",
-                "least in a layer",
-                "same first",
-                "shared weight",
-                "changed tokens",
-                "their share of the KLD",
-                "largest load",
-                "largest expert error",
-            ),
-            rows=tuple(rows),
+        columns = (
+            words("format"),
+            Column(heading="same experts"),
+            Column(heading="least in a layer", drop=3),
+            Column(heading="same first", drop=5),
+            Column(heading="shared weight", drop=6),
+            Column(heading="changed tokens"),
+            Column(heading="their share of the KLD", drop=4),
+            Column(heading="largest load"),
+            Column(heading="largest expert error", drop=2),
         )
+        title = f"{group.first.model}: routing against the reference, {max(tokens):,} tokens"
+        yield _section(f"{title} a layer", columns, rows)
 
 
-def _least(found: RoutingMeasurement) -> str:
+def _least(routing: RoutingMeasurement) -> str:
     """Name the layer that keeps fewest routes."""
-    layer = min(found.layers, key=lambda item: item.same_experts / item.tokens)
-    return f"{100 * layer.same_experts / layer.tokens:.2f} % (layer {layer.layer})"
+    layer = min(routing.layers, key=lambda item: item.same_experts / item.tokens)
+    return f"{share(layer.same_experts / layer.tokens, 2)} (layer {layer.layer})"
 
 
-def _domains(model: str, cells: Sequence[CellRecord]) -> Iterator[Section]:
-    """Say what each domain costs, and the error of the experts that it uses most."""
-    reference = next((cell for cell in cells if cell.is_reference), None)
-    if reference is None or not any(_of(cell) for cell in cells):
+def _domains(group: Group) -> Iterator[Table]:
+    """Return what each domain costs, and the error of the experts that it uses most."""
+    reference = group.reference
+    routings = [routing for cell in group.cells if (routing := _of(cell)) is not None]
+    if reference is None or not routings:
         return
-    for domain, before in reference.ppl_by_domain.items():
-        routed = next((found for cell in cells if (found := _of(cell)) is not None), None)
-        uses: tuple[ExpertUse, ...] = ()
-        for item in routed.domains if routed is not None else ():
-            uses = item.most_used if item.name == domain else uses
+    for domain, before in domains_on(reference, group.chunks).items():
+        used = [item.most_used for item in routings[0].domains if item.name == domain]
+        uses = used[0] if used else ()
         rows = []
-        for cell in cells:
-            now = cell.ppl_by_domain.get(domain)
+        for cell in group.cells:
+            now = domains_on(cell, group.chunks).get(domain)
             if now is None or _split(cell.format)[1] is not None:
                 continue
-            parts = cell.divergence.by_domain if cell.divergence is not None else ()
-            kld = next((part.mean_kld_nats for part in parts if part.name == domain), None)
-            change = "" if cell.is_reference else f"{100 * (now / before - 1):+.2f} %"
-            rows.append((_name(cell), f"{now:.4f}", change, _nats(kld), *_errors(cell, uses)))
-        named = tuple(
+            change = "" if cell.is_reference else f"{number(100 * (now / before - 1), '+.2f')} %"
+            kld = domain_klds_on(cell, group.chunks).get(domain)
+            figures = number(now, ".4f"), change, number(kld, ".4f")
+            rows.append(row(label(cell), *figures, *_errors(cell, uses)))
+        experts = (
             f"L{use.layer} E{use.expert} ({100 * use.share:.0f} % of the domain's tokens,"
             f" {100 * use.share_of_all:.0f} % of all)"
             for use in uses
         )
-        yield Section(
-            title=f"{model}: {domain}, and the weight error of the experts it uses most",
-            headings=("format", "PPL", "change", "mean KLD", *named),
-            rows=tuple(rows),
+        columns = [Column(heading=heading, drop=1, is_below=True) for heading in experts]
+        yield _section(
+            f"{group.first.model}: {domain}, and the weight error of the experts it uses most",
+            (words("format"), *_figures("PPL", "change", "mean KLD"), *columns),
+            rows,
         )
 
 
 def _errors(cell: CellRecord, uses: Sequence[ExpertUse]) -> list[str]:
-    found = _of(cell)
-    errors = {} if found is None else {(item.layer, item.expert): item for item in found.experts}
+    routing = _of(cell)
+    experts = () if routing is None else routing.experts
+    errors = {(item.layer, item.expert): item for item in experts}
     texts = []
     for use in uses:
         error = errors.get((use.layer, use.expert))
         if error is None:
-            texts.append("–")
+            texts.append(NONE)
         elif error.weighted is None:
             texts.append(f"{error.relative_rms:.4f}")
         else:
             texts.append(f"{error.relative_rms:.4f} (by activations {error.weighted:.4f})")
     return texts
-
-
-def section_lines(section: Section) -> list[str]:
-    """Lay a section out for a terminal."""
-    grid = [section.headings, *section.rows]
-    widths = [max(len(row[i]) for row in grid) for i in range(len(section.headings))]
-    lines = ["", section.title]
-    for row in grid:
-        padded = [
-            text.rjust(width) if i else text.ljust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(padded).rstrip())
-    return [*lines, *(f"note: {note}" for note in section.notes)]
-
-
-def section_markdown(section: Section) -> list[str]:
-    """Write a section as Markdown."""
-    lines = ["", f"### {section.title}", ""]
-    lines.append("| " + " | ".join(section.headings) + " |")
-    lines.append("|---|" + "--:|" * (len(section.headings) - 1))
-    lines += [
-        "| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in section.rows
-    ]
-    return [*lines, *([""] if section.notes else []), *(f"- {note}" for note in section.notes)]

@@ -7,9 +7,14 @@ from pathlib import Path
 
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gate.compare.comparison import compare_engines
-from pytest_quantgate.reports.table import completeness_lines, markdown, tables_markdown
+from pytest_quantgate.reports.blocks import Block, Folded, Paragraph
+from pytest_quantgate.reports.markdown import markdown
+from pytest_quantgate.reports.noise import noise_tables
+from pytest_quantgate.reports.run_report import completeness, run_blocks, state
+from pytest_quantgate.reports.run_tables import run_tables
+from pytest_quantgate.reports.sections import section_tables
 from pytest_quantgate.reports.upgrade.facts import engine_name
-from pytest_quantgate.reports.upgrade.report import upgrade_markdown
+from pytest_quantgate.reports.upgrade.report import brief_blocks, upgrade_blocks
 from pytest_quantgate.results.record import RunRecord, to_plain
 from pytest_quantgate.storage.atomic import write_atomically
 
@@ -19,17 +24,29 @@ MOST_CHARACTERS = 65_536
 
 def run_markdown(record: RunRecord) -> str:
     """Return a run's report: of the upgrade where it held two engines against each other."""
-    found = compare_engines(record)
-    if found is None:
-        return markdown(record)
-    told = completeness_lines(record)
-    title, _, rest = upgrade_markdown(found).partition("\n")
-    lines = [title, *(["", *told] if told else []), rest]
-    summary = f"<summary>All cells of {engine_name(record.engine)}</summary>"
-    tables = ["<details>", summary, *tables_markdown(record), "", "</details>", ""]
-    if sum(len(line) + 1 for line in (*lines, *tables)) > MOST_CHARACTERS:
-        tables = ["The tables of all cells have no room here: the run record has them.", ""]
-    return "\n".join([*lines, *tables])
+    comparison = compare_engines(record)
+    if comparison is None:
+        return markdown(run_blocks(record))
+    title, *rest = upgrade_blocks(comparison)
+    blocks = [title, *completeness(record), *rest]
+    summary = f"All cells of {engine_name(record.engine)}"
+    text = markdown([*blocks, Folded(summary=summary, blocks=run_tables(record))])
+    if len(text) <= MOST_CHARACTERS:
+        return text
+    left_out = "The tables of all cells have no room here: the run record has them."
+    return markdown([*blocks, Paragraph(text=left_out)])
+
+
+def terminal_blocks(record: RunRecord, *, with_sections: bool = True) -> list[Block]:
+    """Return what a terminal shows of a run: the verdict, the tables, and what an upgrade moved."""
+    comparison = compare_engines(record)
+    return [
+        Paragraph(text=state(record), is_strong=True),
+        *run_tables(record),
+        *noise_tables(record),
+        *(section_tables(record) if with_sections else ()),
+        *(brief_blocks(comparison) if comparison is not None else ()),
+    ]
 
 
 ENDINGS = (".json", ".md")

@@ -64,7 +64,7 @@ def test_a_calibration_replaces_the_gate_and_shows_the_noise(small: Project) -> 
     result.stdout.fnmatch_lines(
         [
             "quant-calibrate::test_settings[[]tiny-Q8_0-cpu[]] PASSED*",
-            "tiny on cpu, text story, 2 chunks, 62 tokens",
+            "Settings noise: tiny on cpu, text story, 2 chunks, 62 tokens",
             "format *setting *PPL *KLD *tokens changed *RMS nats",
             "F16 *the profile's own *",
             "*2 threads*identical*",

@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from pytest_quantgate.reports.table import markdown
+from pytest_quantgate.reports.write import run_markdown
 from pytest_quantgate.results.record import read_record
 from tests.conftest import Project
 
@@ -103,7 +103,7 @@ def test_an_optional_format_that_is_unsupported_is_skipped(fake: Project) -> Non
     record = read_record(fake.root / "report.json")
     assert [cell.format for cell in record.cells if cell.is_skipped] == ["Q4_0"]
     assert not record.is_red
-    assert markdown(record).startswith("# Quantization gate: all green\n")
+    assert run_markdown(record).startswith("# Quantization gate: 1 of 3 cells gated, all green\n")
 
 
 def test_an_optional_format_that_crashes_is_red(fake: Project) -> None:

@@ -19,8 +19,7 @@ from pytest_quantgate.reports.github import (
     escape_property,
     summary,
 )
-from pytest_quantgate.reports.table import markdown
-from pytest_quantgate.reports.write import write_report
+from pytest_quantgate.reports.write import run_markdown, write_report
 from tests.reports.test_report import cell, record
 
 RED = cell(
@@ -82,16 +81,16 @@ def test_no_more_annotations_than_github_shows() -> None:
 
 def test_a_summary_with_room_is_the_report() -> None:
     made = record(cell("F16", 20, 9), RED)
-    assert summary(made) == markdown(made)
+    assert summary(made) == run_markdown(made)
 
 
 def test_a_summary_without_room_for_all_has_what_is_red() -> None:
     """Whole lines, below the limit, and a word that there is more."""
     many = [cell(f"Q{n}", 20 + n, 5) for n in range(2000)]
     made = record(*many, RED)
-    room = len(markdown(made).encode()) - 1
+    room = len(run_markdown(made).encode()) - 1
     text = summary(made, room)
-    assert text.splitlines()[0] == "# Quantization gate: 1 of 2001 cells red"
+    assert text.splitlines()[0] == "# Quantization gate: 1 of 2,001 cells red"
     assert "**m-Q4_0-cpu** REGRESSED" in text
     assert "Q7 " not in text
     assert text.endswith("(Shortened: the run record has all of it.)\n")
@@ -99,7 +98,7 @@ def test_a_summary_without_room_for_all_has_what_is_red() -> None:
     for room in (5000, 5001, 5002):
         text = summary(long, room)
         assert room - 400 < len(text.encode()) <= room
-        assert set(text.splitlines()[:-1]) <= set(markdown(long).splitlines()), "whole lines"
+        assert set(text.splitlines()[:-1]) <= set(run_markdown(long).splitlines()), "whole lines"
     assert summary(long, 10) == ""
     assert summary(long, -5) == ""
 

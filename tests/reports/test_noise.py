@@ -6,12 +6,12 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from pytest_quantgate.engines.conditions import OWN, Setting
-from pytest_quantgate.reports.noise import NoiseTable, noise_tables, noise_text_lines
-from pytest_quantgate.reports.table import make_tables, markdown
-from pytest_quantgate.reports.write import write_report
+from pytest_quantgate.reports.blocks import plain
+from pytest_quantgate.reports.noise import noise_tables
+from pytest_quantgate.reports.run_tables import run_tables
+from pytest_quantgate.reports.text import text
+from pytest_quantgate.reports.write import run_markdown, write_report
 from pytest_quantgate.results.measurements.noise import NoiseMeasurement, SettingScores
 from pytest_quantgate.results.record import RunRecord, read_record
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
@@ -75,8 +75,9 @@ def test_a_table_shows_each_setting_and_marks_the_outliers(tmp_path: Path) -> No
     path = tmp_path / "record.json"
     write_report(path, calibrated())
     (table,) = noise_tables(read_record(path))
-    assert table.title == "m on cpu, text t, 2 chunks, 510 tokens"
-    assert [row[1] for row in table.rows] == [
+    assert table.title == "Settings noise: m on cpu, text t, 2 chunks, 510 tokens"
+    rows = [[plain(text) for text in row.cells] for row in table.rows]
+    assert [row[1] for row in rows] == [
         OWN,
         "1 thread",
         "n_ubatch 256",
@@ -85,41 +86,20 @@ def test_a_table_shows_each_setting_and_marks_the_outliers(tmp_path: Path) -> No
         "nan",
         "largest shift",
     ]
-    assert table.rows[1][3] == "identical"
-    assert table.rows[2][3] == "+0.1000 %"
-    assert [row[8] for row in table.rows] == ["", "", "", "OUTLIER", "OUTLIER", "OUTLIER", ""]
-    assert table.red_rows == {3, 4, 5}
-    assert table.rows[6][3] == "0.1000 %", "outliers are no noise"
-    lines = noise_text_lines(table, 200)
+    assert rows[1][3] == "identical"
+    assert rows[2][3] == "+0.1000 %"
+    assert [row[8] for row in rows] == ["", "", "", "OUTLIER", "OUTLIER", "OUTLIER", ""]
+    assert [n for n, row in enumerate(table.rows) if row.is_red] == [3, 4, 5]
+    assert rows[6][3] == "0.1000 %", "outliers are no noise"
+    lines = text([table], 200).splitlines()
     assert lines[-1] == "warning: Q4_0: the limit is low"
     assert len(lines) == 2 + len(table.rows) + 1
 
 
 def test_a_calibrated_cell_is_in_no_table_of_formats() -> None:
     record = calibrated()
-    (table,) = make_tables(record)
-    assert [row.cell.format for row in table.rows] == ["Q8_0"]
-    text = markdown(record)
+    (table,) = run_tables(record)
+    assert [row.cells[0] for row in table.rows] == ["Q8_0"]
+    text = run_markdown(record)
     assert "## Settings noise: m on cpu, text t, 2 chunks, 510 tokens" in text
     assert "- warning: Q4_0: the limit is low" in text
-
-
-@pytest.mark.parametrize("width", [100, 120, 160])
-def test_names_of_settings_take_several_lines_where_they_do_not_fit(width: int) -> None:
-    names = "1 thread, n_ubatch 256, n_ubatch 64, n_batch 256, not repacked"
-    figures = ("29.2477", "identical", "0.04028", "identical", "0", "0", "")
-    table = NoiseTable(
-        title="m",
-        rows=(("Q4_K_M", OWN, *figures), ("", names, *figures)),
-        red_rows=frozenset(),
-        notes=(),
-    )
-    _, heading, first, second = noise_text_lines(table, width)
-    lines = [heading, first, *second.splitlines()]
-    assert max(map(len, lines)) <= width
-    assert (len(second.splitlines()) == 1) == (width == 160)
-    column = heading.index("setting")
-    assert {line[:column].strip() for line in second.splitlines()} == {""}
-    told = " ".join(line[column:] for line in second.splitlines())
-    for word in (*names.replace(",", "").split(), *filter(None, figures)):
-        assert word in told

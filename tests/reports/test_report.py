@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_quantgate.reports.table import FAULT_DETECTOR, make_tables, markdown, shortened
-from pytest_quantgate.reports.write import write_report
+from pytest_quantgate.reports.blocks import Row, plain
+from pytest_quantgate.reports.run_tables import FAULT_DETECTOR, run_tables
+from pytest_quantgate.reports.write import run_markdown, write_report
 from pytest_quantgate.results.chunk_table import ChunkTable, Shift
+from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement, Part
 from pytest_quantgate.results.record import (
     CellRecord,
     RunRecord,
@@ -22,6 +24,25 @@ from pytest_quantgate.results.record import (
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
 
 TOKENS = 100
+
+
+def divergence(nats: float) -> DivergenceMeasurement:
+    """Return a divergence of so many nats a token, twice as many for code."""
+    return DivergenceMeasurement(
+        tokens=100,
+        mean_kld_nats=nats,
+        mean_kld_error_nats=0.0,
+        max_kld_nats=1.0,
+        min_kld_nats=0.0,
+        kld_percentiles_nats={},
+        mean_delta_p=0.0,
+        rms_delta_p=0.0,
+        delta_p_percentiles={},
+        same_top=1.0,
+        same_top_error=0.0,
+        by_confidence=(),
+        by_domain=(Part(name="code", tokens=50, mean_kld_nats=2 * nats, same_top=1.0),),
+    )
 
 
 def cell(name: str, about: float, megabytes: float, **changes: object) -> CellRecord:
@@ -69,11 +90,16 @@ def record(*cells: CellRecord) -> RunRecord:
     )
 
 
-def test_the_best_comes_first() -> None:
-    (table,) = make_tables(record(cell("Q2_K", 30, 1), cell("F16", 20, 9), cell("Q8_0", 21, 5)))
-    assert [row.columns[0] for row in table.rows] == ["F16", "Q8_0", "Q2_K"]
-    assert table.caveat is None
-    assert table.rows[0].columns[4] == "reference"
+def texts(row: Row) -> list[str]:
+    """Return the texts of a row's cells."""
+    return [plain(text) for text in row.cells]
+
+
+def test_the_largest_comes_first() -> None:
+    (table,) = run_tables(record(cell("Q2_K", 30, 1), cell("F16", 20, 9), cell("Q8_0", 21, 5)))
+    assert [texts(row)[0] for row in table.rows] == ["F16", "Q8_0", "Q2_K"]
+    assert table.caveat == ""
+    assert texts(table.rows[0])[4] == "reference"
 
 
 def test_what_could_not_be_measured_comes_last() -> None:
@@ -89,28 +115,28 @@ def test_what_could_not_be_measured_comes_last() -> None:
         verdict="CRASHED",
         reason="the worker died: killed by SIGABRT.\nGGML_ASSERT",
     )
-    (table,) = make_tables(record(crashed, cell("F16", 20, 9)))
-    assert [row.columns[0] for row in table.rows] == ["F16", "Q4_0"]
-    assert table.rows[1].columns[1:4] == ("–", "–", "–")
-    assert not table.rows[1].is_green
-    assert "\n" not in table.rows[1].columns[-1]
+    (table,) = run_tables(record(crashed, cell("F16", 20, 9)))
+    assert [texts(row)[0] for row in table.rows] == ["F16", "Q4_0"]
+    assert texts(table.rows[1])[1:4] == ["–", "–", "–"]
+    assert table.rows[1].is_red
+    assert "\n" not in texts(table.rows[1])[-1]
 
 
 def test_larger_and_worse_is_said_of_models_from_full_precision_only() -> None:
     worse, better = cell("Q5_0", 25, 6), cell("Q4_K_M", 21, 5)
-    (table,) = make_tables(record(worse, better))
-    assert table.rows[1].columns[-1].startswith("larger and worse than Q4_K_M; ")
-    assert not table.rows[0].columns[-1].startswith("larger")
-    (table,) = make_tables(
+    (table,) = run_tables(record(worse, better))
+    assert [texts(row)[0] for row in table.rows] == ["Q5_0 †", "Q4_K_M"]
+    assert table.notes == ("† larger and worse than another beyond chance: Q5_0 (Q4_K_M)",)
+    (table,) = run_tables(
         record(replace(worse, is_requantized=True), replace(better, is_requantized=True))
     )
     assert table.caveat == FAULT_DETECTOR
-    assert not any("larger and worse" in row.columns[-1] for row in table.rows)
-    (table,) = make_tables(
+    assert table.notes == ()
+    (table,) = run_tables(
         record(replace(worse, is_miniature=True), replace(better, is_miniature=True))
     )
     assert table.caveat == FAULT_DETECTOR
-    assert not any("larger and worse" in row.columns[-1] for row in table.rows)
+    assert table.notes == ()
 
 
 def test_cells_are_compared_on_their_common_chunks() -> None:
@@ -118,20 +144,20 @@ def test_cells_are_compared_on_their_common_chunks() -> None:
     early = cell("Q8_0", 20, 5)
     early = replace(early, chunks=early.chunks.first(4))
     full = cell("F16", 20, 9)
-    (table,) = make_tables(record(early, full))
+    (table,) = run_tables(record(early, full))
     assert "4 common chunks" in table.title
-    assert table.rows[0].columns[3] == table.rows[1].columns[3]
+    assert texts(table.rows[0])[3] == texts(table.rows[1])[3]
 
 
 def test_equal_tensors_are_said_aloud() -> None:
-    (table,) = make_tables(
+    (table,) = run_tables(
         record(cell("Q8_0", 20, 5), cell("MXFP4_MOE", 20, 5, tensor_data_sha256="Q8_0"))
     )
     assert "MXFP4_MOE has the same tensors, byte for byte, as Q8_0" in table.notes
 
 
 def test_models_texts_and_devices_have_tables_of_their_own() -> None:
-    tables = make_tables(
+    tables = run_tables(
         record(cell("F16", 20, 9), cell("F16", 20, 9, model="n"), cell("F16", 20, 9, text="u"))
     )
     assert [table.title.split(",")[0] for table in tables] == ["m on cpu", "n on cpu", "m on cpu"]
@@ -171,7 +197,7 @@ def test_a_record_with_what_is_not_finite_survives_its_json(value: float) -> Non
     text = json.dumps(to_plain(odd), allow_nan=False)
     again = cell_from_plain(json.loads(text))
     assert repr(again) == repr(odd)
-    make_tables(record(again, cell("F16", 20, 9)))
+    run_tables(record(again, cell("F16", 20, 9)))
 
 
 def test_reports_are_written_by_their_ending(tmp_path: Path) -> None:
@@ -183,7 +209,7 @@ def test_reports_are_written_by_their_ending(tmp_path: Path) -> None:
     assert list(raw) == sorted(raw)
     write_report(tmp_path / "r.md", made)
     text = (tmp_path / "r.md").read_text(encoding="utf-8")
-    assert text == markdown(made)
+    assert text == run_markdown(made)
     assert "# Quantization gate: 1 of 2 cells red" in text
     assert "a \\| b" in text
     assert "cause: quantizer (x)" in text
@@ -191,7 +217,7 @@ def test_reports_are_written_by_their_ending(tmp_path: Path) -> None:
 
 def test_accepted_baselines_stand_in_the_report_and_are_not_red() -> None:
     made = record(cell("Q4_0", 20, 5, verdict="REGRESSED", accepted="PPL 1 → 2"))
-    text = markdown(made)
+    text = run_markdown(made)
     assert "all green" in text
     assert "- **m-Q4_0-cpu** PPL 1 → 2" in text
 
@@ -230,36 +256,82 @@ def test_a_record_of_version_1_is_read(tmp_path: Path) -> None:
 def test_a_note_that_several_cells_have_is_written_once() -> None:
     cells = [cell(name, 10.0, 5.0, notes=("one thing",)) for name in ("A", "B", "C", "D", "E")]
     cells[1] = replace(cells[1], notes=("another", "one thing"))
-    (table,) = make_tables(record(*cells))
+    (table,) = run_tables(record(*cells))
     assert table.notes == ("A, B, C and 2 more: one thing", "B: another")
 
 
-REASON = "PPL identical to the baseline's; mean KLD within 1; size as it was"
+def test_every_figure_is_of_the_common_chunks_and_recomputed_from_the_record() -> None:
+    """The reference stopped at 8 chunks, the format went on to 16, where all is worse."""
+    ended = tuple("first" if n < 8 else "second" for n in range(16))
+    base = cell("F16", 20, 9).chunks
+    worse = [nats + (20.0 if n >= 8 else 0.0) for n, nats in enumerate(base.nll_sum_nats)]
+    chunks = base.replace(
+        nll_sum_nats=worse,
+        domain=ended,
+        kld_sum_nats=[1.0] * 8 + [50.0] * 8,
+        same_top=[90] * 8 + [10] * 8,
+    )
+    reference = replace(cell("F16", 20, 9), chunks=base.replace(domain=ended).first(8))
+    went_on = replace(
+        cell("Q4_K_M", 22, 5),
+        chunks=chunks,
+        divergence=divergence(0.255),
+        ppl_by_domain={"first": 20.0, "second": 24.4},
+        ppl_vs_reference=Shift(
+            change=0.1,
+            low=0.05,
+            high=0.15,
+            chunks=16,
+            chunks_changed=8,
+            of_documents=True,
+            clusters=16,
+            tokens=1600,
+        ),
+    )
+    made = record(reference, went_on)
+    (table,) = run_tables(made)
+    first, second = map(texts, table.rows)
+    assert first[3] == second[3], "PPL"
+    assert second[4] == "+0.00 % [+0.00, +0.00]"
+    assert second[5:7] == ["0.0100", "90.0 %"], "KLD, same top"
+    alone = replace(went_on, is_reference=False)
+    (table,) = run_tables(record(replace(alone, chunks=chunks.first(8)), replace(alone, id="b")))
+    assert texts(table.rows[0])[4] == "–", "a stored change of other chunks stands nowhere"
 
 
-@pytest.mark.parametrize(
-    ("width", "text"),
-    [
-        (100, REASON),
-        (len(REASON), REASON),
-        (len(REASON) - 1, "PPL identical to the baseline's; mean KLD within 1; …"),
-        (34, "PPL identical to the baseline's; …"),
-        (33, "PPL identical to the baseline's;…"),
-        (20, "PPL identical to…"),
-        (14, "PPL identical…"),
-        (3, "PP…"),
-    ],
-)
-def test_a_reason_is_shortened_by_its_clauses(width: int, text: str) -> None:
-    assert shortened(REASON, width) == text
-    assert len(text) <= width
-    assert shortened("measured; no baseline is stored yet", 28) == "measured; no baseline is…"
+def test_what_was_not_gated_is_no_green() -> None:
+    measured = cell("Q4_0", 20, 5, verdict="MEASURED")
+    assert run_markdown(record(measured)).startswith("# Quantization gate: 0 of 1 cell gated\n")
+    both = run_markdown(record(measured, cell("F16", 20, 9)))
+    assert both.startswith("# Quantization gate: 1 of 2 cells gated, all green\n")
+
+
+def test_a_red_cell_stands_first_with_what_to_do_next() -> None:
+    short = cell(
+        "Q4_0",
+        20,
+        5,
+        verdict="INCONCLUSIVE",
+        judgements=(
+            Judgement(
+                metric="perplexity",
+                against="baseline",
+                verdict=VerdictKind.INCONCLUSIVE,
+                reason="r",
+                more_chunks=18,
+            ),
+        ),
+    )
+    text = run_markdown(record(cell("F16", 20, 9), short))
+    assert text.index("## What is red") < text.index("| format |")
+    assert "  - Next: measure more: `chunks = 34` in the profile\n" in text
 
 
 def test_a_table_in_markdown_has_short_reasons() -> None:
+    reason = "PPL identical to the baseline's; mean KLD within 1; size as it was"
     line = next(
         line
-        for line in markdown(record(cell("F16", 20, 9, reason=REASON))).splitlines()
+        for line in run_markdown(record(cell("F16", 20, 9, reason=reason))).splitlines()
         if line.startswith("| F16")
     )
     assert line.endswith("| PPL identical to the baseline's; mean KLD within 1; … |")

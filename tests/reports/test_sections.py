@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pytest_quantgate.reports.sections import make_sections, section_lines, section_markdown
-from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement, Part
+from pytest_quantgate.reports.blocks import Table, plain
+from pytest_quantgate.reports.markdown import markdown
+from pytest_quantgate.reports.sections import section_tables
+from pytest_quantgate.reports.text import text
 from pytest_quantgate.results.measurements.routing import (
     DomainRouting,
     ExpertError,
@@ -14,25 +16,15 @@ from pytest_quantgate.results.measurements.routing import (
     RoutingMeasurement,
 )
 from pytest_quantgate.results.record import CellRecord
-from tests.reports.test_report import cell, record
+from tests.reports.test_report import TOKENS, cell, divergence, record
 
 
-def divergence(nats: float) -> DivergenceMeasurement:
-    return DivergenceMeasurement(
-        tokens=100,
-        mean_kld_nats=nats,
-        mean_kld_error_nats=0.0,
-        max_kld_nats=1.0,
-        min_kld_nats=0.0,
-        kld_percentiles_nats={},
-        mean_delta_p=0.0,
-        rms_delta_p=0.0,
-        delta_p_percentiles={},
-        same_top=1.0,
-        same_top_error=0.0,
-        by_confidence=(),
-        by_domain=(Part(name="code", tokens=50, mean_kld_nats=2 * nats, same_top=1.0),),
-    )
+def headings(table: Table) -> tuple[str, ...]:
+    return tuple(column.heading for column in table.columns)
+
+
+def rows(table: Table) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(map(plain, row.cells)) for row in table.rows)
 
 
 def sized(name: str, experts: float, rest: float, nats: float | None = None) -> CellRecord:
@@ -50,10 +42,10 @@ def test_parts_share_what_they_cost() -> None:
         sized("Q4_K_M.experts", 4.5, 4, 0.03),
         sized("Q4_K_M.attention", 16, 1.2, 0.01),
     )
-    (section,) = make_sections(run)
+    (section,) = section_tables(run)
     assert section.title == "m: what Q4_K_M costs, part by part"
-    assert section.headings == ("part", "F16 MB", "saved MB", "mean KLD", "share")
-    assert section.rows == (
+    assert headings(section) == ("part", "F16 MB", "saved MB", "mean KLD", "share")
+    assert rows(section) == (
         ("experts", "16.00", "11.50", "0.0300", "75.0 %"),
         ("router", "0.01", "–", "–", "–"),
         ("attention", "4.00", "2.80", "0.0100", "25.0 %"),
@@ -64,15 +56,18 @@ def test_parts_share_what_they_cost() -> None:
     assert section.notes == ()
 
 
-def test_parts_measured_on_unequal_texts_say_so() -> None:
-    short = sized("Q4_0.experts", 4.5, 4, 0.03)
+def test_parts_are_compared_on_common_chunks() -> None:
+    """The experts' cell stopped at 4 chunks, of which alone all divergences are told."""
+    short, whole = sized("Q4_0.experts", 4.5, 4, 0.03), sized("Q4_0", 4, 1, 0.04)
     short = replace(short, chunks=short.chunks.first(4))
-    (section,) = make_sections(record(sized("F16", 16, 4), short, sized("Q4_0", 4, 1, 0.04)))
-    assert section.notes == ("the divergences are of 4 to 16 chunks",)
+    sums = [TOKENS * (0.02 if n < 4 else 1.0) for n in range(16)]
+    whole = replace(whole, chunks=whole.chunks.replace(kld_sum_nats=sums))
+    (section,) = section_tables(record(sized("F16", 16, 4), short, whole))
+    assert rows(section)[-1] == ("all parts at once", "", "15.00", "0.0200", "")
 
 
 def test_without_a_reference_no_part_saves_anything() -> None:
-    assert make_sections(record(sized("Q4_0.experts", 4.5, 4, 0.03))) == ()
+    assert section_tables(record(sized("Q4_0.experts", 4.5, 4, 0.03))) == ()
 
 
 ROUTING = RoutingMeasurement(
@@ -118,10 +113,10 @@ def test_routing_and_domains() -> None:
     own = replace(ROUTING, is_reference=True, changed_tokens=0, experts=())
     alone = replace(routed("Q4_0.experts", 5.5, ROUTING), measured={})
     cells = routed("F16", 5.0, own), routed("Q4_0", 6.0, ROUTING), alone
-    parts, routing, code = make_sections(record(*cells))
+    parts, routing, code = section_tables(record(*cells))
     assert parts.title == "m: what Q4_0 costs, part by part"
     assert routing.title == "m: routing against the reference, 100 tokens a layer"
-    assert routing.rows == (
+    assert rows(routing) == (
         (
             *(
                 "Q4_0",
@@ -137,8 +132,8 @@ def test_routing_and_domains() -> None:
         ),
     )
     assert code.title == "m: code, and the weight error of the experts it uses most"
-    assert code.headings[4:] == ("L3 E1 (90 % of the domain's tokens, 50 % of all)",)
-    assert code.rows == (
+    assert headings(code)[4:] == ("L3 E1 (90 % of the domain's tokens, 50 % of all)",)
+    assert rows(code) == (
         ("F16", "5.0000", "", "–", "–"),
         ("Q4_0", "6.0000", "+20.00 %", "0.1000", "0.0820 (by activations 0.0800)"),
     )
@@ -146,20 +141,20 @@ def test_routing_and_domains() -> None:
 
 def test_a_dense_model_has_no_such_sections() -> None:
     dense = RoutingMeasurement(n_experts=0, n_experts_used=0, obstacle="no experts")
-    assert make_sections(record(routed("F16", 5.0, dense), routed("Q4_0", 6.0, dense))) == ()
+    assert section_tables(record(routed("F16", 5.0, dense), routed("Q4_0", 6.0, dense))) == ()
 
 
 def test_a_section_is_laid_out_for_terminal_and_markdown() -> None:
-    (section,) = make_sections(record(sized("F16", 16, 4), sized("Q4_0.experts", 4, 4, 0.5)))
-    lines = section_lines(section)
-    assert lines[1:4] == [
+    (section,) = section_tables(record(sized("F16", 16, 4), sized("Q4_0.experts", 4, 4, 0.5)))
+    lines = text([section]).splitlines()
+    assert lines[:3] == [
         "m: what Q4_0 costs, part by part",
         "part              F16 MB  saved MB  mean KLD    share",
         "experts            16.00     12.00    0.5000  100.0 %",
     ]
-    text = section_markdown(section)
-    assert text[1] == "### m: what Q4_0 costs, part by part"
-    assert text[3:5] == [
+    written = markdown([section]).splitlines()
+    assert written[0] == "### m: what Q4_0 costs, part by part"
+    assert written[2:4] == [
         "| part | F16 MB | saved MB | mean KLD | share |",
         "|---|--:|--:|--:|--:|",
     ]

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from pytest_quantgate.errors import ConfigError
-from pytest_quantgate.reports.table import markdown
 from pytest_quantgate.reports.write import run_markdown
 from pytest_quantgate.results.merge import join
 from pytest_quantgate.results.record import RunRecord, ShardRecord
@@ -61,7 +60,7 @@ def test_a_missing_shard_is_told_and_red() -> None:
     joined = join({"a": shard(1, 4, "F16"), "b": shard(3, 4, "Q8_0")})
     assert joined.missing == ("shard 2/4", "shard 4/4")
     assert joined.is_red
-    text = markdown(joined)
+    text = run_markdown(joined)
     assert text.startswith("# Quantization gate: incomplete\n")
     assert "- shard 2/4" in text
 
@@ -78,7 +77,7 @@ def test_a_red_cell_makes_the_whole_red() -> None:
     bad = replace(bad, cells=(replace(bad.cells[0], verdict="REGRESSED"),))
     joined = join({"a": shard(1, 2, "F16"), "b": bad})
     assert joined.is_red
-    assert markdown(joined).startswith("# Quantization gate: 1 of 2 cells red\n")
+    assert run_markdown(joined).startswith("# Quantization gate: 1 of 2 cells red\n")
     accepted = replace(bad, cells=(replace(bad.cells[0], accepted="PPL 1 → 2"),))
     assert not join({"a": shard(1, 2, "F16"), "b": accepted}).is_red
 
@@ -90,7 +89,7 @@ def test_a_skipped_cell_is_not_red() -> None:
     assert join({"a": replace(skipped, cells=(refused,))}).is_red
     joined = join({"a": replace(skipped, cells=(replace(refused, is_skipped=True),))})
     assert not joined.is_red
-    assert markdown(joined).startswith("# Quantization gate: all green\n")
+    assert run_markdown(joined).startswith("# Quantization gate: all green\n")
 
 
 def test_a_gated_run_that_judged_no_cell_is_red_and_an_empty_shard_is_not() -> None:
@@ -184,7 +183,7 @@ def test_what_the_machines_differ_in_is_told() -> None:
         " 111111111111 (a), 222222222222 (b)",
     )
     assert not joined.is_red
-    assert "- Warning: the jobs ran on different processors" in markdown(joined)
+    assert "- Warning: the jobs ran on different processors" in run_markdown(joined)
 
 
 def test_the_cells_of_an_old_engine_are_joined_too() -> None:
@@ -225,4 +224,4 @@ def test_the_report_of_an_upgrade_is_joined_and_says_what_is_missing() -> None:
     assert run_markdown(joined) == run_markdown(replace(whole, seconds_s=2 * whole.seconds_s))
     lines = run_markdown(join({"1": parts["1"]})).splitlines()
     assert lines[0].startswith("# Upgrade: ")
-    assert lines[1:6] == ["", "", "## What is missing", "", "- shard 2/2"]
+    assert lines[1:5] == ["", "## What is missing", "", "- shard 2/2"]

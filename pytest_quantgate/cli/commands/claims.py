@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from pytest_quantgate.reports.claims.evidence import Evidence, read_help_texts
 from pytest_quantgate.reports.claims.judging import judge_claims
-from pytest_quantgate.reports.claims.render import claim_lines, claims_markdown
+from pytest_quantgate.reports.claims.render import claims_list, claims_table
 from pytest_quantgate.reports.claims.schema import read_claims
+from pytest_quantgate.reports.markdown import markdown
+from pytest_quantgate.reports.text import text
 from pytest_quantgate.results.record import read_record
 
 if TYPE_CHECKING:
@@ -39,10 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Judge the claims and print the findings."""
     claims = read_claims(arguments.file)
     records = [read_record(path) for path in arguments.record]
-    texts = read_help_texts(arguments.programs) if arguments.programs is not None else {}
-    findings = judge_claims(claims, Evidence(records=records, help_texts=texts))
+    help_texts = read_help_texts(arguments.programs) if arguments.programs is not None else {}
+    findings = judge_claims(claims, Evidence(records=records, help_texts=help_texts))
     if arguments.markdown:
-        print(claims_markdown(claims.title, findings), end="")
+        print(markdown(claims_table(claims.title, findings)), end="")
     else:
-        print("\n".join(claim_lines(claims.title, findings)))
+        print(text(claims_list(claims.title, findings)), end="")
     return 0

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gate.compare.comparison import compare_records
-from pytest_quantgate.reports.fitting import table_width
-from pytest_quantgate.reports.upgrade.report import upgrade_lines, upgrade_markdown
+from pytest_quantgate.reports.markdown import markdown
+from pytest_quantgate.reports.text import text
+from pytest_quantgate.reports.upgrade.report import brief_blocks, upgrade_blocks
 from pytest_quantgate.results.record import read_record
 from pytest_quantgate.storage.atomic import write_atomically
 
@@ -36,11 +37,11 @@ def run(arguments: argparse.Namespace) -> int:
     output: Path | None = arguments.output
     if output is not None and output.suffix != ".md":
         raise ConfigError(f"--output {str(output)!r}: the valid ending is .md")
-    found = compare_records(read_record(arguments.old), read_record(arguments.new))
+    comparison = compare_records(read_record(arguments.old), read_record(arguments.new))
     if output is not None:
-        write_atomically(output, upgrade_markdown(found).encode())
+        write_atomically(output, markdown(upgrade_blocks(comparison)).encode())
     elif arguments.markdown:
-        print(upgrade_markdown(found), end="")
+        print(markdown(upgrade_blocks(comparison)), end="")
     else:
-        print("\n".join(upgrade_lines(found, table_width())))
-    return 1 if found.red else 0
+        print(text(brief_blocks(comparison)), end="")
+    return 1 if comparison.red else 0

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_quantgate.errors import ConfigError
-from pytest_quantgate.gate.compare.comparison import compare_engines
-from pytest_quantgate.reports.fitting import table_width, text_lines
 from pytest_quantgate.reports.github import MAX_SUMMARY_BYTES, annotation_lines, summary
-from pytest_quantgate.reports.sections import make_sections, section_lines
-from pytest_quantgate.reports.table import make_tables
-from pytest_quantgate.reports.upgrade.report import upgrade_lines
-from pytest_quantgate.reports.write import check_ending, run_markdown, write_report
+from pytest_quantgate.reports.text import text
+from pytest_quantgate.reports.write import (
+    check_ending,
+    run_markdown,
+    terminal_blocks,
+    write_report,
+)
 from pytest_quantgate.results.record import RunRecord, read_record
 
 if TYPE_CHECKING:
@@ -46,13 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.github:
         _tell_github(record)
     else:
-        for table in make_tables(record):
-            print("\n".join(text_lines(table, table_width())))
-        for section in make_sections(record):
-            print("\n".join(section_lines(section)))
-        found = compare_engines(record)
-        if found is not None:
-            print("\n".join(["", *upgrade_lines(found, table_width())]))
+        print(text(terminal_blocks(record)), end="")
     return 0
 
 

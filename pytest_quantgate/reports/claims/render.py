@@ -1,11 +1,22 @@
-"""The report of published claims, for the terminal and Markdown."""
+"""The report of published claims."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 
+from pytest_quantgate.reports.blocks import (
+    Block,
+    Bullets,
+    Heading,
+    Paragraph,
+    Table,
+    row,
+    strong,
+    words,
+)
 from pytest_quantgate.reports.claims.judging import Finding, Outcome
+from pytest_quantgate.reports.words import NONE
 
 
 def summary(findings: Sequence[Finding]) -> str:
@@ -15,38 +26,40 @@ def summary(findings: Sequence[Finding]) -> str:
     return f"{len(findings)} claims: {', '.join(parts)}"
 
 
-def claim_lines(title: str, findings: Sequence[Finding]) -> list[str]:
-    """Lay the findings out for a terminal, the contradicted first."""
-    lines = [title, summary(findings)]
-    for outcome in (Outcome.CONTRADICTED, Outcome.REPRODUCED, Outcome.NOT_MEASURABLE):
-        for finding in findings:
-            if finding.outcome is outcome:
-                measured = f"; measured: {finding.measured}" if finding.measured else ""
-                lines += [
-                    f"{outcome.value}: {finding.claim.says}",
-                    f"    {finding.why}{measured}",
-                ]
-    return lines
-
-
-def claims_markdown(title: str, findings: Sequence[Finding]) -> str:
-    """Write the findings as a Markdown table, in the file's order."""
-    lines = [
-        f"# {title}",
-        "",
-        f"{summary(findings)}.",
-        "",
-        "| claim | published | measured here | outcome | why |",
-        "|---|---|---|---|---|",
+def claims_list(title: str, findings: Sequence[Finding]) -> list[Block]:
+    """Return the findings for a terminal, the contradicted first."""
+    order = (Outcome.CONTRADICTED, Outcome.REPRODUCED, Outcome.NOT_MEASURABLE)
+    ordered = sorted(findings, key=lambda finding: order.index(finding.outcome))
+    return [
+        Heading(text=title, level=1),
+        Paragraph(text=summary(findings)),
+        Bullets(
+            items=tuple(f"{item.outcome.value}: {item.claim.says}" for item in ordered),
+            below=tuple(
+                (f"{item.why}{f'; measured: {item.measured}' if item.measured else ''}",)
+                for item in ordered
+            ),
+        ),
     ]
-    for finding in findings:
-        claim = finding.claim
-        columns = (
-            claim.says,
-            claim.figure or "–",
-            finding.measured or "–",
-            f"**{finding.outcome.value}**",
-            finding.why,
-        )
-        lines.append("| " + " | ".join(column.replace("|", "\\|") for column in columns) + " |")
-    return "\n".join(lines) + "\n"
+
+
+def claims_table(title: str, findings: Sequence[Finding]) -> list[Block]:
+    """Return the findings as a table, in the file's order."""
+    headings = ("claim", "published", "measured here", "outcome", "why")
+    return [
+        Heading(text=title, level=1),
+        Paragraph(text=f"{summary(findings)}."),
+        Table(
+            columns=tuple(map(words, headings)),
+            rows=tuple(
+                row(
+                    item.claim.says,
+                    item.claim.figure or NONE,
+                    item.measured or NONE,
+                    (strong(item.outcome.value),),
+                    item.why,
+                )
+                for item in findings
+            ),
+        ),
+    ]

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pytest_quantgate.engines.messages import UNKNOWN
 from pytest_quantgate.gate.compare.cell import CellChange, Support, comparing_limits
 from pytest_quantgate.gate.compare.comparison import Comparison
-from pytest_quantgate.reports.layout import escape, first_line, markdown_table
+from pytest_quantgate.reports.blocks import (
+    Block,
+    Bullets,
+    Paragraph,
+    Prose,
+    Row,
+    Table,
+    code,
+    intervals,
+    listed,
+    row,
+    spans,
+    strong,
+    words,
+)
 from pytest_quantgate.reports.upgrade.texts import peak_text, speed_text
+from pytest_quantgate.reports.words import first_line, span_of
 from pytest_quantgate.results.hardware import only_differing
 from pytest_quantgate.results.measurements.speed import PHASES
 from pytest_quantgate.results.record import CellRecord
@@ -64,83 +79,94 @@ def engine_name(engine: Mapping[str, Any]) -> str:
     return f"{engine['kind']} {engine['version']}".strip()
 
 
-def engine_lines(found: Comparison) -> list[str]:
-    """Say in a table what differs between both engines, and below it what is the same."""
-    rows, same = [], []
+def engine_blocks(comparison: Comparison) -> list[Block]:
+    """Return a table of what differs between both engines, and below it what is the same."""
+    rows: list[Row] = []
+    same: list[Prose] = []
     for name, heading in _ENGINE:
-        before, after = (_fact(engine, name) for engine in (found.old, found.new))
+        before, after = (_fact(engine, name) for engine in (comparison.old, comparison.new))
         if not {before, after} - {"", UNKNOWN}:
             continue
         if before == after:
-            same.append(f"{heading} {_shown(name, before)}")
+            same.append(spans(f"{heading} ", _shown(name, before)))
             continue
         if name in _OPTIONS and before and after:
             before, after = only_differing(before, after)
-        rows.append((heading, before or UNKNOWN, after or UNKNOWN))
-    lines = markdown_table(("", "old", "new"), rows) if rows else []
+        rows.append(row(heading, *(_cell(name, text or UNKNOWN) for text in (before, after))))
+    blocks: list[Block] = []
+    if rows:
+        blocks.append(Table(columns=(words(""), words("old"), words("new")), rows=tuple(rows)))
     if same:
-        lines += [""] * bool(rows) + [f"The same on both: {'; '.join(same)}."]
-    return lines
+        blocks.append(Paragraph(text=spans("The same on both: ", listed(same, "; "), ".")))
+    return blocks
 
 
 def _fact(engine: Mapping[str, Any], name: str) -> str:
     if name == "version":
         return engine_name(engine)
     text = str(engine.get(name, ""))
-    if name == "library_sha256" and text:
-        return f"`{text[:12]}`"
-    return text
+    return text[:12] if name == "library_sha256" else text
 
 
-def _shown(name: str, fact: str) -> str:
+def _cell(name: str, text: str) -> Prose:
+    is_hash = name == "library_sha256" and text != UNKNOWN
+    return (code(text),) if is_hash else text
+
+
+def _shown(name: str, fact: str) -> Prose:
     """Shorten llama.cpp's line of options, ``CPU : AVX2 = 1 | FMA = 1 |``, to those that are on."""
     if name not in _OPTIONS:
-        return escape(fact)
+        return _cell(name, fact)
     options = [part.strip() for part in fact.replace(":", "|").split("|")]
     return " ".join(option.removesuffix(" = 1") for option in options if option)
 
 
-def support_lines(found: Comparison) -> list[str]:
+def support(comparison: Comparison) -> list[Prose]:
     """Say what one engine can make and measure that the other cannot, and what neither can."""
-    lines = []
-    for change in found.cells:
-        name = f"`{change.new.id}`"
+    told: list[Prose] = []
+    for change in comparison.cells:
+        name = code(change.new.id)
         match change.support:
             case Support.NEW_ONLY:
-                lines.append(f"{name}: only the new engine can; the old one {_why(change.old)}")
+                text = f": only the new engine can; the old one {_why(change.old)}"
+                told.append(spans(name, text))
             case Support.OLD_ONLY:
-                lines.append(f"{name}: **no longer**; the new engine {_why(change.new)}")
+                text = f"; the new engine {_why(change.new)}"
+                told.append(spans(name, ": ", strong("no longer"), text))
             case Support.NEITHER:
-                lines.append(f"{name}: neither engine can; the new one {_why(change.new)}")
+                told.append(spans(name, f": neither engine can; the new one {_why(change.new)}"))
         for crossed in change.unreadable:
             side, other = ("new", "old") if crossed.engine == change.new.engine else ("old", "new")
-            lines.append(f"{name}: with the {other} engine's file the {side} one {_why(crossed)}")
-    return [*lines, *_formats_lines(found.old.get("formats"), found.new.get("formats"))]
+            text = f": with the {other} engine's file the {side} one {_why(crossed)}"
+            told.append(spans(name, text))
+    formats = (engine.get("formats") for engine in (comparison.old, comparison.new))
+    return [*told, *_formats(*formats)]
 
 
 _FORMATS = (("writes", "formats"), ("tensor_types", "tensor types"))
 """What an engine tells of the formats that it knows, and how that is called."""
 
 
-def _formats_lines(old: Any, new: Any) -> list[str]:
+def _formats(old: Any, new: Any) -> list[Prose]:
     """Say which formats and tensor types only one engine knows, in the profile or not."""
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return []
-    lines = []
+    told: list[Prose] = []
     for key, what in _FORMATS:
         if not old[key] or not new[key]:
-            continue  # an engine that cannot tell
-        for words, has, lacks in (
+            continue  # an engine that cannot say
+        for lead, has, lacks in (
             ("only the new engine has", new, old),
-            ("**only the old engine has**", old, new),
+            (strong("only the old engine has"), old, new),
         ):
             apart = [name for name in has[key] if name not in lacks[key]]
             if apart:
-                lines.append(f"{words} the {what} {_code(apart)}{_refusal(lacks, apart[0])}")
-    return lines
+                which = listed(map(code, apart))
+                told.append(spans(lead, f" the {what} ", which, _refusal(lacks, apart[0])))
+    return told
 
 
-def equal_formats_lines(found: Comparison) -> list[str]:
+def equal_formats(found: Comparison) -> list[Prose]:
     """Say how many formats and tensor types both engines have where neither has others."""
     old, new = found.old.get("formats"), found.new.get("formats")
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
@@ -152,74 +178,69 @@ def equal_formats_lines(found: Comparison) -> list[str]:
     ]
 
 
-def _code(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
-
-
 def _refusal(engine: Mapping[str, Any], name: str) -> str:
     reason = engine["refuses"].get(name)
-    return f" (of {name} the other says: {escape(reason)})" if reason else ""
+    return f" (of {name} the other says: {reason})" if reason else ""
 
 
 def _why(record: CellRecord) -> str:
-    return f"gave {record.verdict}: {escape(first_line(record.reason))}"
+    return f"gave {record.verdict}: {first_line(record.reason)}"
 
 
-def cost_lines(found: Comparison) -> list[str]:
-    """Tell speed and memory, or that they were not measured or cannot be compared."""
-    has_speed = any(change.costs.speed for change in found.cells)
-    has_peak = any(change.costs.peak_bytes is not None for change in found.cells)
+def costs(comparison: Comparison) -> list[Block]:
+    """Return speed and memory, or that they were not measured or cannot be compared."""
+    changes = comparison.cells
+    has_speed = any(change.costs.speed for change in changes)
+    has_peak = any(change.costs.peak_bytes is not None for change in changes)
     phases = PHASES if has_speed else ()
     rows = []
-    for change in found.cells:
+    for change in changes:
         by_phase = {item.phase: item for item in change.costs.speed}
         texts = [speed_text(by_phase.get(phase)) for phase in phases]
         if by_phase or change.costs.peak_bytes is not None:
-            rows.append((f"`{change.new.id}`", *texts, *([peak_text(change)] if has_peak else [])))
+            peak = [peak_text(change)] if has_peak else []
+            rows.append(row((code(change.new.id),), *texts, *peak))
     headings = ("cell", *(f"{phase} [95 %]" for phase in phases), *(["peak MB"] * has_peak))
-    lines = [*markdown_table(headings, rows), ""] if rows else []
-    pairs = [item.processes for change in found.cells for item in change.costs.speed]
-    if has_speed and found.is_one_run:
-        lines.append(f"- speeds of {least_to_most(pairs)} pairs of fresh processes, run in turn")
+    notes: list[Prose] = []
+    pairs = [item.processes for change in changes for item in change.costs.speed]
+    if has_speed and comparison.is_one_run:
+        notes.append(f"speeds of {span_of(pairs)} pairs of fresh processes, run in turn")
     elif has_speed:
-        lines.append("- speeds of two sessions: what moved between them is not in the interval")
-    reasons = dict.fromkeys(why for change in found.cells for why in change.costs.not_compared)
-    lines += [f"- not compared: {escape(why)}" for why in reasons]
-    for name, there in (("speed", has_speed), ("memory", has_peak)):
-        if not there and not any(why.startswith(name) for why in reasons):
-            lines.append(f"- {name} was not measured (`{name} = true` in the profile)")
-    return lines
+        notes.append("speeds of two sessions: what moved between them is not in the interval")
+    reasons = dict.fromkeys(why for change in changes for why in change.costs.not_compared)
+    notes += [f"not compared: {why}" for why in reasons]
+    for name, is_there in (("speed", has_speed), ("memory", has_peak)):
+        if not is_there and not any(why.startswith(name) for why in reasons):
+            setting = code(f"{name} = true")
+            notes.append(spans(f"{name} was not measured (", setting, " in the profile)"))
+    columns = tuple(map(intervals, headings))
+    blocks: list[Block] = [Table(columns=columns, rows=tuple(rows))] if rows else []
+    return [*blocks, Bullets(items=tuple(notes))] if notes else blocks
 
 
-def least_to_most(numbers: Sequence[int]) -> str:
-    """Name a range of numbers."""
-    low, high = min(numbers), max(numbers)
-    return str(low) if low == high else f"{low} to {high}"
-
-
-def settings_lines(found: Comparison) -> list[str]:
+def settings(comparison: Comparison) -> list[Prose]:
     """Say under which settings and limits this holds, and how to repeat it."""
-    settings = found.settings
-    told = [
-        f"{name} {settings[name]}"
+    values = comparison.settings
+    conditions = [
+        f"{name} {values[name]}"
         for name in ("n_ctx", "n_batch", "n_ubatch", "n_threads", "type_k", "type_v", "chunks")
-        if settings.get(name) is not None
+        if values.get(name) is not None
     ]
-    if "flash_attention" in settings:
-        told.append(f"flash attention {'on' if settings['flash_attention'] else 'off'}")
-    told += [
+    if "flash_attention" in values:
+        conditions.append(f"flash attention {'on' if values['flash_attention'] else 'off'}")
+    conditions += [
         f"text {name} (SHA-256 {str(digest)[:12]})"
-        for name, digest in dict(settings.get("texts") or {}).items()
+        for name, digest in dict(values.get("texts") or {}).items()
     ]
-    lines = [f"- {', '.join(told)}"] if told else []
-    if found.settings_changed:
-        lines.append(f"- settings that differ: {'; '.join(found.settings_changed)}")
-    limits = limits_text(found.cells)
+    told: list[Prose] = [", ".join(conditions)] if conditions else []
+    if comparison.settings_changed:
+        told.append(f"settings that differ: {'; '.join(comparison.settings_changed)}")
+    limits = limits_text(comparison.cells)
     if limits:
-        lines.append(f"- limits: {limits}")
-    if found.command:
-        lines.append(f"- again: `{found.command}`")
-    return lines
+        told.append(f"limits: {limits}")
+    if comparison.command:
+        told.append(("again: ", code(comparison.command)))
+    return told
 
 
 def limits_text(changes: Iterable[CellChange]) -> str:

@@ -7,35 +7,49 @@ from collections.abc import Iterable, Sequence
 
 from pytest_quantgate.gate.compare.cell import CellChange, Support
 from pytest_quantgate.gate.compare.comparison import Comparison
-from pytest_quantgate.reports.layout import escape, markdown_table
+from pytest_quantgate.reports.blocks import (
+    Block,
+    Bullets,
+    Folded,
+    Heading,
+    Paragraph,
+    Prose,
+    Span,
+    Table,
+    bullets,
+    code,
+    intervals,
+    listed,
+    row,
+    section,
+    spans,
+    strong,
+)
+from pytest_quantgate.reports.run_tables import label
 from pytest_quantgate.reports.upgrade.facts import (
-    cost_lines,
-    engine_lines,
+    costs,
+    engine_blocks,
     engine_name,
-    equal_formats_lines,
-    least_to_most,
-    settings_lines,
-    support_lines,
+    equal_formats,
+    settings,
+    support,
 )
 from pytest_quantgate.reports.upgrade.texts import (
-    HEADINGS,
+    COLUMNS,
     explanation,
     is_rounding,
     largest_text,
+    moved_row,
     name_some,
     names,
     ordered,
-    row,
     shift_text,
     short,
 )
-from pytest_quantgate.results.record import CellRecord
+from pytest_quantgate.reports.words import count, span_of
 
 MOST_ROWS = 25
 """Rows of what moved within the limits that stand open; the others are folded away."""
-
-_GIVES_WAY = ("how sure", "mean KLD, same top", "size")
-"""The columns that a narrow terminal does without; a Markdown report has them."""
 
 _NAMED = 3
 """As many red cells are named in the headline; more are counted."""
@@ -54,39 +68,40 @@ def title(found: Comparison) -> str:
     return f"{what}: {old} → {new}"
 
 
-def headline(found: Comparison) -> str:
+def headline(found: Comparison) -> tuple[str | Span, ...]:
     """Say in one line whether anything is worse, and how much moved."""
     red, n_cells = ordered(found.red), len(found.cells)
     still = [cell for cell in found.cells if cell.is_compared and not cell.moved]
     within = [cell for cell in found.moved if not cell.is_red]
     tokens = sum(cell.ppl.tokens for cell in still if cell.ppl is not None)
+    of_cells = count(n_cells, "cell")
     if n_cells and len(still) == n_cells:
         if not tokens:
-            which = _count(n_cells)
-            return f"No change: the same tensors and sizes in {which}; no text was scored."
-        return f"No change: {_identical(still)} on {_count(n_cells)}, {tokens:,} tokens."
+            return (f"No change: the same tensors and sizes in {of_cells}; no text was scored.",)
+        return (f"No change: {_identical(still)} on {of_cells}, {tokens:,} tokens.",)
+    parts: list[Prose] = []
+    verb = "is" if len(red) == 1 else "are"
     if len(red) > _NAMED:
         kinds = Counter(cell.verdict.kind.value for cell in red)
-        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-        parts = [f"{len(red)} of {_count(n_cells)} are red: {counts}"]
+        counts = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+        parts.append(f"{len(red)} of {of_cells} are red: {counts}")
     elif red:
-        told = ", ".join(map(short, red))
-        parts = [f"{len(red)} of {_count(n_cells)} {'is' if red[1:] == [] else 'are'} red: {told}"]
+        parts.append(spans(f"{len(red)} of {of_cells} {verb} red: ", listed(map(short, red))))
     else:
-        parts = [f"None of {_count(n_cells)} is worse than its limits"]
+        parts.append(f"None of {of_cells} is worse than its limits")
     if within:
         most = largest_text(within)
         parts.append(f"{len(within)} moved within the limits{f', {most}' if most else ''}")
     if still:
         parts.append(f"{len(still)} {_identical(still) if tokens else 'unchanged'}")
-    for support, words in (
+    for kind, what in (
         (Support.NEW_ONLY, "that only the new engine can make"),
         (Support.NEITHER, "that neither engine can make"),
     ):
-        count = sum(cell.support is support and not cell.is_red for cell in found.cells)
-        if count:
-            parts.append(f"{count} {words}")
-    return "; ".join(parts) + "."
+        number = sum(cell.support is kind and not cell.is_red for cell in found.cells)
+        if number:
+            parts.append(f"{number} {what}")
+    return spans(listed(parts, "; "), ".")
 
 
 def _identical(cells: Iterable[CellChange]) -> str:
@@ -96,23 +111,16 @@ def _identical(cells: Iterable[CellChange]) -> str:
     return "bit-identical" if exact else "identical to the digits printed"
 
 
-def _count(n_cells: int) -> str:
-    return f"{n_cells} cell" if n_cells == 1 else f"{n_cells} cells"
-
-
-def upgrade_lines(found: Comparison, width: int) -> list[str]:
-    """Lay out for a terminal of so many columns what moved, below the engines and the headline.
-
-    Where not all columns fit, those of ``_GIVES_WAY`` are left out, one after the other.
-    """
+def brief_blocks(found: Comparison) -> list[Block]:
+    """Return what moved, for the end of a run on a terminal."""
     shown, folded = _open_and_folded(ordered(found.moved))
-    lines = [title(found), headline(found)]
+    notes = (*support(found), *_not_compared(found))
+    blocks: list[Block] = [Heading(text=title(found), level=1), Paragraph(text=headline(found))]
     if shown:
-        lines += _fitting([HEADINGS, *map(row, shown)], width)
+        blocks.append(Table(columns=COLUMNS, rows=tuple(map(moved_row, shown))))
     if folded:
-        lines.append(f"{_folded(folded)}; a Markdown report has them all")
-    lines += [f"note: {text}" for text in (*support_lines(found), *_not_compared_lines(found))]
-    return [line.replace("`", "").replace("**", "") for line in lines]
+        blocks.append(Folded(summary=_folded(folded), blocks=()))
+    return [*blocks, *bullets(spans("note: ", note) for note in notes)]
 
 
 def _open_and_folded(
@@ -129,77 +137,63 @@ def _folded(changes: Sequence[CellChange]) -> str:
     return f"{len(changes)} more moved within the limits{f', {most}' if most else ''}"
 
 
-def _fitting(grid: Sequence[tuple[str, ...]], width: int) -> list[str]:
-    columns = list(zip(*grid, strict=True))
-    for heading in (None, *_GIVES_WAY):
-        columns = [column for column in columns if column[0] != heading]
-        widths = [max(map(len, column)) for column in columns]
-        if sum(widths) + 2 * (len(widths) - 1) <= width:
-            break
+def upgrade_blocks(found: Comparison) -> list[Block]:
+    """Return the report, ready for a pull request."""
+    formats = bullets([*support(found), *equal_formats(found)])
     return [
-        "  ".join(text.ljust(room) for text, room in zip(texts, widths, strict=True)).rstrip()
-        for texts in zip(*columns, strict=True)
+        Heading(text=title(found), level=1),
+        Paragraph(text=(*headline(found),), is_strong=True),
+        *engine_blocks(found),
+        *section("What moved", _moved(found)),
+        *section("Which half of the engine", _two_by_two(found)),
+        *section("Format support", formats),
+        *section("Speed and memory", costs(found)),
+        *section("What did not move", _still(found)),
+        *section("What could not be compared", bullets(_not_compared(found))),
+        *section("Settings", bullets(settings(found))),
     ]
 
 
-def upgrade_markdown(found: Comparison) -> str:
-    """Write the report as GitHub's Markdown, ready for a pull request."""
-    lines = [f"# {title(found)}", "", f"**{headline(found)}**", "", *engine_lines(found)]
-    formats = [*support_lines(found), *equal_formats_lines(found)]
-    for heading, section in (
-        ("What moved", _moved(found)),
-        ("Which half of the engine", _two_by_two(found)),
-        ("Format support", [f"- {text}" for text in formats]),
-        ("Speed and memory", cost_lines(found)),
-        ("What did not move", _still(found)),
-        ("What could not be compared", [f"- {text}" for text in _not_compared_lines(found)]),
-        ("Settings", settings_lines(found)),
-    ):
-        if section:
-            lines += ["", f"## {heading}", "", *section]
-    return "\n".join(lines) + "\n"
-
-
-def _moved(found: Comparison) -> list[str]:
+def _moved(found: Comparison) -> list[Block]:
     moved = [change for change in ordered(found.moved) if change.is_compared or change.is_red]
-    if not moved:
-        return []
     shown, folded = _open_and_folded(moved)
-    lines = markdown_table(HEADINGS, map(_row, shown)) if shown else []
+    blocks: list[Block] = []
+    if shown:
+        blocks.append(Table(columns=COLUMNS, rows=tuple(map(moved_row, shown))))
     if folded:
-        lines += [""] * bool(shown) + ["<details>", f"<summary>{_folded(folded)}</summary>", ""]
-        lines += [*markdown_table(HEADINGS, map(_row, folded)), "", "</details>"]
+        table = Table(columns=COLUMNS, rows=tuple(map(moved_row, folded)))
+        blocks.append(Folded(summary=_folded(folded), blocks=(table,)))
     groups: dict[tuple[str, str], list[CellChange]] = {}
     for change in moved:
         if change.is_compared:
             groups.setdefault((change.cause_name, explanation(change)), []).append(change)
-    if groups:
-        lines += ["", "Why:", ""]
+    causes: list[Prose] = []
     for (cause, why), changes in groups.items():
-        which = names(changes) if len(changes) <= _NAMED else _count(len(changes))
-        lines.append(f"- **{cause}** ({which}): {why}")
-    return [*lines, *_evidence([change for change in moved if change.is_red])]
+        which = names(changes) if len(changes) <= _NAMED else count(len(changes), "cell")
+        causes.append(spans(strong(cause), " (", which, f"): {why}"))
+    if causes:
+        blocks += [Paragraph(text="Why:"), Bullets(items=tuple(causes))]
+    return [*blocks, *_evidence([change for change in moved if change.is_red])]
 
 
-def _evidence(red: Sequence[CellChange]) -> list[str]:
-    """Give the full reason and cause of each red cell, of many folded away."""
-    lines = []
+def _evidence(red: Sequence[CellChange]) -> list[Block]:
+    """Return the full reason and cause of each red cell, of many folded away."""
+    if not red:
+        return []
+    items: list[Prose] = []
+    below: list[tuple[Prose, ...]] = []
     for change in red:
         cause = change.verdict.cause or (str(change.cause) if change.cause else "")
-        lines.append(f"- `{change.new.id}` **{change.verdict.kind.value}**:")
-        lines += [f"  - {escape(text)}" for text in (change.verdict.reason, cause) if text]
+        items.append((code(change.new.id), " ", strong(change.verdict.kind.value), ":"))
+        below.append(tuple(filter(None, (change.verdict.reason, cause))))
+    evidence = Bullets(items=tuple(items), below=tuple(below))
     if len(red) <= _NAMED:
-        return ["", "What is red, in full:", "", *lines] if red else []
-    summary = f"<summary>What is red, in full: {len(red)} cells</summary>"
-    return ["", "<details>", summary, "", *lines, "", "</details>"]
+        return [Paragraph(text="What is red, in full:"), evidence]
+    summary = f"What is red, in full: {len(red)} cells"
+    return [Folded(summary=summary, blocks=(evidence,))]
 
 
-def _row(change: CellChange) -> tuple[str, ...]:
-    name, verdict, *rest = row(change)
-    return (f"`{name}`", f"**{verdict}**" if change.is_red else verdict, *rest)
-
-
-def _two_by_two(found: Comparison) -> list[str]:
+def _two_by_two(found: Comparison) -> list[Block]:
     """Say which half of the engine moved what, where both files differ."""
     rows = []
     for change in ordered(found.moved):
@@ -207,19 +201,21 @@ def _two_by_two(found: Comparison) -> list[str]:
         if effects is None or effects.is_same_file:
             continue
         shifts = (effects.quantizer, effects.runtime, effects.together, effects.left_over)
-        rows.append((f"`{change.new.id}`", *map(shift_text, shifts)))
+        rows.append(row((code(change.new.id),), *map(shift_text, shifts)))
     if not rows:
         return []
     headings = ("ΔPPL [95 %]", "quantizer alone", "runtime alone", "together", "left over")
     return [
-        "The new quantizer's file on the old runtime, the old file on the new runtime, and both"
-        " new, each against both old; left over is what the first two do not add up to.",
-        "",
-        *markdown_table(headings, rows),
+        Paragraph(
+            text="The new quantizer's file on the old runtime, the old file on the new runtime,"
+            " and both new, each against both old; left over is what the first two do not add up"
+            " to."
+        ),
+        Table(columns=tuple(map(intervals, headings)), rows=tuple(rows)),
     ]
 
 
-def _still(found: Comparison) -> list[str]:
+def _still(found: Comparison) -> list[Block]:
     """Group what did not move by model, device and text."""
     groups: dict[str, list[CellChange]] = {}
     for change in found.cells:
@@ -227,32 +223,28 @@ def _still(found: Comparison) -> list[str]:
             record = change.new
             text = f", text {record.text}" if record.text else ""
             groups.setdefault(f"{record.model} on {record.device}{text}", []).append(change)
-    lines = []
+    told: list[Prose] = []
     for where, changes in groups.items():
-        formats = ", ".join(_format(change.new) for change in changes)
+        formats = ", ".join(label(change.new) for change in changes)
         chunks = [change.ppl.chunks for change in changes if change.ppl is not None]
         same = "the same tensors and size; no text was scored"
         if chunks:
-            same = f"same file, {_identical(changes)} on {least_to_most(chunks)} chunks"
-        lines.append(f"- {where}: {formats}: {same}")
-    return lines
+            same = f"same file, {_identical(changes)} on {span_of(chunks)} chunks"
+        told.append(f"{where}: {formats}: {same}")
+    return bullets(told)
 
 
-def _format(record: CellRecord) -> str:
-    return record.format if record.imatrix is None else f"{record.format} + {record.imatrix}"
-
-
-def _not_compared_lines(found: Comparison) -> list[str]:
+def _not_compared(found: Comparison) -> list[Prose]:
     """Say which cells could not be compared, and which one side alone has."""
-    lines: list[str] = []
+    told: list[Prose] = []
     reasons: dict[str, list[CellChange]] = {}
     for change in found.cells:
         if change.obstacle is not None:
-            reasons.setdefault(escape(change.obstacle), []).append(change)
+            reasons.setdefault(change.obstacle, []).append(change)
     for why, changes in reasons.items():
-        lines.append(f"{names(changes)}: {why}")
+        told.append(spans(names(changes), f": {why}"))
     for side, records in (("old", found.only_old), ("new", found.only_new)):
         if records:
             which = name_some([record.id for record in records])
-            lines.append(f"only in the {side} run: {which}")
-    return [*lines, *map(escape, found.incomplete)]
+            told.append(spans(f"only in the {side} run: ", which))
+    return [*told, *found.incomplete]

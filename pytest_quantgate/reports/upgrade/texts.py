@@ -1,4 +1,4 @@
-"""How one cell's change is told: the texts that the terminal's and the Markdown's tables share."""
+"""A changed cell in words: the row of what moved, its cause, its speed and memory."""
 
 from __future__ import annotations
 
@@ -8,19 +8,32 @@ from collections.abc import Iterable, Sequence
 from pytest_quantgate.gate.compare.cell import CellChange, Support
 from pytest_quantgate.gate.compare.speed import SpeedChange
 from pytest_quantgate.gate.observation import percent
+from pytest_quantgate.reports.blocks import (
+    Column,
+    Row,
+    Span,
+    code,
+    intervals,
+    listed,
+    row,
+    spans,
+    strong,
+    words,
+)
+from pytest_quantgate.reports.words import NONE, megabytes, rate
 from pytest_quantgate.results.chunk_table import Shift
 from pytest_quantgate.results.verdicts import worst
 
-HEADINGS = (
-    "cell",
-    "verdict",
-    "ΔPPL [95 %]",
-    "mean KLD, same top",
-    "size",
-    "how sure",
-    "cause",
+COLUMNS = (
+    words("cell"),
+    words("verdict"),
+    intervals("ΔPPL [95 %]"),
+    intervals("mean KLD, same top", drop=2),
+    intervals("size", drop=1),
+    Column(heading="how sure", is_text=True, drop=3),
+    words("cause"),
 )
-"""The columns of what moved."""
+"""What moved; a terminal that is too narrow for all leaves some out."""
 
 _LEAST = 1e-6
 """A relative change of perplexity below this is told as being below it."""
@@ -28,40 +41,41 @@ _LEAST = 1e-6
 _MOST_NAMES = 8
 
 _SAME = "same"
-_NONE = "–"
 
 
 def ordered(changes: Iterable[CellChange]) -> list[CellChange]:
     """Return the worst verdict first, then the largest move of perplexity."""
 
     def rank(change: CellChange) -> tuple[bool, int, float]:
-        kinds = [other.verdict.kind for other in listed]
+        kinds = [other.verdict.kind for other in all_changes]
         same_or_better = sum(worst([kind, change.verdict.kind]) is not kind for kind in kinds)
         shift = change.ppl
         size = math.inf if shift is None else max(map(abs, (shift.low, shift.high, shift.change)))
         return change.is_red, same_or_better, size if math.isfinite(size) else math.inf
 
-    listed = list(changes)
-    return sorted(listed, key=rank, reverse=True)
+    all_changes = list(changes)
+    return sorted(all_changes, key=rank, reverse=True)
 
 
-def row(change: CellChange) -> tuple[str, ...]:
-    """Return the texts of ``HEADINGS``."""
-    return (
-        change.new.id,
-        change.verdict.kind.value,
+def moved_row(change: CellChange) -> Row:
+    """Return the cells of ``COLUMNS``."""
+    verdict = change.verdict.kind.value
+    return row(
+        (code(change.new.id),),
+        (strong(verdict),) if change.is_red else verdict,
         _perplexity(change),
         _divergence(change),
         _size(change),
         _how_sure(change),
         _cause(change),
+        is_red=change.is_red,
     )
 
 
 def shift_text(shift: Shift | None) -> str:
     """Return a relative change with its interval, with the digits that its size asks for."""
     if shift is None:
-        return _NONE
+        return NONE
     if shift.is_identical:
         return "identical"
     if not (math.isfinite(shift.change) and math.isfinite(shift.high)):
@@ -99,7 +113,7 @@ def largest_text(changes: Iterable[CellChange]) -> str:
 
 def _perplexity(change: CellChange) -> str:
     if not change.is_compared:
-        return _NONE
+        return NONE
     if change.retokenized and change.old.ppl is not None and change.new.ppl is not None:
         return f"{change.old.ppl:.4f} → {change.new.ppl:.4f}"
     return shift_text(change.ppl)
@@ -108,7 +122,7 @@ def _perplexity(change: CellChange) -> str:
 def _divergence(change: CellChange) -> str:
     """Tell both divergences on the common chunks; the top tokens where all chunks are common."""
     if change.kld_nats is None:
-        return _NONE
+        return NONE
     before, after = change.old.divergence, change.new.divergence
     if not change.quality_moved and before == after:
         return _SAME
@@ -126,7 +140,7 @@ def _arrow(before: str, after: str) -> str:
 def _size(change: CellChange) -> str:
     before, after = change.old.file_bytes, change.new.file_bytes
     if not change.is_compared or before is None or after is None:
-        return _NONE
+        return NONE
     if before == after:
         return _SAME
     relative = after / before - 1
@@ -137,7 +151,7 @@ def _how_sure(change: CellChange) -> str:
     """Say what a change rests on: facts of this text, or an interval over how many clusters."""
     shift = change.ppl
     if not change.is_compared or shift is None:
-        return "a fact of the file" if change.is_compared else _NONE
+        return "a fact of the file" if change.is_compared else NONE
     if shift.is_identical:
         return f"bit-identical on {shift.tokens:,} tokens"
     over = "documents" if shift.of_documents else "clusters"
@@ -151,7 +165,7 @@ def _cause(change: CellChange) -> str:
         return "the new engine cannot"
     if change.obstacle is not None:
         return "not compared"
-    return change.cause_name or _NONE
+    return change.cause_name or NONE
 
 
 def explanation(change: CellChange) -> str:
@@ -171,41 +185,41 @@ def explanation(change: CellChange) -> str:
     return "; ".join(parts)
 
 
-def speed_text(found: SpeedChange | None) -> str:
+def speed_text(speed: SpeedChange | None) -> str:
     """Return how many times the old speed, with the interval and both speeds."""
-    if found is None:
-        return _NONE
+    if speed is None:
+        return NONE
     return (
-        f"{found.ratio:.3f}× [{found.low:.3f}, {found.high:.3f}]"
-        f" ({found.old_tokens_per_s:,.4g} → {found.new_tokens_per_s:,.4g} t/s)"
+        f"{speed.ratio:.3f}× [{speed.low:.3f}, {speed.high:.3f}]"
+        f" ({rate(speed.old_tokens_per_s)} → {rate(speed.new_tokens_per_s)} t/s)"
     )
 
 
 def peak_text(change: CellChange) -> str:
     """Return both peaks of memory in MB, and the relative change."""
     if change.costs.peak_bytes is None:
-        return _NONE
+        return NONE
     then, now = change.costs.peak_bytes
-    return f"{then / 1e6:,.1f} → {now / 1e6:,.1f} ({percent(now / then - 1, 1)})"
+    return f"{megabytes(then)} → {megabytes(now)} ({percent(now / then - 1, 1)})"
 
 
-def names(changes: Sequence[CellChange]) -> str:
-    """Name cells for a sentence, as code."""
+def names(changes: Sequence[CellChange]) -> tuple[str | Span, ...]:
+    """Name cells for a sentence."""
     return name_some([change.new.id for change in changes])
 
 
-def name_some(ids: Sequence[str]) -> str:
-    """Name cells as code, of many the first ones."""
+def name_some(ids: Sequence[str]) -> tuple[str | Span, ...]:
+    """Name cells, of many the first ones."""
     more = f" and {len(ids) - _MOST_NAMES} more" if len(ids) > _MOST_NAMES else ""
-    return ", ".join(f"`{name}`" for name in ids[:_MOST_NAMES]) + more
+    return spans(listed(map(code, ids[:_MOST_NAMES])), more)
 
 
-def short(change: CellChange) -> str:
+def short(change: CellChange) -> tuple[str | Span, ...]:
     """Say of a red cell in a few words how red it is."""
-    told = [f"`{change.new.id}` {change.verdict.kind.value}"]
     details = []
     if change.ppl is not None and not change.ppl.is_identical:
         details.append(f"PPL {percent(change.ppl.change)}")
     if change.cause_name:
         details.append(change.cause_name)
-    return " ".join([*told, *([f"({', '.join(details)})"] if details else [])])
+    more = f" ({', '.join(details)})" if details else ""
+    return (code(change.new.id), f" {change.verdict.kind.value}{more}")

@@ -10,7 +10,8 @@ from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gate.compare.cell import CellChange, Side, Support, compare_cells
 from pytest_quantgate.gate.compare.comparison import compare_engines, compare_records
 from pytest_quantgate.gate.compare.shifts import find_effects, find_shift
-from pytest_quantgate.reports.upgrade.texts import HEADINGS, row
+from pytest_quantgate.reports.blocks import plain
+from pytest_quantgate.reports.upgrade.texts import COLUMNS, moved_row
 from pytest_quantgate.results.record import CellRecord, ShardRecord
 from pytest_quantgate.results.verdicts import VerdictKind
 from tests.gate.compare.records import (
@@ -122,7 +123,8 @@ def test_divergences_are_compared_on_the_common_chunks() -> None:
     assert found.kld_nats[0] == found.kld_nats[1]
     assert OLD.divergence is not None
     assert found.kld_nats[0] != pytest.approx(OLD.divergence.mean_kld_nats, rel=1e-3)
-    kld = row(found)[HEADINGS.index("mean KLD, same top")]
+    headings = [column.heading for column in COLUMNS]
+    kld = plain(moved_row(found).cells[headings.index("mean KLD, same top")])
     assert kld == f"{found.kld_nats[0]:.5f}", "the top tokens of single chunks are not known"
 
 

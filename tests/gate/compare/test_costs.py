@@ -9,7 +9,8 @@ import pytest
 
 from pytest_quantgate.gate.compare.cell import CellChange, Side, compare_cells
 from pytest_quantgate.gate.compare.comparison import compare_engines, compare_records
-from pytest_quantgate.reports.upgrade.report import upgrade_markdown
+from pytest_quantgate.reports.markdown import markdown
+from pytest_quantgate.reports.upgrade.report import upgrade_blocks
 from pytest_quantgate.results.hardware import Fingerprint, host_state
 from pytest_quantgate.results.measurements.memory import MemoryMeasurement
 from pytest_quantgate.results.measurements.speed import SpeedMeasurement
@@ -94,7 +95,7 @@ def test_a_speed_of_other_hardware_is_not_compared() -> None:
     shorter = change(old, replace(new, measured={"speed": speed(5000, decode_tokens=64)}))
     assert "decode_tokens 64 (was 128)" in shorter.costs.not_compared[0]
     assert shorter.verdict.kind is VerdictKind.PASS
-    text = upgrade_markdown(compare_records(run_of(old), run_of(other)))
+    text = markdown(upgrade_blocks(compare_records(run_of(old), run_of(other))))
     assert "- not compared: speed is of other hardware or settings: CPU another (was c)" in text
     assert "- memory was not measured" in text
     assert "speed was not measured" not in text
