@@ -12,12 +12,17 @@ from pytest_quantgate.errors import RequestUnknown
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceFound:
-    """A device; the description is empty and the memory 0 where the engine does not tell."""
+    """A device; the description is empty and the memory 0 where the engine does not tell.
+
+    ``splits_rows``: whether the build can split rows of a tensor over it, None where the engine
+    does not tell.
+    """
 
     name: str
     description: str
     free_bytes: int
     total_bytes: int
+    splits_rows: bool | None = None
 
 
 def list_devices(engine: Engine) -> tuple[DeviceFound, ...]:
@@ -27,8 +32,10 @@ def list_devices(engine: Engine) -> tuple[DeviceFound, ...]:
         CellError: the engine does not answer.
 
     """
+    splitting_rows: tuple[str, ...] | None = None
     try:
-        rows = engine.ask(ListDevices()).rows
+        reply = engine.ask(ListDevices())
+        rows, splitting_rows = reply.rows, reply.splitting_rows
     except RequestUnknown:
         rows = tuple((name, "", 0, 0) for name in engine.identity().devices)
     found = {CPU: DeviceFound(name=CPU, description="", free_bytes=0, total_bytes=0)}
@@ -39,6 +46,7 @@ def list_devices(engine: Engine) -> tuple[DeviceFound, ...]:
             description=description,
             free_bytes=free_bytes,
             total_bytes=total_bytes,
+            splits_rows=None if splitting_rows is None else name in splitting_rows,
         )
     return tuple(found.values())
 

@@ -1,4 +1,4 @@
-"""``quantgate doctor``: say what is wrong here, and which command mends it."""
+"""``quantgate doctor``: say what is wrong here, and how to fix it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_quantgate.cli.doctor.examination import examine
-from pytest_quantgate.cli.doctor.findings import finding_lines, is_well, section_lines, to_json
+from pytest_quantgate.cli.doctor.findings import finding_lines, is_well, to_json
 from pytest_quantgate.config.project import project_folder
+from pytest_quantgate.errors import ConfigError
 
 if TYPE_CHECKING:
     from pytest_quantgate.cli.command import Subparsers
@@ -32,17 +33,26 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the sections as they come, then the findings; 1 where one of them is an error."""
+    """Print the sections as they come, then the findings; 1 where one of them is an error.
+
+    Raises:
+        ConfigError: there is no present folder.
+
+    """
+    try:
+        root = project_folder(Path.cwd())
+    except FileNotFoundError as error:
+        raise ConfigError("the present folder is gone; type: cd a folder that exists") from error
     sections = []
     for section in examine(
-        project_folder(Path.cwd()),
+        root,
         arguments.profile,
         is_online=arguments.online,
         with_speed=not arguments.quick,
     ):
         sections.append(section)
         if not arguments.json:
-            print("\n".join(section_lines(section)), flush=True)
+            print("\n".join(section.printed()), flush=True)
     if arguments.json:
         print(json.dumps(to_json(sections), indent=1, sort_keys=True, ensure_ascii=False))
     else:

@@ -10,20 +10,19 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pytest_quantgate.artifacts.texts import built_in_text
 from pytest_quantgate.cli.doctor.deadline import within
-from pytest_quantgate.cli.doctor.findings import Finding, Section, error, warning
+from pytest_quantgate.cli.doctor.findings import Section, Severity
 from pytest_quantgate.cli.doctor.installed import PORTABLE
+from pytest_quantgate.cli.doctor.project import Answer, Project
 from pytest_quantgate.config.schema import EngineSettings
 from pytest_quantgate.config.settings import EVALUATION_TEXT, Settings
 from pytest_quantgate.engines.devices import default_threads
 from pytest_quantgate.engines.engine import Engine
 from pytest_quantgate.engines.factory import make_engine
-from pytest_quantgate.engines.inventory import DeviceFound, device_lines, list_devices
+from pytest_quantgate.engines.inventory import device_lines, list_devices
 from pytest_quantgate.engines.messages import (
-    Identity,
     Message,
     Quantize,
     Score,
@@ -42,25 +41,27 @@ from pytest_quantgate.gguf.embedded import EMBEDDED
 from pytest_quantgate.gguf.formats import FILE_TYPES, TENSOR_TYPES
 from pytest_quantgate.storage.keys import file_sha256
 
-NAME = "Engines"
-
 ANSWER_S = 15.0
-"""How long one engine may take to tell what it is and to compute a chunk."""
+"""How long one engine may take to say what it is and to compute a chunk."""
 
 ALL_S = 30.0
 """How long all engines may take together; those that are left then are not asked."""
+
+ROWS_BUILDS = (
+    "SYCL builds of llama.cpp can, and those for CUDA and ROCm before build b9890, which removed it"
+)
+"""Which builds split rows over devices (``split_mode = "row"``)."""
 
 _MODEL, _FORMAT, _N_CTX = "olmoe-mini", "Q8_0", 64
 _SIGNALS = re.compile(r"SIGSEGV|SIGILL|SIGBUS|0xC0000005|0xC000001D", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What an engine told in time."""
+class Attempt:
+    """What came of asking an engine: its answer, None if there is none, and what went wrong."""
 
-    identity: Identity
-    devices: tuple[DeviceFound, ...]
-    seconds_s: float
+    answer: Answer | None
+    problem: CellError | OSError | None
 
 
 def open_engine(settings: Settings, name: str, log: Path, stall_s: float) -> Engine:
@@ -74,73 +75,60 @@ def open_engine(settings: Settings, name: str, log: Path, stall_s: float) -> Eng
     )
 
 
-def examine_engines(settings: Settings, answers: dict[str, Answer]) -> Section:
-    """Ask every engine of the configuration, the profile's first, the unconfigured one last.
-
-    What those told that answered is put into ``answers``.
-    """
+def examine_engines(section: Section, project: Project) -> None:
+    """Ask every engine of the configuration, the profile's first, the unconfigured one last."""
+    settings = project.settings
     against = settings.profile.against
-    wanted = [settings.profile.engine, *([against] if against is not None else [])]
-    others = sorted(set(settings.engines) - set(wanted), key=lambda name: (name == "default", name))
-    names = [*wanted, *others]
-    lines: list[str] = []
-    findings: list[Finding] = []
-    facts: dict[str, Any] = {}
+    needed = [settings.profile.engine, *([against] if against is not None else [])]
+    others = sorted(set(settings.engines) - set(needed), key=lambda name: (name == "default", name))
     until_s = time.monotonic() + ALL_S
-    for name in names:
+    for name in [*needed, *others]:
         left_s = until_s - time.monotonic()
         if left_s < 1:
-            lines.append(f"{name}: not asked, the others took {ALL_S:.0f} s")
-            facts[name] = {"error": "not asked"}
+            section.say(f"{name}: not asked, the others took {ALL_S:.0f} s")
+            section.facts[name] = {"error": "not asked"}
             continue
-        tell = error if name in wanted else warning
-        answer, problem = ask_engine(settings, name, min(ANSWER_S, left_s))
+        attempt = ask_engine(settings, name, min(ANSWER_S, left_s))
+        answer, problem = attempt.answer, attempt.problem
         if answer is not None:
-            answers[name] = answer
-            lines += _answer_lines(name, answer, problem is None)
-            facts[name] = {
+            project.answers[name] = answer
+            section.say(*answer_lines(name, answer, computes=problem is None))
+            section.facts[name] = {
                 "identity": asdict(answer.identity),
                 "devices": [asdict(device) for device in answer.devices],
             }
         if problem is not None:
             first = str(problem).strip().partition("\n")[0]
             if answer is None:
-                lines.append(f"{name}: {first}")
-                facts[name] = {"error": first}
-            findings.append(
-                tell(f"engine {name!r}: {_told(problem)}", _mend(settings, name, problem))
-            )
-    return Section(name=NAME, lines=tuple(lines), findings=tuple(findings), facts=facts)
+                section.say(f"{name}: {first}")
+                section.facts[name] = {"error": first}
+            severity = Severity.ERROR if name in needed else Severity.WARNING
+            what = f"engine {name!r}: {_explained(problem)}"
+            section.find(severity, what, _mend(settings, name, problem))
 
 
-def ask_engine(
-    settings: Settings, name: str, deadline_s: float
-) -> tuple[Answer | None, CellError | None]:
-    """Ask an engine what it is, and have it quantize and score a little.
+def ask_engine(settings: Settings, name: str, deadline_s: float) -> Attempt:
+    """Ask an engine what it is, and have it quantize and score a little."""
+    answers: list[Answer] = []
 
-    Returns:
-        What it told, None if nothing; and what went wrong, None if nothing.
-
-    """
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        told: list[Answer] = []
-
-        def work() -> None:
-            began_s = time.monotonic()
-            engine = open_engine(settings, name, Path(folder) / "engine.log", deadline_s)
-            try:
-                identity, devices = engine.identity(), list_devices(engine)
-                took_s = time.monotonic() - began_s
-                told.append(Answer(identity=identity, devices=devices, seconds_s=took_s))
-                compute_a_little(engine, Path(folder))
-            finally:
-                engine.close()
-
+    def work(folder: Path) -> None:
+        began_s = time.monotonic()
+        engine = open_engine(settings, name, folder / "engine.log", deadline_s)
         try:
-            within(deadline_s, work)
-        except CellError as problem:
-            return (told[0] if told else None), problem
-        return told[0], None
+            identity, devices = engine.identity(), list_devices(engine)
+            took_s = time.monotonic() - began_s
+            answers.append(Answer(identity=identity, devices=devices, seconds_s=took_s))
+            compute_a_little(engine, folder)
+        finally:
+            engine.close()
+
+    problem: CellError | OSError | None = None
+    try:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            within(deadline_s, lambda: work(Path(folder)))
+    except (CellError, OSError) as error:  # a full disk, no folder for temporary files
+        problem = error
+    return Attempt(answer=answers[0] if answers else None, problem=problem)
 
 
 def compute_a_little(engine: Engine, folder: Path) -> None:
@@ -191,20 +179,25 @@ def compute_a_little(engine: Engine, folder: Path) -> None:
         raise CellInvalid(f"{_MODEL} in {_FORMAT} gave the sums {sums} for one chunk")
 
 
-def _answer_lines(name: str, answer: Answer, computes: bool) -> list[str]:
+def answer_lines(name: str, answer: Answer, *, computes: bool) -> list[str]:
+    """Return what an engine is, its devices and what they can."""
     identity = answer.identity
     what = f"{identity.kind} {identity.version}".rstrip()
     if identity.llama_cpp_version and identity.llama_cpp_version not in identity.version:
         what += f", llama.cpp {identity.llama_cpp_version}"
     done = "quantizes and computes" if computes else "does not compute"
-    return [
+    lines = [
         f"{name}: {what}, {done} ({answer.seconds_s:.1f} s to answer)",
         *(f"  {line}" for line in device_lines(answer.devices)),
-        f"  {identity.system_info}" if identity.system_info else "  tells no instruction sets",
     ]
+    others = [device for device in answer.devices if device.name != CPU]
+    if any(device.splits_rows is not None for device in others):
+        able = ", ".join(device.name for device in others if device.splits_rows)
+        lines.append(f'  split_mode "row": {able or f"none of them; {ROWS_BUILDS}"}')
+    return [*lines, f"  {identity.system_info or 'reports no instruction sets'}"]
 
 
-def _told(problem: CellError) -> str:
+def _explained(problem: CellError | OSError) -> str:
     first = str(problem).strip().partition("\n")[0].removesuffix("Last log lines:").rstrip(" .")
     if isinstance(problem, CellCrashed) and _SIGNALS.search(first):
         return (
@@ -214,7 +207,7 @@ def _told(problem: CellError) -> str:
     return first
 
 
-def _mend(settings: Settings, name: str, problem: CellError) -> str | None:
+def _mend(settings: Settings, name: str, problem: CellError | OSError) -> str | None:
     """Return the command for what is known; None leaves it to the message."""
     engine: EngineSettings = settings.engines[name]
     python = shlex.quote(engine.python or sys.executable)

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Concatenate, ParamSpec
 
-from pytest_quantgate.cli.doctor.engines import NAME as ENGINES
-from pytest_quantgate.cli.doctor.engines import Answer, examine_engines
-from pytest_quantgate.cli.doctor.findings import Section, error
-from pytest_quantgate.cli.doctor.inputs import NAME as INPUTS
-from pytest_quantgate.cli.doctor.inputs import Models, examine_inputs
-from pytest_quantgate.cli.doctor.installed import NAME as INSTALLED
+from pytest_quantgate.cli.doctor.engines import examine_engines
+from pytest_quantgate.cli.doctor.findings import Section
+from pytest_quantgate.cli.doctor.inputs import examine_inputs
 from pytest_quantgate.cli.doctor.installed import examine_installed
-from pytest_quantgate.cli.doctor.quietness import NAME as SPEED
+from pytest_quantgate.cli.doctor.project import Project, project_of
 from pytest_quantgate.cli.doctor.quietness import examine_quietness
-from pytest_quantgate.cli.doctor.storage import NAME as CACHE
 from pytest_quantgate.cli.doctor.storage import examine_storage
-from pytest_quantgate.cli.doctor.stored import NAME as BASELINES
 from pytest_quantgate.cli.doctor.stored import examine_stored
-from pytest_quantgate.config.settings import Overrides, Settings, load_settings
+from pytest_quantgate.config.settings import Overrides, load_settings
 from pytest_quantgate.errors import ConfigError
-from pytest_quantgate.storage.cache import Cache
+from pytest_quantgate.gguf.embedded import EMBEDDED
 
-CONFIGURATION = "Configuration"
+P = ParamSpec("P")
+
+SPEED = "Speed"
+CHECKS: Mapping[str, Callable[[Section, Project], None]] = {
+    "Engines": examine_engines,
+    "Devices, models and texts of the profile": examine_inputs,
+    "Cache": examine_storage,
+    "Baselines": examine_stored,
+    SPEED: examine_quietness,
+}
+"""What is examined of a project, in this order."""
+
+WITH_DEFAULTS = ("Engines", "Cache")
+"""What is examined of the defaults where a configuration cannot be used."""
 
 
 def examine(
@@ -41,47 +49,50 @@ def examine(
         with_speed: whether the machine's quietness is measured, which takes most of the time.
 
     """
-    yield _guarded(INSTALLED, examine_installed)
+    yield _examined("Installed", examine_installed)
+    configuration = Section(name="Configuration")
+    names = [name for name in CHECKS if with_speed or name != SPEED]
     try:
         settings = load_settings(root, Overrides(profile=profile))
-    except ConfigError as problem:
-        yield Section(
-            name=CONFIGURATION,
-            lines=("cannot be used; what follows is with the defaults",),
-            findings=(error(str(problem)),),
-            facts={"is_valid": False},
-        )
-        with tempfile.TemporaryDirectory() as empty:
-            defaults = load_settings(Path(empty))
-            yield _guarded(ENGINES, lambda: examine_engines(defaults, {}))
-            yield _guarded(CACHE, lambda: examine_storage(defaults))
-        return
-    yield _configuration(settings)
-    answers: dict[str, Answer] = {}
-    models = Models(Cache(settings.cache_dir, settings.cache_max_bytes))
-    yield _guarded(ENGINES, lambda: examine_engines(settings, answers))
-    yield _guarded(INPUTS, lambda: examine_inputs(settings, models, answers, is_online=is_online))
-    yield _guarded(CACHE, lambda: examine_storage(settings))
-    yield _guarded(BASELINES, lambda: examine_stored(settings, models))
-    if with_speed:
-        yield _guarded(SPEED, lambda: examine_quietness(settings, answers))
+    except (ConfigError, OSError, RuntimeError) as problem:  # RuntimeError: no home for a "~"
+        configuration.say("cannot be used; what follows is with the defaults")
+        configuration.error(str(problem))
+        configuration.facts["is_valid"] = False
+        project = project_of(load_settings(EMBEDDED))  # a folder without a configuration
+        names = [*WITH_DEFAULTS]
+    else:
+        project = project_of(settings, is_online=is_online)
+        _describe(configuration, project)
+    yield configuration
+    for name in names:
+        yield _examined(name, CHECKS[name], project)
 
 
-def _guarded(name: str, examine_part: Callable[[], Section]) -> Section:
-    """Return a section; what nobody thought of ends its own section alone."""
+def _examined(
+    name: str,
+    check: Callable[Concatenate[Section, P], None],
+    *arguments: P.args,
+    **options: P.kwargs,
+) -> Section:
+    """Return a section; what nobody thought of ends its own section alone.
+
+    What the system refuses, such as a disk that is full, is no fault of the doctor's.
+    """
+    section = Section(name=name)
     try:
-        return examine_part()
+        check(section, *arguments, **options)
     except Exception as problem:  # noqa: BLE001 # the other sections are still worth having
         what = f"{type(problem).__name__}: {problem}".partition("\n")[0]
-        finding = error(f"{name} could not be examined ({what}); this is a fault of the doctor's")
-        return Section(name=name, lines=("could not be examined",), findings=(finding,))
+        blame = "" if isinstance(problem, OSError) else "; this is a fault of the doctor's"
+        section.say("could not be examined")
+        section.error(f"{name} could not be examined ({what}){blame}")
+    return section
 
 
-def _configuration(settings: Settings) -> Section:
+def _describe(section: Section, project: Project) -> None:
+    settings, profile = project.settings, project.settings.profile
     path = settings.root / "pyproject.toml"
-    profile = settings.profile
     built_in = " (built in)" if settings.uses_built_in_profile else ""
-    where = str(path) if path.is_file() else "no pyproject.toml here or above: the defaults"
     named = {
         "models": profile.models,
         "formats": profile.formats,
@@ -91,16 +102,10 @@ def _configuration(settings: Settings) -> Section:
         "engine": (profile.engine,),
         **({"against": (profile.against,)} if profile.against is not None else {}),
     }
-    return Section(
-        name=CONFIGURATION,
-        lines=(
-            where,
-            f"profile {settings.profile_name}{built_in}",
-            *(f"  {kind}: {', '.join(names)}" for kind, names in named.items()),
-        ),
-        facts={
-            "is_valid": True,
-            "profile": settings.profile_name,
-            **{kind.replace(" ", "_"): list(names) for kind, names in named.items()},
-        },
+    section.say(
+        str(path) if path.is_file() else "no pyproject.toml here or above: the defaults",
+        f"profile {settings.profile_name}{built_in}",
+        *(f"  {kind}: {', '.join(names)}" for kind, names in named.items()),
     )
+    section.facts |= {"is_valid": True, "profile": settings.profile_name}
+    section.facts |= {kind.replace(" ", "_"): list(names) for kind, names in named.items()}

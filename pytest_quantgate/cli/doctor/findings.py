@@ -1,10 +1,10 @@
-"""What an examination says: sections of lines, and numbered findings with what mends them."""
+"""What an examination says: sections of lines, and numbered findings with how to fix them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -30,41 +30,41 @@ class Finding:
     mend: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Section:
     """One part of the examination: ``lines`` for people, ``facts`` plain values for programs."""
 
     name: str
-    lines: tuple[str, ...]
-    findings: tuple[Finding, ...] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
 
+    def say(self, *lines: str) -> None:
+        """Add lines for people."""
+        self.lines += lines
 
-def error(what: str, mend: str | None = None) -> Finding:
-    """Return a finding that makes the examination fail; see :func:`_finding`."""
-    return _finding(Severity.ERROR, what, mend)
+    def error(self, what: str, mend: str | None = None) -> None:
+        """Add a finding that makes the examination fail; see :meth:`find`."""
+        self.find(Severity.ERROR, what, mend)
 
+    def warn(self, what: str, mend: str | None = None) -> None:
+        """Add a finding that does not make it fail; see :meth:`find`."""
+        self.find(Severity.WARNING, what, mend)
 
-def warning(what: str, mend: str | None = None) -> Finding:
-    """Return a finding that does not make it fail; see :func:`_finding`."""
-    return _finding(Severity.WARNING, what, mend)
+    def find(self, severity: Severity, what: str, mend: str | None = None) -> None:
+        """Add a message's first line; without ``mend`` its own ``type: COMMAND`` is the command."""
+        line = what.strip().partition("\n")[0]
+        match = _COMMAND.search(line) if mend is None else None
+        if match is not None:
+            command = 1 if match[1] else 2
+            mend = match[command].strip()
+            if command == 1:
+                line = f"{line[: match.start()].rstrip(' ;,')}{line[match.end(1) :]}"
+        self.findings.append(Finding(severity=severity, what=line, mend=mend or ""))
 
-
-def _finding(severity: Severity, what: str, mend: str | None) -> Finding:
-    """Take a message's first line; without ``mend`` its own ``type: COMMAND`` is the command."""
-    line = what.strip().partition("\n")[0]
-    match = _COMMAND.search(line) if mend is None else None
-    if match is not None:
-        command = 1 if match[1] else 2
-        mend = match[command].strip()
-        if command == 1:
-            line = f"{line[: match.start()].rstrip(' ;,')}{line[match.end(1) :]}"
-    return Finding(severity=severity, what=line, mend=mend or "")
-
-
-def section_lines(section: Section) -> list[str]:
-    """Return a section as it is printed."""
-    return [section.name, *(f"  {line}" for line in section.lines), ""]
+    def printed(self) -> list[str]:
+        """Return the section as it is printed."""
+        return [self.name, *(f"  {line}" for line in self.lines), ""]
 
 
 def finding_lines(sections: Iterable[Section]) -> list[str]:
@@ -73,18 +73,16 @@ def finding_lines(sections: Iterable[Section]) -> list[str]:
         (finding for section in sections for finding in section.findings),
         key=lambda finding: finding.severity is not Severity.ERROR,
     )
-    if not findings:
-        return ["nothing is wrong"]
     lines = []
     for number, finding in enumerate(findings, 1):
         lines.append(f"{number}. {finding.severity}: {finding.what}")
         if finding.mend:
             lines.append(f"   {finding.mend}")
-    return lines
+    return lines or ["nothing is wrong"]
 
 
 def is_well(sections: Iterable[Section]) -> bool:
-    """Tell whether there is no error; warnings are none."""
+    """Return whether there is no error; a warning is none."""
     return not any(
         finding.severity is Severity.ERROR for section in sections for finding in section.findings
     )
@@ -95,20 +93,5 @@ def to_json(sections: Sequence[Section]) -> dict[str, Any]:
     return {
         "version": VERSION,
         "is_well": is_well(sections),
-        "sections": [
-            {
-                "name": section.name,
-                "lines": list(section.lines),
-                "facts": dict(section.facts),
-                "findings": [
-                    {
-                        "severity": str(finding.severity),
-                        "what": finding.what,
-                        "mend": finding.mend,
-                    }
-                    for finding in section.findings
-                ],
-            }
-            for section in sections
-        ],
+        "sections": [asdict(section) for section in sections],
     }

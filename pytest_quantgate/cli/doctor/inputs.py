@@ -6,34 +6,24 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from pytest_quantgate.artifacts.file_hashes import FileHashes
 from pytest_quantgate.artifacts.hub import ask_for, has_token, parse_hub_source
 from pytest_quantgate.artifacts.imatrix import read_header
-from pytest_quantgate.artifacts.models import Model, find_model, find_source
+from pytest_quantgate.artifacts.models import Model, find_source
 from pytest_quantgate.artifacts.texts import check_held_out, domain_of, load_text
 from pytest_quantgate.cli.doctor.deadline import within
-from pytest_quantgate.cli.doctor.engines import Answer
-from pytest_quantgate.cli.doctor.findings import Finding, Section, error, warning
+from pytest_quantgate.cli.doctor.engines import ROWS_BUILDS
+from pytest_quantgate.cli.doctor.findings import Section
+from pytest_quantgate.cli.doctor.project import Answer, Models, Project
+from pytest_quantgate.config.schema import ImatrixSettings
 from pytest_quantgate.config.settings import NO_IMATRIX, Settings
 from pytest_quantgate.errors import CellError, CellTimeout, ConfigError
-from pytest_quantgate.gguf.reader import GgufFile, read_gguf
-from pytest_quantgate.storage.cache import Cache
-
-NAME = "Devices, models and texts of the profile"
+from pytest_quantgate.gguf.reader import read_gguf
 
 HUB_S = 8.0
 """How long the hub may take for all models."""
-
-HASH_S = 8.0
-"""For how long files are hashed; no further one is begun then."""
-
-_HASHED_BYTES = 1 << 29  # larger files are not: half a gigabyte is a second or two
-
 
 _BUILD_OPTIONS = {
     "CUDA": "GGML_CUDA",
@@ -46,108 +36,58 @@ _BUILD_OPTIONS = {
 """What llama.cpp is built with for the devices of a name."""
 
 
-class Models:
-    """The models that are here, each looked for once; no hub is asked.
-
-    Args:
-        cache: may remember the hash of a file.
-
-    """
-
-    def __init__(self, cache: Cache) -> None:
-        self._hashes = FileHashes(cache.hashes)
-        self._found: dict[str, Model | str] = {}
-        self._hashing_s = 0.0
-
-    def find(self, settings: Settings, name: str) -> Model | str:
-        """Return a model, or in one line why it is not here."""
-        if name not in self._found:
-            try:
-                self._found[name] = find_model(name, settings, is_offline=True)
-            except (ConfigError, CellError, OSError) as problem:
-                self._found[name] = str(problem)
-        return self._found[name]
-
-    def hash_like(self, file: GgufFile, stored: str) -> str | None:
-        """Return a model's hash in a stored one's form where it is known or quickly found."""
-        is_slow = file.n_bytes > _HASHED_BYTES or self._hashing_s > HASH_S
-        if is_slow and not self._hashes.is_known(file, stored):
-            return None
-        began_s = time.monotonic()
-        digest = self._hashes.like(file, stored)
-        self._hashing_s += time.monotonic() - began_s
-        return digest
-
-    def sources(self, settings: Settings) -> dict[str, GgufFile]:
-        """Return the sources of the profile's models that are here and have one."""
-        found = {name: self.find(settings, name) for name in settings.profile.models}
-        return {
-            name: model.source
-            for name, model in found.items()
-            if isinstance(model, Model) and model.source is not None
-        }
-
-
-@dataclass
-class _Told:
-    lines: list[str]
-    findings: list[Finding]
-    facts: dict[str, Any]
-
-
-def examine_inputs(
-    settings: Settings, models: Models, answers: Mapping[str, Answer], *, is_online: bool
-) -> Section:
-    """Look for everything that the profile names.
-
-    Args:
-        settings: checked settings.
-        models: finds models.
-        answers: what the engines told.
-        is_online: whether the hub may be asked for models that are not here.
-
-    """
-    told = _Told(lines=[], findings=[], facts={})
-    answer = answers.get(settings.profile.engine)
-    _devices(settings, answer, told)
-    until_s = time.monotonic() + HUB_S if is_online else None
+def examine_inputs(section: Section, project: Project) -> None:
+    """Look for everything that the profile names; the hub is asked only where one may be."""
+    settings, models = project.settings, project.models
+    answer = project.answers.get(settings.profile.engine)
+    _devices(section, settings, answer)
+    until_s = time.monotonic() + HUB_S if project.is_online else None
     for name in settings.profile.models:
-        found = models.find(settings, name)
-        _model(settings, name, found, told, until_s)
-        if isinstance(found, Model):
-            _pins(models, found, told)
-    _memory(settings, models, answer, told)
-    _texts(settings, told)
-    _imatrices(settings, told)
-    _token(settings, told)
-    return Section(
-        name=NAME, lines=tuple(told.lines), findings=tuple(told.findings), facts=told.facts
-    )
+        model = models.find(settings, name)
+        _model(section, settings, name, model, until_s)
+        if isinstance(model, Model):
+            _pins(section, models, model)
+    _memory(section, settings, models, answer)
+    _texts(section, settings)
+    _imatrices(section, settings)
+    _token(section, settings)
 
 
-def _devices(settings: Settings, answer: Answer | None, told: _Told) -> None:
-    there = None if answer is None else [device.name for device in answer.devices]
+def _devices(section: Section, settings: Settings, answer: Answer | None) -> None:
+    engine = settings.profile.engine
+    devices = {device.name: device for device in answer.devices} if answer is not None else {}
     for name in settings.profile.devices:
-        wanted = settings.devices[name].names
-        missing = [] if there is None else [item for item in wanted if item not in there]
-        state = "the engine does not tell" if there is None else "there"
-        if missing and there is not None:
+        device = settings.devices[name]
+        missing = [item for item in device.names if item not in devices]
+        state = "there"
+        if answer is None:
+            state = "the engine does not answer"
+        elif missing:
             state = f"UNAVAILABLE: the engine has no {missing[0]}"
-            told.findings.append(
-                error(
-                    f"device {name!r}: engine {settings.profile.engine!r} has no {missing[0]!r};"
-                    f" there are: {', '.join(there)}",
-                    _device_command(settings, missing[0], there),
-                )
+            section.error(
+                f"device {name!r}: engine {engine!r} has no {missing[0]!r}; there are:"
+                f" {', '.join(devices)}",
+                _device_command(settings, missing[0], list(devices)),
             )
-        told.lines.append(f"device {name} ({', '.join(wanted)}): {state}")
-        told.facts[f"device {name}"] = not missing and there is not None
+        elif device.split_mode == "row":
+            whole = [item for item in device.names if devices[item].splits_rows is False]
+            if whole:
+                state = 'UNSUPPORTED: this build has no split_mode "row"'
+                section.error(
+                    f"device {name!r}: engine {engine!r} cannot split rows over {whole[0]}"
+                    f' (split_mode = "row"): {ROWS_BUILDS}; set split_mode = "layer" under'
+                    f" [tool.quantgate.devices.{name}]"
+                )
+            elif any(devices[item].splits_rows is None for item in device.names):
+                state += '; whether it has split_mode "row", a run shows'
+        section.say(f"device {name} ({', '.join(device.names)}): {state}")
+        section.facts[f"device {name}"] = state.startswith("there")
 
 
-def _device_command(settings: Settings, wanted: str, there: Sequence[str]) -> str:
+def _device_command(settings: Settings, missing: str, there: Sequence[str]) -> str:
     """Return what builds the engine for a device's backend, if it has none of that backend."""
     engine = settings.engines[settings.profile.engine]
-    backend = wanted.rstrip("0123456789")
+    backend = missing.rstrip("0123456789")
     has_backend = any(name.startswith(backend) for name in there)
     option = _BUILD_OPTIONS.get(backend)
     if option is None or has_backend:
@@ -163,28 +103,28 @@ def _device_command(settings: Settings, wanted: str, there: Sequence[str]) -> st
 
 
 def _model(
-    settings: Settings, name: str, found: Model | str, told: _Told, until_s: float | None
+    section: Section, settings: Settings, name: str, model: Model | str, until_s: float | None
 ) -> None:
-    """Tell of a model; the hub is asked until a time, None not at all."""
-    told.facts[f"model {name}"] = isinstance(found, Model)
-    if isinstance(found, Model):
-        told.lines.append(f"model {name}: {_kind(found)}")
+    """Report a model; the hub is asked until a time, None not at all."""
+    section.facts[f"model {name}"] = isinstance(model, Model)
+    if isinstance(model, Model):
+        section.say(f"model {name}: {_kind(model)}")
         return
-    told.lines.append(f"model {name}: UNAVAILABLE")
+    section.say(f"model {name}: UNAVAILABLE")
     hub = _hub_sources(settings, name)
     if not hub or until_s is None:
-        told.findings += [error(problem) for problem in _problems(settings, name, found)]
+        for problem in _problems(settings, name, model):
+            section.error(problem)
         return
     try:
         left_s = max(0.1, until_s - time.monotonic())
         n_bytes = within(left_s, lambda: sum(_ask(settings, name, item) for item in hub))
+    except CellTimeout as problem:
+        section.error(f"model {name!r}: the hub gives {problem}")
     except CellError as problem:
-        what = str(problem)
-        if isinstance(problem, CellTimeout):
-            what = f"model {name!r}: the hub gives {problem}"
-        told.findings.append(error(what))
-        return
-    told.lines[-1] += f"; {n_bytes / 1e9:,.2f} GB are on the hub, a run downloads them"
+        section.error(str(problem))
+    else:
+        section.lines[-1] += f"; {n_bytes / 1e9:,.2f} GB are on the hub, a run downloads them"
 
 
 def _kind(model: Model) -> str:
@@ -199,43 +139,38 @@ def _kind(model: Model) -> str:
 
 def _problems(settings: Settings, name: str, first: str) -> list[str]:
     """Return what is wrong with a model, of existing files with each of them."""
-    found = []
+    problems = []
     for source in (settings.models[name].files or {}).values():
         try:
             read_gguf(find_source(source, settings.root, name, is_offline=True))
         except (ConfigError, CellError, OSError) as problem:
-            found.append(str(problem))
+            problems.append(str(problem))
     where = f"model {name!r}"
     return [
         problem if problem.startswith(where) else f"{where}: {problem}"
-        for problem in found or [first]
+        for problem in problems or [first]
     ]
 
 
-def _memory(settings: Settings, models: Models, answer: Answer | None, told: _Told) -> None:
-    """Hold the largest file of each model against each device's memory."""
+def _memory(section: Section, settings: Settings, models: Models, answer: Answer | None) -> None:
+    """Compare the largest file of each model with each device's memory."""
     profile = settings.profile
-    there = {device.name: device for device in answer.devices} if answer is not None else {}
+    memory = {device.name: device.total_bytes for device in answer.devices} if answer else {}
     for name in profile.models:
         model = models.find(settings, name)
-        is_file = isinstance(model, Model) and (
-            model.shape is None or profile.speed or profile.memory
-        )
-        if not isinstance(model, Model) or not is_file:
+        if not isinstance(model, Model):
+            continue
+        if model.shape is not None and not (profile.speed or profile.memory):
             continue
         files = [model.source] if model.source is not None else list(model.files.values())
         largest = max(file.n_bytes for file in files)
         for device in profile.devices:
-            parts = [
-                there[item].total_bytes for item in settings.devices[device].names if item in there
-            ]
-            if 0 < sum(parts) < largest and settings.devices[device].n_gpu_layers is None:
-                told.findings.append(
-                    warning(
-                        f"model {name!r} takes {largest / 1e9:,.1f} GB and device {device!r} has"
-                        f" {sum(parts) / 1e9:,.1f} GB: its largest format will hardly run there;"
-                        " leave it out of formats, or set n_gpu_layers for the device"
-                    )
+            total = sum(memory.get(item, 0) for item in settings.devices[device].names)
+            if 0 < total < largest and settings.devices[device].n_gpu_layers is None:
+                section.warn(
+                    f"model {name!r} takes {largest / 1e9:,.1f} GB and device {device!r} has"
+                    f" {total / 1e9:,.1f} GB: its largest format will hardly run there; leave it"
+                    " out of formats, or set n_gpu_layers for the device"
                 )
 
 
@@ -249,91 +184,88 @@ def _ask(settings: Settings, name: str, source: str) -> int:
     return ask_for(parse_hub_source(source, name), settings.root, name)
 
 
-def _pins(models: Models, model: Model, told: _Told) -> None:
-    """Hold files that are hashed or quickly hashed against what the configuration wants."""
+def _pins(section: Section, models: Models, model: Model) -> None:
+    """Compare files that are hashed, or quickly hashed, with the hash that the project pins."""
     for key, pinned in model.pinned_sha256.items():
         file = model.files[key] if key else model.source
         assert file is not None
         digest = models.hash_like(file, pinned.lower())
         if digest is None:
-            told.lines.append(f"  its SHA-256 is checked by a run ({file.n_bytes / 1e9:,.1f} GB)")
+            section.say(f"  its SHA-256 is checked by a run ({file.n_bytes / 1e9:,.1f} GB)")
         elif digest != pinned.lower():
-            told.findings.append(
-                error(
-                    f"model {model.name!r}: {file.files[0]} has the SHA-256 {digest}, not the"
-                    f" pinned {pinned}; get the right file or change its sha256 under"
-                    f" [tool.quantgate.models.{model.name}]"
-                )
+            section.error(
+                f"model {model.name!r}: {file.files[0]} has the SHA-256 {digest}, not the pinned"
+                f" {pinned}; get the right file or change its sha256 under"
+                f" [tool.quantgate.models.{model.name}]"
             )
 
 
-def _texts(settings: Settings, told: _Told) -> None:
+def _texts(section: Section, settings: Settings) -> None:
     n_ctx = settings.profile.n_ctx
     for name in settings.profile.texts:
+        section.facts[f"text {name}"] = False
         try:
             text = load_text(name, settings.texts, settings.root)
-        except ConfigError as problem:
-            told.lines.append(f"text {name}: UNAVAILABLE")
-            told.findings.append(error(str(problem)))
-            told.facts[f"text {name}"] = False
+        except (ConfigError, OSError) as problem:
+            section.say(f"text {name}: UNAVAILABLE")
+            section.error(str(problem))
             continue
         what = f"{len(text.data):,} bytes"
         what += f", {len(text.documents)} documents" if text.documents else ""
         what += f", {len(text.domains)} domains" if text.domains else ""
-        told.lines.append(f"text {name}: {what}")
-        told.facts[f"text {name}"] = True
-        # A token has at least a byte, so this is certain and not all.
+        section.say(f"text {name}: {what}")
+        section.facts[f"text {name}"] = True
+        # A token has at least a byte: this is certain, though not all that can be too short.
         if len(text.data) < 2 * n_ctx:
-            told.findings.append(
-                error(
-                    f"text {name!r} has {len(text.data):,} bytes, fewer than two chunks of"
-                    f" {n_ctx} tokens; take a longer one or set a smaller n_ctx"
-                )
+            section.error(
+                f"text {name!r} has {len(text.data):,} bytes, fewer than two chunks of {n_ctx}"
+                " tokens; take a longer one or set a smaller n_ctx"
             )
 
 
-def _imatrices(settings: Settings, told: _Told) -> None:
+def _imatrices(section: Section, settings: Settings) -> None:
     for name in settings.profile.imatrices:
         if name == NO_IMATRIX:
             continue
-        wanted = settings.imatrices[name]
+        section.facts[f"importance matrix {name}"] = False
         try:
-            if wanted.file is not None:
-                header = read_header(name, settings.root / Path(wanted.file).expanduser())
-                what = f"a file, {header.n_bytes / 1e6:,.1f} MB"
-            else:
-                what = f"collected from the text {wanted.text}"
-                text = load_text(str(wanted.text), settings.texts, settings.root)
-                if wanted.domain is not None:
-                    where = f"[tool.quantgate.imatrices.{name}]"
-                    text = domain_of(text, wanted.domain, where)
-                    what += f", domain {wanted.domain}"
-                for scored in settings.profile.texts:
-                    check_held_out(name, text, load_text(scored, settings.texts, settings.root))
-        except ConfigError as problem:
-            told.lines.append(f"importance matrix {name}: UNAVAILABLE")
-            told.findings.append(error(str(problem)))
-            told.facts[f"importance matrix {name}"] = False
+            what = _imatrix(settings, name, settings.imatrices[name])
+        except (ConfigError, OSError) as problem:
+            section.say(f"importance matrix {name}: UNAVAILABLE")
+            section.error(str(problem))
             continue
-        told.lines.append(f"importance matrix {name}: {what}")
-        told.facts[f"importance matrix {name}"] = True
+        section.say(f"importance matrix {name}: {what}")
+        section.facts[f"importance matrix {name}"] = True
 
 
-def _token(settings: Settings, told: _Told) -> None:
-    """Tell whether there is a token, and nothing of it; a public model needs none."""
+def _imatrix(settings: Settings, name: str, imatrix: ImatrixSettings) -> str:
+    """Return what a matrix is; raises ``ConfigError`` where it cannot be used."""
+    if imatrix.file is not None:
+        header = read_header(name, settings.root / Path(imatrix.file).expanduser())
+        return f"a file, {header.n_bytes / 1e6:,.1f} MB"
+    what = f"collected from the text {imatrix.text}"
+    text = load_text(str(imatrix.text), settings.texts, settings.root)
+    if imatrix.domain is not None:
+        text = domain_of(text, imatrix.domain, f"[tool.quantgate.imatrices.{name}]")
+        what += f", domain {imatrix.domain}"
+    for scored in settings.profile.texts:
+        check_held_out(name, text, load_text(scored, settings.texts, settings.root))
+    return what
+
+
+def _token(section: Section, settings: Settings) -> None:
+    """Report whether there is a token, and nothing of it; a public model needs none."""
     if not any(_hub_sources(settings, name) for name in settings.profile.models):
         return
     has = has_token()
-    told.facts["token"] = has
+    section.facts["token"] = has
     state = {True: "there", False: "none", None: "the hub's library is not installed"}[has]
-    told.lines.append(f"token of the hub: {state}")
+    section.say(f"token of the hub: {state}")
     if has is False:
-        told.findings.append(
-            warning(
-                "models come from a hub and there is no token: those of a gated or private"
-                " repository will be UNAVAILABLE",
-                "hf auth login",
-            )
+        section.warn(
+            "models come from a hub and there is no token: those of a gated or private repository"
+            " will be UNAVAILABLE",
+            "hf auth login",
         )
     if os.environ.get("HF_HUB_OFFLINE"):
-        told.lines.append("HF_HUB_OFFLINE is set: a run downloads nothing")
+        section.say("HF_HUB_OFFLINE is set: a run downloads nothing")

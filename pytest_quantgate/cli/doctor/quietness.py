@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pytest_quantgate import stats
 from pytest_quantgate.cli.doctor.deadline import within
-from pytest_quantgate.cli.doctor.engines import Answer, open_engine
-from pytest_quantgate.cli.doctor.findings import Finding, Section, error, warning
+from pytest_quantgate.cli.doctor.engines import open_engine
+from pytest_quantgate.cli.doctor.findings import Section, Severity
+from pytest_quantgate.cli.doctor.project import Answer, Project
 from pytest_quantgate.config.settings import Settings
 from pytest_quantgate.engines.devices import default_threads, placement_of
 from pytest_quantgate.engines.engine import Engine
@@ -30,8 +31,6 @@ from pytest_quantgate.hosts.device_locks import hold_device
 from pytest_quantgate.metrics.speed import process_speed, run_interleaved
 from pytest_quantgate.results.hardware import HostState, OutsideLoad, host_state
 from pytest_quantgate.results.measurements.speed import BUSY_SHARE, PHASES, ProcessSpeed, rates
-
-NAME = "Speed"
 
 BUDGET_S = 25.0
 """After so long no further look is begun."""
@@ -48,7 +47,7 @@ _LEAST_PAIRS, _MOST_PAIRS = 2, 1000
 class Quietness:
     """What was measured: the processes of both sides, and what else went on.
 
-    ``is_whole`` tells that no deadline ended it.
+    ``is_whole``: no deadline ended it.
     """
 
     sides: tuple[tuple[ProcessSpeed, ...], tuple[ProcessSpeed, ...]]
@@ -78,10 +77,10 @@ class Quietness:
         """
         if self.pairs < _LEAST_PAIRS:
             return None
-        seen = self._estimate(phase)
+        estimate = self._estimate(phase)
         for pairs in range(stats.MIN_PROCESSES, _MOST_PAIRS):
             quantile = stats.t_quantile(pairs - 1, self._share(pairs))
-            half = quantile * seen.standard_error * math.sqrt(self.pairs / pairs)
+            half = quantile * estimate.standard_error * math.sqrt(self.pairs / pairs)
             if 2 * half <= math.log1p(margin):
                 return pairs
         return None
@@ -97,23 +96,28 @@ class Quietness:
         return reached[-1] if reached else shares[0]
 
 
-def examine_quietness(
-    settings: Settings, answers: dict[str, Answer], budget_s: float = BUDGET_S
-) -> Section:
+def examine_quietness(section: Section, project: Project, budget_s: float = BUDGET_S) -> None:
     """Time a small model against itself, and hold the interval against the profile's margin."""
-    answer = answers.get(settings.profile.engine)
+    settings = project.settings
+    answer = project.answers.get(settings.profile.engine)
     if answer is None:
-        return Section(name=NAME, lines=("not measured: the profile's engine does not answer",))
+        section.say("not measured: the profile's engine does not answer")
+        return
     placement = _placement(settings, answer)
-    where = ",".join(placement.names)
     try:
         measured = measure_quietness(settings, placement, budget_s)
-    except CellError as problem:
+    except (CellError, OSError) as problem:
         first = str(problem).strip().partition("\n")[0]
-        tell = error if settings.profile.speed else warning
-        findings = () if isinstance(problem, DeviceBusy) else (tell(f"no speed: {first}"),)
-        return Section(name=NAME, lines=(f"not measured: {first}",), findings=findings)
-    return _judge(settings, measured, where)
+        section.say(f"not measured: {first}")
+        if not isinstance(problem, DeviceBusy):
+            section.find(_severity(settings), f"no speed: {first}")
+        return
+    _judge(section, settings, measured, ",".join(placement.names))
+
+
+def _severity(settings: Settings) -> Severity:
+    """Return how grave it is that a speed cannot be judged here."""
+    return Severity.ERROR if settings.profile.speed else Severity.WARNING
 
 
 def _placement(settings: Settings, answer: Answer) -> Placement:
@@ -207,40 +211,39 @@ def _request(placement: Placement, n_threads: int) -> MeasureSpeed:
     )
 
 
-def _judge(settings: Settings, measured: Quietness, where: str) -> Section:
+def _judge(section: Section, settings: Settings, measured: Quietness, where: str) -> None:
     margin, most = settings.profile.speed_margin, settings.profile.speed_processes
-    lines = [
+    ended = "" if measured.is_whole else ", ended by the deadline"
+    section.say(
         f"{_MODEL} against itself on {where}, {measured.n_threads} threads: {measured.pairs} pairs"
-        f" of processes in {measured.seconds_s:.0f} s"
-        + ("" if measured.is_whole else ", ended by the deadline")
-    ]
+        f" of processes in {measured.seconds_s:.0f} s{ended}"
+    )
     too_wide, needed = [], stats.MIN_PROCESSES
     for phase in PHASES:
         width, pairs = measured.width(phase), measured.pairs_for(phase, margin)
         reached = f"within {_percent(width)}" if math.isfinite(width) else "no interval"
         needs = "" if width <= margin or pairs is None else f"; that would take {pairs} pairs"
-        lines.append(f"  {phase}: {reached}, the margin is {_percent(margin)}{needs}")
+        section.say(f"  {phase}: {reached}, the margin is {_percent(margin)}{needs}")
         if pairs is None or pairs > most:
             too_wide.append(phase)
         else:
             needed = max(needed, pairs)
-    causes = _causes(measured)
-    lines += _state_lines(measured)
-    findings: list[Finding] = []
+    section.say(*_state_lines(measured))
     if too_wide:
-        tell = error if settings.profile.speed else warning
-        because = f": {causes[0][0]}" if causes else ""
-        mend = causes[0][1] if causes else "raise speed_processes or speed_margin in the profile"
-        findings.append(
-            tell(
-                f"this machine is not quiet enough to tell {_percent(margin)} of"
-                f" {' and '.join(too_wide)} speed with speed_processes = {most}{because}",
-                mend,
-            )
+        disturbance = next(
+            _disturbances(measured),
+            Disturbance(what="", fix="raise speed_processes or speed_margin in the profile"),
+        )
+        because = f": {disturbance.what}" if disturbance.what else ""
+        section.find(
+            _severity(settings),
+            f"this machine is not quiet enough to tell {_percent(margin)} of"
+            f" {' and '.join(too_wide)} speed with speed_processes = {most}{because}",
+            disturbance.fix,
         )
     else:
-        lines.append(f"quiet enough: {needed} of speed_processes = {most} pairs are enough")
-    facts: dict[str, Any] = {
+        section.say(f"quiet enough: {needed} of speed_processes = {most} pairs are enough")
+    section.facts |= {
         "margin": margin,
         "pairs": measured.pairs,
         "width": {phase: _finite(measured.width(phase)) for phase in PHASES},
@@ -249,38 +252,36 @@ def _judge(settings: Settings, measured: Quietness, where: str) -> Section:
         "host": asdict(measured.after),
         "is_quiet": not too_wide,
     }
-    return Section(name=NAME, lines=tuple(lines), findings=tuple(findings), facts=facts)
 
 
-def _causes(measured: Quietness) -> list[tuple[str, str]]:
-    """Return what disturbs, and for each the command, what matters most first."""
-    found, state = [], measured.after
-    outside = measured.outside_cores
+@dataclass(frozen=True, kw_only=True)
+class Disturbance:
+    """What disturbs a measurement of speed, and what to do."""
+
+    what: str
+    fix: str
+
+
+def _disturbances(measured: Quietness) -> Iterator[Disturbance]:
+    """Yield what disturbed, what matters most first."""
+    state, outside = measured.after, measured.outside_cores
     if outside is not None and outside > BUSY_SHARE * measured.n_threads:
-        found.append(
-            (
-                f"other processes used {outside:.1f} cores meanwhile",
-                "end what top shows, then repeat",
-            )
-        )
+        what = f"other processes used {outside:.1f} cores meanwhile"
+        yield Disturbance(what=what, fix="end what top shows, then repeat")
     heat = (measured.before.throttled, state.throttled)
     if None not in heat and heat[0] != heat[1]:
-        found.append(("heat slowed the cores down meanwhile", "let it cool, then repeat"))
+        what = "heat slowed the cores down meanwhile"
+        yield Disturbance(what=what, fix="let it cool, then repeat")
     if state.on_battery:
-        found.append(("it runs on its battery", "connect the mains"))
+        yield Disturbance(what="it runs on its battery", fix="connect the mains")
     if state.governor not in {None, _GOVERNOR}:
-        found.append(
-            (
-                f"its clock is governed by {state.governor!r}",
-                f"sudo cpupower frequency-set -g {_GOVERNOR}",
-            )
-        )
-    return found
+        what = f"its clock is governed by {state.governor!r}"
+        yield Disturbance(what=what, fix=f"sudo cpupower frequency-set -g {_GOVERNOR}")
 
 
 def _state_lines(measured: Quietness) -> list[str]:
     state, outside = measured.after, measured.outside_cores
-    told = {
+    values = {
         "others used": None if outside is None else f"{outside:.2f} cores",
         "load": None if state.load_average is None else f"{state.load_average:.2f}",
         "governor": state.governor,
@@ -289,10 +290,10 @@ def _state_lines(measured: Quietness) -> list[str]:
         "temperature": None if state.temperature_c is None else f"{state.temperature_c:.0f} °C",
         "slowed by heat": None if state.throttled is None else f"{state.throttled} times",
     }
-    known = [f"{name} {value}" for name, value in told.items() if value is not None]
-    hidden = [name for name, value in told.items() if value is None]
+    known = [f"{name} {value}" for name, value in values.items() if value is not None]
+    hidden = [name for name, value in values.items() if value is None]
     lines = [", ".join(known)] if known else []
-    return [*lines, f"not told by this platform: {', '.join(hidden)}"] if hidden else lines
+    return [*lines, f"not known on this platform: {', '.join(hidden)}"] if hidden else lines
 
 
 def _percent(width: float) -> str:

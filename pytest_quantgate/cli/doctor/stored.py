@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from pytest_quantgate.artifacts.models import Model
-from pytest_quantgate.cli.doctor.findings import Finding, Section, error, warning
-from pytest_quantgate.cli.doctor.inputs import Models
+from pytest_quantgate.cli.doctor.findings import Section
+from pytest_quantgate.cli.doctor.project import Models, Project
 from pytest_quantgate.config.settings import BUILT_IN_PROFILES, Overrides, Settings, load_settings
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.matrix.cells import expand_sources
@@ -19,82 +20,109 @@ from pytest_quantgate.matrix.keys import key_of_cell
 from pytest_quantgate.results.baseline import VERSION, Baseline, Key, parse
 from pytest_quantgate.results.baseline_store import Store, file_name
 
-NAME = "Baselines"
-
 _CPU = "cpu"
 _STORE_ANEW = '--snapshot-update --quant-reason "WHY"'
 _SHOWN = 3
 
 
+class _Kind(StrEnum):
+    """What a file in the project's folder is; the value is its name among the facts."""
+
+    IN_USE = "in_use"
+    ELSEWHERE = "elsewhere"
+    NOT_EXAMINED = "not_examined"
+    OTHER_SETTINGS = "other_settings"
+    ORPHAN = "orphans"
+    OTHER_SCHEMA = "other_schema"
+    DAMAGED = "damaged"
+    OTHER_SOURCE = "other_source"
+
+
+_LABELS = {
+    _Kind.IN_USE: "in use",
+    _Kind.ELSEWHERE: "of another host's device, kept",
+    _Kind.NOT_EXAMINED: "of models that are not here, not examined",
+    _Kind.OTHER_SETTINGS: "of other settings",
+    _Kind.ORPHAN: "orphans",
+    _Kind.OTHER_SCHEMA: "of another schema",
+    _Kind.DAMAGED: "damaged",
+    _Kind.OTHER_SOURCE: "of another source",
+}
+
+
 @dataclass(kw_only=True)
 class _Sorted:
-    """The files of the project's folder, by what is to be said of them."""
+    """The files of the project's folder by their kind; one of another source is in use as well.
 
-    used: dict[Path, Baseline] = field(default_factory=dict)
-    elsewhere: list[Path] = field(default_factory=list)
-    unsure: list[Path] = field(default_factory=list)
-    orphans: list[Path] = field(default_factory=list)
-    other_settings: list[Path] = field(default_factory=list)
-    other_versions: list[Path] = field(default_factory=list)
-    damaged: dict[Path, str] = field(default_factory=dict)
-    other_sources: list[Path] = field(default_factory=list)
+    ``reasons`` say why a damaged one is, ``sources`` the model of one of another source, and
+    ``not_hashed`` has the models that are too large to be hashed here.
+    """
+
+    paths: dict[_Kind, list[Path]] = field(default_factory=lambda: {kind: [] for kind in _Kind})
+    reasons: dict[Path, str] = field(default_factory=dict)
+    sources: dict[Path, str] = field(default_factory=dict)
     not_hashed: set[str] = field(default_factory=set)
 
+    def damaged(self, path: Path, reason: str) -> None:
+        """Add a file that is damaged."""
+        self.paths[_Kind.DAMAGED].append(path)
+        self.reasons[path] = reason
 
-def examine_stored(settings: Settings, models: Models) -> Section:
-    """Hold the project's baselines against the cells of every profile of the configuration.
+
+def examine_stored(section: Section, project: Project) -> None:
+    """Compare the project's baselines with the cells of every profile of the configuration.
 
     A built-in profile counts too: its baselines may stand in the project. One of another host's
-    device is nobody's orphan: this host may not have it.
+    device is no orphan: this host may not have it.
     """
-    lines: list[str] = []
-    findings: list[Finding] = []
+    settings, models = project.settings, project.models
     expected: dict[str, frozenset[Key]] = {}
     lacking: set[Key] = set()
     own = sorted({settings.profile_name, *settings.other_profiles})
     for name in dict.fromkeys((*own, *BUILT_IN_PROFILES)):
         try:
-            found = settings
+            of_profile = settings
             if name != settings.profile_name:
-                found = load_settings(settings.root, Overrides(profile=name))
-            cells = expand_sources(found, models.sources(found))
-            expected[name] = frozenset(key_of_cell(found, cell) for cell in cells)
+                of_profile = load_settings(settings.root, Overrides(profile=name))
+            cells = expand_sources(of_profile, models.sources(of_profile))
+            expected[name] = frozenset(key_of_cell(of_profile, cell) for cell in cells)
         except ConfigError as problem:
-            findings.append(error(f"profile {name!r}: {problem}"))
+            section.error(f"profile {name!r}: {problem}")
             continue
         if name in own:
-            store = Store(found.baselines_dir, use_shipped=found.uses_built_in_profile)
+            store = Store(of_profile.baselines_dir, use_shipped=of_profile.uses_built_in_profile)
             missing = {key for key in expected[name] if not store.has_any([key])}
             lacking |= missing
-            lines.append(_profile_line(found, len(expected[name]), len(missing), findings))
+            _profile(section, of_profile, len(expected[name]), len(missing))
     folder = settings.baselines_dir
     files = _sort(folder, settings, models, frozenset().union(*expected.values()), lacking)
-    lines += _lines(folder, files)
-    findings += _findings(settings, files)
-    return Section(
-        name=NAME,
-        lines=tuple(lines),
-        findings=tuple(findings),
-        facts=_facts(folder, files, expected),
-    )
+    _summarize(section, folder, files)
+    _report_problems(section, settings.root, files)
+    section.facts["folder"] = str(folder)
+    section.facts |= {
+        str(kind): [path.relative_to(folder).as_posix() for path in paths]
+        for kind, paths in files.paths.items()
+    }
+    section.facts["cells"] = {name: len(keys) for name, keys in expected.items()}
 
 
-def _profile_line(settings: Settings, n_cells: int, n_missing: int, findings: list[Finding]) -> str:
-    """Count a profile's cells with a baseline; say what a gated one lacks."""
+def _profile(section: Section, settings: Settings, n_cells: int, n_missing: int) -> None:
+    """Count a profile's cells with a baseline; report what a gated one lacks."""
     name = settings.profile_name
     if settings.profile.against is not None:
-        return f"profile {name}: {n_cells} cells, held against engine {settings.profile.against}"
+        against = settings.profile.against
+        section.say(f"profile {name}: {n_cells} cells, held against engine {against}")
+        return
     gates = settings.profile.gate or n_missing < n_cells
     if gates and n_missing:
-        findings.append(
-            warning(
-                f"profile {name!r}: {n_missing} of {n_cells} cells have no baseline and will be"
-                " NO_BASELINE",
-                f"pytest --quant-matrix --quant-profile {name} {_STORE_ANEW}",
-            )
+        section.warn(
+            f"profile {name!r}: {n_missing} of {n_cells} cells have no baseline and will be"
+            " NO_BASELINE",
+            f"pytest --quant-matrix --quant-profile {name} {_STORE_ANEW}",
         )
     state = "gated" if gates else "not gated: a run measures, and is green"
-    return f"profile {name}: {n_cells - n_missing} of {n_cells} cells have a baseline ({state})"
+    n_stored = n_cells - n_missing
+    section.say(f"profile {name}: {n_stored} of {n_cells} cells have a baseline ({state})")
 
 
 def _sort(
@@ -114,39 +142,42 @@ def _sort(
         lacking: those of the configuration's profiles that have no baseline.
 
     """
-    found = _Sorted()
+    files = _Sorted()
     by_file = {file_name(key): key for key in expected}
     others = {_without_device(key) for key in expected}
     missing = {name for name in settings.models if isinstance(models.find(settings, name), str)}
-    hashes = _Hashes(settings, models, found.not_hashed)
+    hashes = _Hashes(settings, models, files.not_hashed)
     for path in sorted(folder.glob("*/*.json")):
-        baseline = _read(path, found)
+        baseline = _read(path, files)
         if baseline is None:
             continue
         key = baseline.key
         if file_name(key) != path.relative_to(folder).as_posix():
-            found.damaged[path] = "it is of another cell: copied or renamed by hand"
-        elif by_file.get(file_name(key)) == key:
-            found.used[path] = baseline
+            files.damaged(path, "it is of another cell: copied or renamed by hand")
+            continue
+        if by_file.get(file_name(key)) == key:
+            kind = _Kind.IN_USE
             if hashes.is_other(baseline):
-                found.other_sources.append(path)
+                files.paths[_Kind.OTHER_SOURCE].append(path)
+                files.sources[path] = key.model
         elif not key.device_kind.startswith(_CPU) and _without_device(key) in others:
-            found.elsewhere.append(path)
+            kind = _Kind.ELSEWHERE
         elif key.model in missing:
-            found.unsure.append(path)
+            kind = _Kind.NOT_EXAMINED
         elif any(key.is_of_cell_of(other) for other in lacking):
-            found.other_settings.append(path)
+            kind = _Kind.OTHER_SETTINGS
         else:
-            found.orphans.append(path)
-    return found
+            kind = _Kind.ORPHAN
+        files.paths[kind].append(path)
+    return files
 
 
-def _read(path: Path, found: _Sorted) -> Baseline | None:
+def _read(path: Path, files: _Sorted) -> Baseline | None:
     """Read a file, or put it where it belongs; a file of published claims belongs nowhere."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
-        found.damaged[path] = f"it cannot be read: {problem}"
+        files.damaged(path, f"it cannot be read: {problem}")
         return None
     try:
         raw: Any = json.loads(text)
@@ -156,12 +187,12 @@ def _read(path: Path, found: _Sorted) -> Baseline | None:
         if "claims" in raw and "key" not in raw:
             return None
         if raw.get("version") != VERSION and isinstance(raw.get("version"), int):
-            found.other_versions.append(path)
+            files.paths[_Kind.OTHER_SCHEMA].append(path)
             return None
     try:
         return parse(text, path.name)
     except ConfigError as problem:
-        found.damaged[path] = str(problem)
+        files.damaged(path, str(problem))
         return None
 
 
@@ -178,7 +209,7 @@ class _Hashes:
         self._not_hashed = not_hashed
 
     def is_other(self, baseline: Baseline) -> bool:
-        """Tell whether a baseline is of other bytes than the model's source has now."""
+        """Return whether a baseline is of other bytes than the model's source has now."""
         name, stored = baseline.key.model, baseline.source_sha256
         model = self._models.find(self._settings, name)
         if stored is None or not isinstance(model, Model) or model.source is None:
@@ -191,70 +222,47 @@ class _Hashes:
         return digest not in {None, stored}
 
 
-def _lines(folder: Path, files: _Sorted) -> list[str]:
-    counts = {
-        "in use": len(files.used),
-        "of another host's device, kept": len(files.elsewhere),
-        "of models that are not here, not examined": len(files.unsure),
-        "of other settings": len(files.other_settings),
-        "orphans": len(files.orphans),
-        "of another schema": len(files.other_versions),
-        "damaged": len(files.damaged),
-        "of another source": len(files.other_sources),
-    }
-    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    lines = [f"{folder}: {told or 'none are stored there'}"]
-    lines += [f"  orphan {path.relative_to(folder)}" for path in files.orphans]
+def _summarize(section: Section, folder: Path, files: _Sorted) -> None:
+    counts = [f"{len(paths)} {_LABELS[kind]}" for kind, paths in files.paths.items() if paths]
+    section.say(f"{folder}: {', '.join(counts) or 'none are stored there'}")
+    section.say(*(f"  orphan {path.relative_to(folder)}" for path in files.paths[_Kind.ORPHAN]))
     if files.not_hashed:
-        lines.append(
-            f"  too large to be hashed here, so the source of its baselines was not compared:"
+        section.say(
+            "  too large to be hashed here, so the source of its baselines was not compared:"
             f" {', '.join(sorted(files.not_hashed))}"
         )
-    return lines
 
 
-def _findings(settings: Settings, files: _Sorted) -> list[Finding]:
-    root, findings = settings.root, []
-    if files.orphans:
-        findings.append(
-            warning(
-                f"{_named(root, files.orphans)}: of no cell of any profile",
-                _remove(root, files.orphans),
-            )
+def _report_problems(section: Section, root: Path, files: _Sorted) -> None:
+    store_anew = f"pytest --quant-matrix {_STORE_ANEW}"
+    paths = files.paths
+    if paths[_Kind.ORPHAN]:
+        section.warn(
+            f"{_named(root, paths[_Kind.ORPHAN])}: of no cell of any profile",
+            _remove(paths[_Kind.ORPHAN]),
         )
-    if files.other_settings:
-        findings.append(
-            error(
-                f"{_named(root, files.other_settings)}: of settings that no profile has any more,"
-                " and the cells have no other: NOT_COMPARABLE; set n_ctx, the text, flash attention"
-                " and KV types back, or store new ones",
-                f"pytest --quant-matrix {_STORE_ANEW}",
-            )
+    if paths[_Kind.OTHER_SETTINGS]:
+        section.error(
+            f"{_named(root, paths[_Kind.OTHER_SETTINGS])}: of settings that no profile has any"
+            " more, and the cells have no other: NOT_COMPARABLE; set n_ctx, the text, flash"
+            " attention and KV types back, or store new ones",
+            store_anew,
         )
-    if files.other_versions:
-        findings.append(
-            error(
-                f"{_named(root, files.other_versions)}: not of schema version {VERSION}, the one"
-                " that this release reads; store them anew, or install the release that wrote them",
-                f"pytest --quant-matrix {_STORE_ANEW}",
-            )
+    if paths[_Kind.OTHER_SCHEMA]:
+        section.error(
+            f"{_named(root, paths[_Kind.OTHER_SCHEMA])}: not of schema version {VERSION}, the one"
+            " that this release reads; store them anew, or install the release that wrote them",
+            store_anew,
         )
-    for path, why in files.damaged.items():
-        findings.append(
-            error(
-                f"{_named(root, [path])} is damaged: {why}", f"pytest --quant-matrix {_STORE_ANEW}"
-            )
+    for path in paths[_Kind.DAMAGED]:
+        section.error(f"{_named(root, [path])} is damaged: {files.reasons[path]}", store_anew)
+    if paths[_Kind.OTHER_SOURCE]:
+        names = sorted(set(files.sources.values()))
+        section.error(
+            f"{_named(root, paths[_Kind.OTHER_SOURCE])}: of another source of {', '.join(names)}"
+            " than the one that is there now: NOT_COMPARABLE",
+            f"pytest --quant-matrix --quant-model {','.join(names)} {_STORE_ANEW}",
         )
-    if files.other_sources:
-        names = sorted({files.used[path].key.model for path in files.other_sources})
-        findings.append(
-            error(
-                f"{_named(root, files.other_sources)}: of another source of {', '.join(names)} than"
-                " the one that is there now: NOT_COMPARABLE",
-                f"pytest --quant-matrix --quant-model {','.join(names)} {_STORE_ANEW}",
-            )
-        )
-    return findings
 
 
 def _named(root: Path, paths: Sequence[Path]) -> str:
@@ -267,30 +275,10 @@ def _relative(root: Path, path: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
-def _remove(root: Path, paths: Sequence[Path]) -> str:
-    """Return the command that deletes files, whole folders as such."""
+def _remove(paths: Sequence[Path]) -> str:
+    """Return the command that deletes files from here, whole folders as such."""
     words = []
     for folder in dict.fromkeys(path.parent for path in paths):
-        mine = [path for path in paths if path.parent == folder]
-        words += [folder] if set(mine) == set(folder.iterdir()) else mine
-    is_tracked = any((parent / ".git").exists() for parent in (root, *root.parents))
-    command = ["git", "rm", "-r", "--"] if is_tracked else ["rm", "-r", "--"]
-    return shlex.join([*command, *(_relative(root, path) for path in words)])
-
-
-def _facts(folder: Path, files: _Sorted, expected: Mapping[str, Iterable[Key]]) -> dict[str, Any]:
-    def plain(paths: Iterable[Path]) -> list[str]:
-        return [path.relative_to(folder).as_posix() for path in paths]
-
-    return {
-        "folder": str(folder),
-        "in_use": plain(files.used),
-        "elsewhere": plain(files.elsewhere),
-        "not_examined": plain(files.unsure),
-        "other_settings": plain(files.other_settings),
-        "orphans": plain(files.orphans),
-        "other_schema": plain(files.other_versions),
-        "damaged": plain(files.damaged),
-        "other_source": plain(files.other_sources),
-        "cells": {name: len(list(keys)) for name, keys in expected.items()},
-    }
+        orphans = [path for path in paths if path.parent == folder]
+        words += [folder] if set(orphans) == set(folder.iterdir()) else orphans
+    return shlex.join(["rm", "-r", "--", *(_relative(Path.cwd(), path) for path in words)])

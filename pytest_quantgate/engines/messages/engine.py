@@ -43,9 +43,14 @@ class Identify(Request[Identity]):
 
 @dataclass(frozen=True, kw_only=True)
 class DevicesListed(Message):
-    """A row a device: ``(name, description, free bytes, bytes in all)``."""
+    """A row a device: ``(name, description, free bytes, bytes in all)``.
+
+    ``splitting_rows`` are the devices over which the build can split rows of a tensor
+    (``split_mode = "row"``).
+    """
 
     rows: tuple[tuple[str, str, int, int], ...]
+    splitting_rows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,14 +60,25 @@ def device_memory(handle: int) -> tuple[int, int]:
     return free.value, total.value
 
 
+def splits_rows(handle: int) -> bool:
+    """Return whether a device's backend has buffers for rows that are split over devices."""
+    registry_of = low._lib.ggml_backend_dev_backend_reg
+    registry_of.restype, registry_of.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    address_of = low._lib.ggml_backend_reg_get_proc_address
+    address_of.restype, address_of.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p]
+    return bool(address_of(registry_of(handle), b"ggml_backend_split_buffer_type"))
+
+
 def list_devices() -> DevicesListed:
-    """Tell of each device that ggml lists what it is and how much memory it has."""
+    """Return what each device that ggml lists is, and how much memory it has."""
     low.llama_backend_init()
+    listed = devices()
     return DevicesListed(
         rows=tuple(
             (name, device_description(handle), *device_memory(handle))
-            for name, handle in devices().items()
-        )
+            for name, handle in listed.items()
+        ),
+        splitting_rows=tuple(name for name, handle in listed.items() if splits_rows(handle)),
     )
 
 

@@ -7,12 +7,22 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pytest_quantgate.cli.doctor.findings import Section
+from pytest_quantgate.cli.doctor.project import Project, project_of
 from pytest_quantgate.config.settings import Settings, load_settings
 
 Configure = Callable[..., Settings]
+
+
+def examined(check: Callable[..., None], project: Project | Settings, *arguments: Any) -> Section:
+    """Return what a check says of a project."""
+    section = Section(name="any")
+    check(section, project_of(project) if isinstance(project, Settings) else project, *arguments)
+    return section
 
 
 @pytest.fixture

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import shlex
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from pytest_quantgate.cli.doctor import examination
+from pytest_quantgate.cli.doctor.findings import Section
+from pytest_quantgate.cli.doctor.project import Project
 from pytest_quantgate.cli.main import main
 from tests.cli.doctor.conftest import Configure
 
@@ -92,12 +98,42 @@ def test_it_is_quick(configure: Configure) -> None:
 def test_what_nobody_thought_of_ends_one_section_alone(
     configure: Configure, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_arguments: object) -> None:
+    def fail(section: Section, _project: Project) -> None:
+        section.say("so far")
         raise RuntimeError("a surprise\nof two lines")
 
     configure()
-    monkeypatch.setattr(examination, "examine_storage", fail)
+    monkeypatch.setitem(examination.CHECKS, "Cache", fail)
     assert main(["doctor", "--quick"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line in NAMES] == NAMES
+    assert "  so far" in lines
     assert lines[-1].startswith("1. error: Cache could not be examined (RuntimeError: a surprise)")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="users have numbers elsewhere")
+def test_nothing_of_the_environment_ends_it_with_a_traceback(tmp_path: Path) -> None:
+    """No HOME, no USER, a cache that is a file, and a working folder that is gone."""
+    (tmp_path / "pyproject.toml").write_text('[tool.quantgate]\ncache_dir = "cache"\n')
+    (tmp_path / "cache").write_text("no folder")
+    kept = {"PATH", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH"}
+    code = "import sys; from pytest_quantgate.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "doctor", "--quick"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name in kept},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"the cache cannot be written: {tmp_path / 'cache'} is no folder" in done.stdout
+    assert "Traceback" not in done.stdout
+    gone = f"cd {shlex.quote(str(tmp_path))} && mkdir gone && cd gone && rmdir ../gone && exec"
+    done = subprocess.run(
+        f"{gone} {shlex.join(command)}", shell=True, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "quantgate: the present folder is gone; type: cd a folder that exists\n"

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pytest_quantgate.cli.doctor import engines
-from pytest_quantgate.cli.doctor.engines import Answer, compute_a_little, examine_engines
+from pytest_quantgate.cli.doctor.engines import compute_a_little, examine_engines
 from pytest_quantgate.cli.doctor.findings import Section, Severity
+from pytest_quantgate.cli.doctor.project import Answer, project_of
 from pytest_quantgate.config.settings import Settings
+from pytest_quantgate.engines.inventory import DeviceFound
 from pytest_quantgate.engines.messages import Quantize, ScoredChunk
 from pytest_quantgate.errors import CellInvalid
-from tests.cli.doctor.conftest import Configure
+from tests.cli.doctor.conftest import Configure, examined
 from tests.engines.fake_programs import write_programs
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins are shell scripts")
@@ -28,13 +33,13 @@ def table(name: str, key: str, path: Path) -> str:
 
 def examine(settings: Settings) -> tuple[Section, dict[str, Answer]]:
     """Return the section and the engines that answered."""
-    answers: dict[str, Answer] = {}
-    return examine_engines(settings, answers), answers
+    project = project_of(settings)
+    return examined(examine_engines, project), project.answers
 
 
 def test_an_engine_that_works_is_told_with_its_devices(configure: Configure) -> None:
     section, answers = examine(configure())
-    assert section.findings == ()
+    assert section.findings == []
     assert section.lines[0].startswith("default: llama-cpp-python ")
     assert "quantizes and computes" in section.lines[0]
     assert section.lines[1].startswith("  cpu  ")
@@ -110,7 +115,7 @@ def test_programs_are_asked_too(configure: Configure, tmp_path: Path) -> None:
     section, answers = examine(configure(table("tools", "tools", folder)))
     names = [device.name for device in answers["tools"].devices]
     assert names == ["cpu", "CUDA0", "CUDA1"]
-    assert section.findings == ()
+    assert section.findings == []
 
 
 def test_a_chunk_that_is_no_number_is_no_answer(tmp_path: Path) -> None:
@@ -131,3 +136,28 @@ def test_a_chunk_that_is_no_number_is_no_answer(tmp_path: Path) -> None:
 
     with pytest.raises(CellInvalid, match="gave the sums"):
         compute_a_little(Nonsense(), tmp_path)  # type: ignore[arg-type] # asked twice, not more
+
+
+def test_no_folder_for_temporary_files_is_a_finding(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/x")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
+    section, answers = examine(configure())
+    assert answers == {}
+    (finding,) = section.findings
+    assert "engine 'default': [Errno 28] No space left on device" in finding.what
+    assert "doctor" not in finding.what
+
+
+def test_which_devices_split_rows_is_told(configure: Configure) -> None:
+    answers = examine(configure())[1]
+    gpu = DeviceFound(name="CUDA0", description="", free_bytes=0, total_bytes=0, splits_rows=False)
+    answer = replace(answers["default"], devices=(*answers["default"].devices, gpu))
+    lines = engines.answer_lines("default", answer, computes=True)
+    assert any(line.startswith('  split_mode "row": none of them; SYCL builds') for line in lines)
+    able = replace(answer, devices=(*answers["default"].devices, replace(gpu, splits_rows=True)))
+    assert '  split_mode "row": CUDA0' in engines.answer_lines("default", able, computes=True)
+    assert not answers["default"].devices[0].splits_rows, "the processor has no such buffers"

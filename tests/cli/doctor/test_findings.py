@@ -5,14 +5,28 @@ from __future__ import annotations
 import json
 
 from pytest_quantgate.cli.doctor.findings import (
+    Finding,
     Section,
-    error,
     finding_lines,
     is_well,
-    section_lines,
     to_json,
-    warning,
 )
+
+
+def error(what: str, mend: str | None = None) -> Finding:
+    section = Section(name="A")
+    section.error(what, mend)
+    return section.findings[0]
+
+
+def section_of(name: str, line: str, *, warning: str = "", error: str = "") -> Section:
+    section = Section(name=name)
+    section.say(line)
+    if warning:
+        section.warn(warning, "wait")
+    if error:
+        section.error(error)
+    return section
 
 
 def test_a_message_gives_its_own_command() -> None:
@@ -28,18 +42,19 @@ def test_a_message_gives_its_own_command() -> None:
 
 def test_errors_come_first_and_all_are_numbered() -> None:
     sections = [
-        Section(name="A", lines=("a",), findings=(warning("slow", "wait"),)),
-        Section(name="B", lines=("b",), findings=(error("gone"),)),
+        section_of("A", "a", warning="slow"),
+        section_of("B", "b", error="gone"),
     ]
     assert finding_lines(sections) == ["1. error: gone", "2. warning: slow", "   wait"]
-    assert section_lines(sections[0]) == ["A", "  a", ""]
+    assert sections[0].printed() == ["A", "  a", ""]
     assert not is_well(sections)
     assert is_well(sections[:1]), "a warning is no error"
-    assert finding_lines([Section(name="C", lines=())]) == ["nothing is wrong"]
+    assert finding_lines([Section(name="C")]) == ["nothing is wrong"]
 
 
 def test_json_has_all_of_it() -> None:
-    section = Section(name="A", lines=("a",), findings=(warning("slow", "wait"),), facts={"n": 1})
+    section = section_of("A", "a", warning="slow")
+    section.facts["n"] = 1
     plain = json.loads(json.dumps(to_json([section])))
     assert plain == {
         "version": 1,

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from pytest_quantgate.artifacts.file_hashes import FileHashes
-from pytest_quantgate.cli.doctor import inputs
-from pytest_quantgate.cli.doctor.engines import Answer
+from pytest_quantgate.cli.doctor import inputs, project
 from pytest_quantgate.cli.doctor.findings import Section, Severity
-from pytest_quantgate.cli.doctor.inputs import Models, examine_inputs
+from pytest_quantgate.cli.doctor.inputs import examine_inputs
+from pytest_quantgate.cli.doctor.project import Answer, Models, project_of
 from pytest_quantgate.config.settings import Settings
 from pytest_quantgate.engines.inventory import DeviceFound
 from pytest_quantgate.gguf.reader import read_gguf
 from pytest_quantgate.storage.cache import Cache
-from tests.cli.doctor.conftest import Configure
+from tests.cli.doctor.conftest import Configure, examined
 
 HUB = '[tool.quantgate.models.far]\nsource = "hf:org/repo/far.gguf"\n'
 TOKEN = "hf_stand_in_for_a_secret"
@@ -30,15 +30,26 @@ def models_of(settings: Settings) -> Models:
     return Models(Cache(settings.cache_dir, settings.cache_max_bytes))
 
 
-def examine(settings: Settings, *, is_online: bool = False, memory_bytes: int = 0) -> Section:
+def examine(
+    settings: Settings,
+    *,
+    is_online: bool = False,
+    memory_bytes: int = 0,
+    gpus: tuple[DeviceFound, ...] = (),
+) -> Section:
     cpu = DeviceFound(name="cpu", description="", free_bytes=0, total_bytes=memory_bytes)
-    answer = Answer(identity=None, devices=(cpu,), seconds_s=0.0)  # type: ignore[arg-type]
-    return examine_inputs(settings, models_of(settings), {"default": answer}, is_online=is_online)
+    examined_project = project_of(settings, is_online=is_online)
+    examined_project.answers["default"] = Answer(
+        identity=None,  # type: ignore[arg-type] # not looked at
+        devices=(cpu, *gpus),
+        seconds_s=0.0,
+    )
+    return examined(examine_inputs, examined_project)
 
 
 def test_what_is_there_is_told(configure: Configure) -> None:
     section = examine(configure())
-    assert section.findings == ()
+    assert section.findings == []
     assert section.lines[0] == "device cpu (cpu): there"
     assert section.lines[1].startswith("model tiny: F16, ")
     assert "24 documents" in section.lines[2]
@@ -57,6 +68,47 @@ def test_a_device_that_the_engine_has_not(configure: Configure, backend: str, me
     (finding,) = examine(configure(tables, 'devices = ["gpu"]')).findings
     assert finding.what == f"device 'gpu': engine 'default' has no '{backend}'; there are: cpu"
     assert finding.mend.startswith(mend)
+
+
+ROWS = """
+[tool.quantgate.devices.rows]
+backend = "CUDA0,CUDA1"
+split_mode = "row"
+"""
+
+
+def gpus(*, splits_rows: bool | None) -> tuple[DeviceFound, ...]:
+    return tuple(
+        DeviceFound(
+            name=f"CUDA{number}",
+            description="",
+            free_bytes=0,
+            total_bytes=0,
+            splits_rows=splits_rows,
+        )
+        for number in range(2)
+    )
+
+
+def test_a_build_that_cannot_split_rows(configure: Configure) -> None:
+    settings = configure(ROWS, 'devices = ["rows"]')
+    section = examine(settings, gpus=gpus(splits_rows=False))
+    (finding,) = section.findings
+    assert finding.severity is Severity.ERROR
+    assert "device 'rows': engine 'default' cannot split rows over CUDA0" in finding.what
+    assert "SYCL builds of llama.cpp can, and those for CUDA and ROCm before" in finding.what
+    assert 'set split_mode = "layer" under [tool.quantgate.devices.rows]' in finding.what
+    assert section.facts["device rows"] is False
+
+
+@pytest.mark.parametrize("splits_rows", [True, None])
+def test_a_build_that_can_split_rows_or_does_not_tell(
+    configure: Configure, splits_rows: bool | None
+) -> None:
+    section = examine(configure(ROWS, 'devices = ["rows"]'), gpus=gpus(splits_rows=splits_rows))
+    assert section.findings == []
+    assert section.lines[0].startswith("device rows (CUDA0, CUDA1): there")
+    assert ("a run shows" in section.lines[0]) is (splits_rows is None)
 
 
 def test_what_is_missing_is_named_with_what_to_do(configure: Configure) -> None:
@@ -92,7 +144,7 @@ def test_a_text_that_is_too_short(configure: Configure, tmp_path: Path) -> None:
     (finding,) = examine(configure(tables, 'texts = ["short"]')).findings
     assert "127 bytes, fewer than two chunks of 64 tokens" in finding.what
     (tmp_path / "short.txt").write_bytes(b"x" * 128)
-    assert examine(configure(tables, 'texts = ["short"]')).findings == ()
+    assert examine(configure(tables, 'texts = ["short"]')).findings == []
 
 
 def test_a_matrix_of_what_is_scored(configure: Configure) -> None:
@@ -108,7 +160,7 @@ def test_a_pinned_file_is_held_against_its_hash(configure: Configure, tiny_model
 
     profile = 'models = ["pin"]'
     right = hashlib.sha256(tiny_model.read_bytes()).hexdigest()
-    assert examine(configure(tables(right), profile)).findings == ()
+    assert examine(configure(tables(right), profile)).findings == []
     (finding,) = examine(configure(tables("0" * 64), profile)).findings
     assert f"has the SHA-256 {right}, not the pinned" in finding.what
 
@@ -132,7 +184,7 @@ def test_every_file_of_a_model_is_looked_at(
 
 
 def test_a_model_that_is_larger_than_the_devices_memory(configure: Configure) -> None:
-    assert examine(configure(), memory_bytes=10_000_000).findings == ()
+    assert examine(configure(), memory_bytes=10_000_000).findings == []
     (finding,) = examine(configure(), memory_bytes=1_000_000).findings
     assert finding.severity is Severity.WARNING
     assert "its largest format will hardly run there" in finding.what
@@ -140,7 +192,7 @@ def test_a_model_that_is_larger_than_the_devices_memory(configure: Configure) ->
 
 def test_a_shape_takes_memory_only_for_speed(configure: Configure) -> None:
     profile = 'models = ["olmoe-1b-7b"]\n'
-    assert examine(configure(profile=profile), memory_bytes=10**9).findings == ()
+    assert examine(configure(profile=profile), memory_bytes=10**9).findings == []
     (finding,) = examine(configure(profile=f"{profile}speed = true"), memory_bytes=10**9).findings
     assert "takes 13.8 GB and device 'cpu' has 1.0 GB" in finding.what
 
@@ -150,12 +202,12 @@ def test_hashing_ends_when_its_time_is_up(
 ) -> None:
     settings = configure()
     models = models_of(settings)
-    monkeypatch.setattr(inputs, "HASH_S", -1.0)
+    monkeypatch.setattr(project, "HASH_S", -1.0)
     file, plain, identity = read_gguf(tiny_model), "0" * 64, "gguf-"
     assert models.hash_like(file, plain) is None
-    monkeypatch.setattr(inputs, "HASH_S", 10.0)
+    monkeypatch.setattr(project, "HASH_S", 10.0)
     assert models.hash_like(file, plain) == hashlib.sha256(tiny_model.read_bytes()).hexdigest()
-    monkeypatch.setattr(inputs, "HASH_S", -1.0)
+    monkeypatch.setattr(project, "HASH_S", -1.0)
     assert models.hash_like(file, plain) is not None, "it is known now"
     assert models.hash_like(file, identity) is None
     hashes = Cache(settings.cache_dir, settings.cache_max_bytes).hashes
@@ -208,7 +260,7 @@ def test_a_model_of_a_hub_is_looked_for_without_a_network(configure: Configure, 
 def test_online_the_hub_is_asked_and_nothing_downloaded(configure: Configure, hub: Hub) -> None:
     section = examine(configure(HUB, 'models = ["far"]'), is_online=True)
     assert hub.asked == ["org/repo/far.gguf@None"]
-    assert section.findings == ()
+    assert section.findings == []
     assert "model far: UNAVAILABLE; 3.00 GB are on the hub, a run downloads them" in section.lines
 
 

@@ -16,15 +16,15 @@ import pytest
 
 from pytest_quantgate import stats
 from pytest_quantgate.cli.doctor import quietness
-from pytest_quantgate.cli.doctor.engines import Answer
 from pytest_quantgate.cli.doctor.findings import Section, Severity
+from pytest_quantgate.cli.doctor.project import Answer, project_of
 from pytest_quantgate.cli.doctor.quietness import Quietness, examine_quietness
 from pytest_quantgate.engines.inventory import DeviceFound
 from pytest_quantgate.engines.messages import MeasureSpeed, SpeedMeasured
 from pytest_quantgate.hosts.device_locks import hold_device
 from pytest_quantgate.results.hardware import HostState, OutsideLoad, host_state
 from pytest_quantgate.results.measurements.speed import ProcessSpeed
-from tests.cli.doctor.conftest import Configure
+from tests.cli.doctor.conftest import Configure, examined
 
 CPU = DeviceFound(name="cpu", description="", free_bytes=0, total_bytes=0)
 ANSWERS = {
@@ -79,13 +79,15 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def examine(configure: Configure, profile: str = "speed = true", budget_s: float = 5.0) -> Section:
-    return examine_quietness(configure(profile=profile), dict(ANSWERS), budget_s)
+    project = project_of(configure(profile=profile))
+    project.answers.update(ANSWERS)
+    return examined(examine_quietness, project, budget_s)
 
 
 def test_a_quiet_machine(configure: Configure, engine: Any) -> None:
     engine(Clock(0.005))
     section = examine(configure)
-    assert section.findings == ()
+    assert section.findings == []
     assert section.facts["is_quiet"]
     assert section.facts["pairs"] == 5
     assert section.lines[-1].startswith("quiet enough: 5 of speed_processes = 40 pairs")
@@ -167,13 +169,13 @@ def test_a_device_that_another_measurement_uses_is_not_measured(
     engine(Clock(0.01))
     with hold_device("cpu"):
         section = examine(configure)
-    assert section.findings == ()
-    assert section.lines == ("not measured: another measurement of yours is using the device",)
+    assert section.findings == []
+    assert section.lines == ["not measured: another measurement of yours is using the device"]
 
 
 def test_an_engine_that_did_not_answer_is_not_asked_again(configure: Configure) -> None:
-    section = examine_quietness(configure(), {})
-    assert section.lines == ("not measured: the profile's engine does not answer",)
+    section = examined(examine_quietness, configure())
+    assert section.lines == ["not measured: the profile's engine does not answer"]
 
 
 def processes(scatter: float, pairs: int) -> Quietness:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_quantgate.cli.doctor.findings import Section, Severity
-from pytest_quantgate.cli.doctor.inputs import Models
+from pytest_quantgate.cli.doctor.project import Models
 from pytest_quantgate.cli.doctor.stored import examine_stored
 from pytest_quantgate.config.settings import Settings, load_settings
 from pytest_quantgate.matrix.cells import expand_sources
@@ -19,7 +19,7 @@ from pytest_quantgate.matrix.keys import key_of_cell
 from pytest_quantgate.results.baseline import Key, dump
 from pytest_quantgate.results.baseline_store import file_name
 from pytest_quantgate.storage.cache import Cache
-from tests.cli.doctor.conftest import Configure
+from tests.cli.doctor.conftest import Configure, examined
 from tests.gate.judged import BASELINE
 
 Store = Callable[..., Path]
@@ -50,12 +50,12 @@ def keys(settings: Settings) -> list[Key]:
 
 
 def examine(settings: Settings) -> Section:
-    return examine_stored(settings, models_of(settings))
+    return examined(examine_stored, settings)
 
 
 def test_without_baselines_nothing_is_wrong(configure: Configure) -> None:
     section = examine(configure())
-    assert section.findings == ()
+    assert section.findings == []
     assert section.lines[0] == (
         "profile default: 0 of 2 cells have a baseline (not gated: a run measures, and is green)"
     )
@@ -66,7 +66,7 @@ def test_baselines_in_use_are_counted(configure: Configure, store: Store) -> Non
     for key in keys(settings):
         store(key)
     section = examine(settings)
-    assert section.findings == ()
+    assert section.findings == []
     assert section.lines[0] == "profile default: 2 of 2 cells have a baseline (gated)"
     assert section.facts["in_use"] == sorted(file_name(key) for key in keys(settings))
 
@@ -95,7 +95,7 @@ def test_an_orphan_is_told_with_the_command_that_deletes_it(
     assert finding.severity is Severity.WARNING
     subprocess.run(finding.mend, shell=True, cwd=tmp_path, check=True)
     assert not orphan.exists()
-    assert examine(settings).findings == ()
+    assert examine(settings).findings == []
 
 
 def test_a_baseline_of_settings_before_an_edit_is_not_to_be_deleted(
@@ -113,12 +113,28 @@ def test_a_baseline_of_settings_before_an_edit_is_not_to_be_deleted(
     assert "NOT_COMPARABLE" in finding.what
 
 
-def test_a_folder_of_orphans_goes_as_one(configure: Configure, store: Store) -> None:
+def test_a_folder_of_orphans_goes_as_one(
+    configure: Configure, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     settings = configure()
     for key in keys(settings):
         store(key.model_copy(update={"model": "gone"}))
     (finding,) = examine(settings).findings
     assert finding.mend == "rm -r -- baselines/gone"
+
+
+def test_an_orphan_that_git_does_not_track_is_deleted_too(
+    configure: Configure, store: Store, tmp_path: Path
+) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    settings = configure()
+    for key in keys(settings):
+        store(key)
+    orphan = store(keys(settings)[0].model_copy(update={"n_ctx": 128}))
+    (finding,) = examine(settings).findings
+    subprocess.run(finding.mend, shell=True, cwd=tmp_path, check=True)
+    assert not orphan.exists()
 
 
 def test_what_another_profile_has_is_no_orphan(configure: Configure, store: Store) -> None:
@@ -134,7 +150,7 @@ def test_what_another_hosts_device_has_is_no_orphan(configure: Configure, store:
     settings = configure()
     store(keys(settings)[0].model_copy(update={"device_kind": "cuda"}))
     section = examine(settings)
-    assert section.findings == ()
+    assert section.findings == []
     assert section.facts["elsewhere"] == ["tiny/F16-cuda-story-c64.json"]
     assert "1 of another host's device, kept" in section.lines[1]
     store(keys(settings)[0].model_copy(update={"device_kind": "cpu-not-repacked"}))
@@ -193,7 +209,7 @@ def test_a_baseline_of_another_source(configure: Configure, store: Store) -> Non
 def test_a_profile_against_an_engine_needs_no_baseline(configure: Configure) -> None:
     tables = '[tool.quantgate.engines.old]\npython = "/old/python"\n'
     section = examine(configure(tables, 'against = "old"\ngate = true'))
-    assert section.findings == ()
+    assert section.findings == []
     assert section.lines[0] == "profile default: 2 cells, held against engine old"
 
 
@@ -201,7 +217,7 @@ def test_a_file_of_claims_is_no_baseline(configure: Configure, tmp_path: Path) -
     path = tmp_path / "baselines" / "published" / "x.json"
     path.parent.mkdir(parents=True)
     path.write_text('{"version": 1, "claims": []}')
-    assert examine(configure()).findings == ()
+    assert examine(configure()).findings == []
 
 
 def test_this_repositorys_own_baselines_are_all_in_use() -> None:
@@ -209,7 +225,7 @@ def test_this_repositorys_own_baselines_are_all_in_use() -> None:
         pytest.skip("the extra smollm2 is not installed")
     root = Path(__file__).parents[3]
     section = examine(load_settings(root))
-    assert section.findings == ()
+    assert section.findings == []
     files = {path.relative_to(root / "baselines") for path in root.glob("baselines/*/*.json")}
     claims = {path for path in files if path.parts[0] == "published"}
     assert len(section.facts["in_use"]) == len(files - claims) > 60
