@@ -66,9 +66,17 @@ def check_ending(option: str, path: Path) -> None:
 
 
 def write_report(path: Path, record: RunRecord) -> None:
-    """Write ``.json`` (the record itself) or ``.md``."""
+    """Write ``.json`` (the record itself) or ``.md``.
+
+    Raises:
+        ConfigError: the file cannot be written.
+
+    """
     if path.suffix == ".md":
         text = run_markdown(record)
     else:
         text = json.dumps(to_plain(record), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(path, text.encode())
+    try:
+        write_atomically(path, text.encode())
+    except OSError as error:
+        raise ConfigError(f"the report {path} cannot be written: {error}") from error

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,3 +157,47 @@ def test_an_incomplete_installation_is_one_line() -> None:
     assert done.stderr.startswith("quantgate: this installation is incomplete (")
     assert "pip install pytest-quantgate" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def run_report(path: Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run the command in a process of its own, whose output nothing replaces."""
+    script = "import sys; from pytest_quantgate.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", script, "report", str(path)]
+    return subprocess.run(command, stderr=subprocess.PIPE, check=False, **options)
+
+
+def test_an_encoding_without_the_signs_gets_others_of_equal_width(saved: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "COLUMNS": "80"}
+    done = run_report(saved, stdout=subprocess.PIPE, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    lines = done.stdout.decode("cp1252").splitlines()
+    (heading,) = (line for line in lines if line.startswith("format"))
+    assert "dPPL [95 %]" in heading
+    assert "?" not in done.stdout.decode("cp1252")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes break otherwise there")
+def test_a_reader_that_left_ends_the_command_quietly(saved: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run_report(saved, stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_full_device_is_one_line(saved: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = run_report(saved, stdout=full)
+    assert done.returncode == 2
+    assert done.stderr.decode().startswith("quantgate: [Errno 28]")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_a_report_that_cannot_be_written_is_one_line(
+    saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(saved), "-o", str(saved / "below-a-file.md")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "below-a-file.md" in said

@@ -41,13 +41,30 @@ def run(arguments: argparse.Namespace) -> int:
         check_ending("--output", path)
     if len(set(arguments.records)) < len(arguments.records):
         raise ConfigError("a record is named twice; name each once")
-    joined = join({str(path): read_record(path) for path in arguments.records})
+    joined = join(_records(arguments.records, arguments.output))
     for path in arguments.output:
         write_report(path, joined)
     print("\n".join(summary_lines(joined)))
     for path in arguments.output:
         print(f"wrote {path}")
     return int(joined.is_red)
+
+
+def _records(paths: list[Path], outputs: list[Path]) -> dict[str, RunRecord]:
+    """Read the records, without what an earlier merge wrote to an output of this one."""
+    records = {str(path): read_record(path) for path in paths}
+    targets = {path.resolve() for path in outputs}
+    for path in paths:
+        if path.resolve() in targets:
+            others = [record for name, record in records.items() if name != str(path)]
+            if records[str(path)].shard is not None or not any(item.shard for item in others):
+                raise ConfigError(
+                    f"{path} is both a record to join and the output, which would replace it; name"
+                    " another output"
+                )
+            print(f"ignored {path}: it is the output of an earlier merge")
+            del records[str(path)]
+    return records
 
 
 def summary_lines(record: RunRecord) -> Iterator[str]:

@@ -76,6 +76,23 @@ def test_what_is_red_or_missing_is_named_and_fails(
     ]
 
 
+def test_the_output_of_an_earlier_merge_is_no_shard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``*.json`` names it too; a record that the output would replace is refused."""
+    paths = save(tmp_path, a=shard(1, 2, "F16"), b=shard(2, 2, "Q4_0"))
+    output = tmp_path / "all.json"
+    assert main(["merge", *paths, "-o", str(output)]) == 0
+    first = output.read_text()
+    assert main(["merge", *paths, str(output), "-o", str(output)]) == 0
+    assert f"ignored {output}: it is the output of an earlier merge\n" in capsys.readouterr().out
+    assert output.read_text() == first
+    assert main(["merge", *paths, "-o", paths[0]]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"quantgate: {paths[0]} is both a record to join and the output")
+    assert said.count("\n") == 1
+
+
 def test_nothing_judged_is_red(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["merge", *save(tmp_path, a=shard(1, 1))]) == 1
     assert capsys.readouterr().out.splitlines() == [
