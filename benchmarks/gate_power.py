@@ -39,7 +39,8 @@ from pytest_quantgate.config.settings import EVALUATION_TEXT, load_settings
 from pytest_quantgate.engines.devices import default_threads
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.engines.messages import Quantize
-from pytest_quantgate.gate.loop import Question, answer
+from pytest_quantgate.gate.loop import answer
+from pytest_quantgate.gate.question import Question
 from pytest_quantgate.gguf.formats import FILE_TYPES, TENSOR_TYPES
 from pytest_quantgate.gguf.reader import read_gguf
 from pytest_quantgate.matrix.run import Run

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_quantgate.config.settings import Overrides, Settings, load_settings
-from pytest_quantgate.gate.loop import Question, answer
+from pytest_quantgate.gate.loop import answer
+from pytest_quantgate.gate.question import Question
 from pytest_quantgate.matrix.run import Run
 from pytest_quantgate.metrics.scoring import measure_perplexity
 from pytest_quantgate.results.baseline import dump

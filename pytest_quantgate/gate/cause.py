@@ -5,30 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 
 from pytest_quantgate import stats
 from pytest_quantgate.gate.observation import (
     Observation,
     describe_token_changes,
     percent,
-    token_ids_changed,
 )
-from pytest_quantgate.gguf.tensor_changes import TensorChanges, compare_tensors, pack_tensors
+from pytest_quantgate.gguf.tensor_changes import TensorChanges, compare_tensors
 from pytest_quantgate.results.baseline import Baseline, MadeBy
 from pytest_quantgate.results.hardware import only_differing
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cause:
-    """The part of the way that is not as it was, and what shows it."""
-
-    name: str
-    evidence: tuple[str, ...]
-
-    def __str__(self) -> str:
-        """Say both in one line."""
-        return f"cause: {self.name} ({'; '.join(self.evidence)})"
+from pytest_quantgate.results.verdicts import Cause, CauseKind
 
 
 def find_cause(seen: Observation, baseline: Baseline, *, moved: AbstractSet[str]) -> Cause:
@@ -38,62 +25,67 @@ def find_cause(seen: Observation, baseline: Baseline, *, moved: AbstractSet[str]
     metadata.
     """
     before = baseline.size.tensors if moved == {"size"} else baseline.tensors_scored
-    changes = compare_tensors(before, pack_tensors(seen.tensors))
-    fields = fields_changed(baseline.metadata, seen.metadata)
+    changes = compare_tensors(before, seen.cell.tensors)
+    fields = fields_changed(baseline.metadata, seen.cell.metadata)
     runtime = _runtime_changes(baseline.made_by, seen.made_by)
-    retokenized = token_ids_changed(seen, baseline)
+    retokenized = seen.paired(baseline).retokenized
+    is_scored = len(seen.chunks) > 0
     if retokenized:
-        cause = "tokenizer"
-        parts = [f"the same text has other token ids in {retokenized} of {_n_chunks(seen)} chunks"]
+        kind = CauseKind.TOKENIZER
+        of_all = f"{retokenized} of {len(seen.chunks)} chunks"
+        evidence = [f"the same text has other token ids in {of_all}"]
     else:
-        cause = _name(seen, baseline, changes, fields, runtime, moved)
-        parts = [] if seen.perplexity is None else ["tokenization same"]
+        kind = _kind(seen, baseline, changes, fields, runtime, moved)
+        evidence = ["tokenization same"] if is_scored else []
     if fields:
-        parts.append(f"metadata changed: {', '.join(fields)}")
-    parts.append(changes.describe())
-    if seen.size.file_bytes != baseline.size.file_bytes:
-        parts.append(f"size {percent(seen.size.file_bytes / baseline.size.file_bytes - 1)}")
-    parts += _quality(seen, baseline, retokenized=retokenized)
-    if seen.perplexity is not None and not retokenized:
+        evidence.append(f"metadata changed: {', '.join(fields)}")
+    evidence.append(changes.describe())
+    if seen.file_bytes != baseline.size.file_bytes:
+        evidence.append(f"size {percent(seen.file_bytes / baseline.size.file_bytes - 1)}")
+    if is_scored:
+        evidence += _quality(seen, baseline, retokenized=retokenized)
+    if is_scored and not retokenized:
         if runtime:
             other = " too: the runtime is not ruled out" if changes.any or fields else ""
-            parts.append(f"{', '.join(runtime)}{other}")
+            evidence.append(f"{', '.join(runtime)}{other}")
         elif changes.any or fields:
-            parts.append("not the runtime: the libraries, the processor and the batch are the same")
+            evidence.append(
+                "not the runtime: the libraries, the processor and the batch are the same"
+            )
         common = _common_cause(seen, baseline)
         if common is not None:
-            parts.append(common)
+            evidence.append(common)
     elif runtime:
-        parts.append(", ".join(runtime))
-    return Cause(name=cause, evidence=tuple(parts))
+        evidence.append(", ".join(runtime))
+    return Cause(kind=kind, evidence=tuple(evidence))
 
 
-def _name(
+def _kind(
     seen: Observation,
     baseline: Baseline,
     changes: TensorChanges,
     fields: list[str],
     runtime: list[str],
     moved: AbstractSet[str],
-) -> str:
-    """Name the first part of the way, after the tokenizer, that is not as it was."""
+) -> CauseKind:
+    """Return the first step of the way, after the tokenizer, that is not as it was."""
     if changes.types_changed or changes.added_or_gone:
-        return "quantizer"
+        return CauseKind.QUANTIZER
     if changes.any:
-        if seen.quantizer_cpu is None and baseline.made_by.quantizer_sha256 is None:
-            return "quantizer, or the kind of CPU that it ran on: the file was made elsewhere"
+        if seen.cell.quantizer_cpu is None and baseline.made_by.quantizer_sha256 is None:
+            return CauseKind.QUANTIZER_OR_CPU
         if _made_on_another_cpu(seen, baseline):
-            return "not attributable: made on another kind of CPU"
+            return CauseKind.OTHER_CPU
         if seen.made_by.imatrix_sha256 != baseline.made_by.imatrix_sha256:
-            return "importance matrix: its values are not the baseline's"
-        return "quantizer"
+            return CauseKind.IMATRIX
+        return CauseKind.QUANTIZER
     if fields or moved == {"size"}:
-        return "the file's metadata"
+        return CauseKind.METADATA
     if runtime:
-        return "runtime kernels"
+        return CauseKind.RUNTIME
     if moved <= {"speed", "memory"}:
-        return "the machine's state, not the engine: file, libraries and processor are the same"
-    return "not reproducible: the same file, libraries, processor and batch gave other values"
+        return CauseKind.MACHINE
+    return CauseKind.NOT_REPRODUCIBLE
 
 
 def _made_on_another_cpu(seen: Observation, baseline: Baseline) -> bool:
@@ -103,7 +95,7 @@ def _made_on_another_cpu(seen: Observation, baseline: Baseline) -> bool:
     quantizer's own.
     """
     then, now = baseline.made_by, seen.made_by
-    if seen.quantizer_cpu == then.system_info:
+    if seen.cell.quantizer_cpu == then.system_info:
         return False
     return now.cpu != then.cpu or now.library_sha256 == then.library_sha256
 
@@ -138,17 +130,11 @@ def _runtime_changes(then: MadeBy, now: MadeBy) -> list[str]:
     return told
 
 
-def _n_chunks(seen: Observation) -> int:
-    return 0 if seen.perplexity is None else len(seen.perplexity.chunks)
-
-
 def _quality(seen: Observation, baseline: Baseline, *, retokenized: int) -> list[str]:
     """Say how perplexity moved, and how many tokens did."""
-    if seen.perplexity is None:
-        return []
     if retokenized:
-        return [f"PPL {seen.perplexity.perplexity:.4g}, was {baseline.scored.ppl:.4g}"]
-    pair = seen.perplexity.chunks.paired(baseline.scored.chunks)
+        return [f"PPL {seen.chunks.perplexity:.4g}, was {baseline.scored.ppl:.4g}"]
+    pair = seen.paired(baseline)
     shift = pair.shift()
     parts = []
     if shift is not None:
@@ -165,25 +151,24 @@ def _quality(seen: Observation, baseline: Baseline, *, retokenized: int) -> list
             parts.append(f"PPL {percent(shift.change)}{bounds} over {shift.clusters} {over}")
     if seen.tokens_changed is not None:
         parts.append(describe_token_changes(seen.tokens_changed))
-    elif not seen.perplexity.chunks.is_exact:
+    elif not seen.chunks.is_exact:
         parts.append("which tokens changed is not known: the engine tells sums by chunk")
     return parts
 
 
 def _common_cause(seen: Observation, baseline: Baseline) -> str | None:
     """Say how much of a move the reference made too, and what is left beyond it."""
-    mine, theirs = seen.perplexity, seen.reference
-    if mine is None or theirs is None or seen.reference_baseline is None:
+    if seen.reference is None or seen.reference_baseline is None:
         return None
     if {baseline.scored.text_sha256, seen.reference_baseline.scored.text_sha256} != {
-        seen.text_sha256
+        seen.cell.text_sha256
     }:
         return None
     tables = [
-        theirs.chunks,
+        seen.reference,
         seen.reference_baseline.scored.chunks,
         baseline.scored.chunks,
-        mine.chunks,
+        seen.chunks,
     ]
     common = tables[-1]
     for table in tables[:-1]:

@@ -21,17 +21,13 @@ from pytest_quantgate.gate.judges.size import judge_size
 from pytest_quantgate.gate.judges.speed import judge_speed
 from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.results.baseline import Baseline
-from pytest_quantgate.results.verdicts import Judgement, Verdict, VerdictKind, worst
-
-WRONG_ENGINE = (
-    "cause: the engine does not compute what transformers does in float32; a baseline from it"
-    " would bless the fault"
-)
-
-
-DRIFTED = (
-    "cause: the sum of the changes that were accepted one by one; against the last accepted"
-    " baseline the limit is kept"
+from pytest_quantgate.results.verdicts import (
+    Cause,
+    CauseKind,
+    Judgement,
+    Verdict,
+    VerdictKind,
+    worst,
 )
 
 
@@ -96,14 +92,14 @@ def conclude(judgements: list[Judgement], seen: Observation, baseline: Baseline 
         item.verdict.is_green for item in last_step
     )
     if kind is VerdictKind.REGRESSED and any(item.against == "oracle" for item in deciding):
-        cause = WRONG_ENGINE
+        cause = Cause(kind=CauseKind.WRONG_ENGINE)
     elif kind is VerdictKind.REGRESSED and moved and only_drifted:
-        cause = DRIFTED
+        cause = Cause(kind=CauseKind.DRIFTED)
     elif (
         kind in _HAS_CAUSE
         and moved
         and baseline is not None
         and not_comparable(seen, baseline) is None
     ):
-        cause = str(find_cause(seen, baseline, moved=moved))
+        cause = find_cause(seen, baseline, moved=moved)
     return Verdict(kind=kind, reason=reason, judgements=tuple(judgements), cause=cause)

@@ -1,76 +1,33 @@
-"""A cell's way through the gate: measure up to a look, judge, go on until it is decided."""
+"""A cell's way through the gate.
+
+Measure up to a look, take what stands as the baseline, judge, and stop or go on to the next look.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from pytest_quantgate.artifacts.files import CellFile
 from pytest_quantgate.config.limits import profile_limits
-from pytest_quantgate.config.schema import Limits
-from pytest_quantgate.errors import CellError, CellUnavailable, CellUnsupported
-from pytest_quantgate.gate.acceptance import made_by, make_baseline
-from pytest_quantgate.gate.judge import (
-    JUDGES,
-    OF_SHAPES,
-    WITHOUT_BASELINE,
-    conclude,
-    declared_looks,
-)
+from pytest_quantgate.errors import CellError
+from pytest_quantgate.gate.acceptance import make_baseline
+from pytest_quantgate.gate.judge import JUDGES, OF_SHAPES, conclude, declared_looks
 from pytest_quantgate.gate.judges.absent import judge_absent, notes_of_absent, why_nothing
-from pytest_quantgate.gate.judges.speed import judge_floors
+from pytest_quantgate.gate.judges.bounds import Look
+from pytest_quantgate.gate.measuring import CellMeasurement, measure_cell
 from pytest_quantgate.gate.observation import Observation
-from pytest_quantgate.gate.old_engine import (
-    OldSide,
-    measure_crossed,
-    measure_old,
-    measured_cause,
-    needs_text,
-)
-from pytest_quantgate.gate.recording import cell_record, failed_record, verdict_of
-from pytest_quantgate.gguf.tensor_changes import pack_tensors
+from pytest_quantgate.gate.question import Answer, Asked, Question
+from pytest_quantgate.gate.recording import failed_record
+from pytest_quantgate.gate.sources import BaselineSource, Before, needs_text, source_of
 from pytest_quantgate.matrix.cells import NO_TEXT, Cell
 from pytest_quantgate.matrix.run import Run
-from pytest_quantgate.metrics.divergence import measure_divergence
 from pytest_quantgate.metrics.registry import CELL_METRICS, measure_once, notes_of
-from pytest_quantgate.metrics.scoring import measure_perplexity
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.measurements.absent import Absent
-from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement, token_changes
-from pytest_quantgate.results.measurements.size import SizeMeasurement
-from pytest_quantgate.results.record import CellRecord
-from pytest_quantgate.results.verdicts import Judgement, Verdict, VerdictKind
-
-_NEEDS_BASELINE = ("_vs_baseline", "_vs_anchor", "_vs_same_hardware", "_tokens_per_s_min")
-"""How the names of limits end that need a baseline; a floor needs to know its hardware."""
-
-NOT_STORED_YET = "measured; no baseline is stored yet"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """What a test asks of a cell's metric; ``limits`` None asks for all that apply by default."""
-
-    metric: str
-    limits: Limits | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """A cell's record, and the baseline that would accept what was measured.
-
-    ``candidate`` is None where nothing acceptable was measured; ``measured`` has the metrics
-    that are measured once, by name; ``others`` are the old engine's cell and the crossed ones.
-    """
-
-    record: CellRecord
-    verdict: Verdict
-    candidate: Baseline | None
-    measured: Mapping[str, Any] = field(default_factory=dict)
-    others: tuple[CellRecord, ...] = ()
+from pytest_quantgate.results.verdicts import Verdict, VerdictKind
 
 
 def answer(
@@ -94,54 +51,53 @@ def answer(
     started = time.perf_counter()
     run.emit("cell", cell)
     try:
-        result = _ask(run, cell, questions, full=full, measured=measured or {})
+        result = _answer(run, cell, questions, full=full, measured=measured or {})
     except CellError as error:
         result = failure(run, cell, error, questions)
-    verdict = result.verdict
+    run.emit("done", cell, verdict=result.verdict.kind.value)
+    return _recorded(run, cell, result, time.perf_counter() - started)
+
+
+def failure(run: Run, cell: Cell, error: CellError, questions: Sequence[Question]) -> Answer:
+    """Turn an error of a cell into its verdict and record."""
+    record = failed_record(run, cell, error)
+    failed = Answer(record=record, verdict=Verdict(kind=record.kind, reason=record.reason))
+    try:
+        source = source_of(run, cell)
+    except CellError:
+        return _recorded(run, cell, failed)
+    metrics = frozenset(item.metric for item in questions)
+    return _recorded(run, cell, source.explain_failure(failed, metrics))
+
+
+def _recorded(run: Run, cell: Cell, answer: Answer, seconds_s: float = 0.0) -> Answer:
+    """Return an answer whose record says what the verdict does."""
+    verdict = answer.verdict
     record = replace(
-        result.record,
+        answer.record,
         verdict=verdict.kind.value,
         reason=verdict.reason,
         cause=verdict.cause,
         judgements=verdict.judgements,
-        seconds_s=time.perf_counter() - started,
+        seconds_s=seconds_s,
+        is_skipped=verdict.kind is VerdictKind.UNSUPPORTED and _is_excused(run, cell),
     )
-    run.emit("done", cell, verdict=verdict.kind.value)
-    return replace(result, record=record)
+    return replace(answer, record=record)
 
 
-def failure(run: Run, cell: Cell, error: CellError, questions: Sequence[Question]) -> Answer:
-    """Turn an error of a cell into its verdict and record.
+def _is_excused(run: Run, cell: Cell) -> bool:
+    """Return whether what the engine refuses fails nothing.
 
-    Where an old engine is compared with, it is said whether that one can.
+    So it is where the profile lists the format as optional and no baseline says that an engine
+    could, and where the old engine could not either, which is no fault of the new one.
     """
-    record = failed_record(run, cell, error)
-    verdict = Verdict(kind=record.kind, reason=record.reason)
-    failed = Answer(record=record, verdict=verdict, candidate=None)
-    old_cell = run.old_cell(cell)
-    if old_cell is None or verdict.kind is VerdictKind.UNAVAILABLE:
-        return failed
-    names = {question.metric for question in questions}
-    others: tuple[CellRecord, ...] = ()
-    try:
-        n_chunks = run.looks(cell)[-1] if needs_text(cell, names) else None
-        old = measure_old(run, old_cell, n_chunks, names, {})
-    except CellError as error:
-        if isinstance(error, CellUnsupported):
-            run.without_old[cell.id] = error  # then a refusal of both is no fault of the new one
-        told, others = f"nor can the old engine: {error}", (failed_record(run, old_cell, error),)
-    else:
-        told, others = "the old engine can", (old.record(run),)
-    reason = f"{verdict.reason}; {told}"
-    return replace(
-        failed,
-        record=replace(record, reason=reason),
-        verdict=replace(verdict, reason=reason),
-        others=others,
-    )
+    if cell.id in run.without_old:
+        return True
+    is_optional = cell.format.name in run.settings.profile.optional
+    return is_optional and not run.store.has_any([run.key(cell)])
 
 
-def _ask(
+def _answer(
     run: Run,
     cell: Cell,
     questions: Sequence[Question],
@@ -149,135 +105,42 @@ def _ask(
     full: bool,
     measured: Mapping[str, Any],
 ) -> Answer:
-    run.device(cell)  # one that is not there is told before anything is made
-    is_shape = run.model(cell.model).shape is not None
-    absent: dict[str, Absent] = {}
-    if is_shape:
-        questions, absent = _questions_of_shape(run, cell, questions)
-    file, size = run.described_file(cell), run.size(cell)
-    found = run.baseline(cell)
-    asked = [(question, _limits(run, cell, question)) for question in questions]
-    names = dict.fromkeys(question.metric for question in questions)
-    by_name = {question.metric for question in questions if question.limits is not None}
-    wanted_old = run.old_cell(cell)
-    unable = _why_old_cannot(run, cell)
-    found_once = {name: measure_once(run, name, cell) for name in names if name in CELL_METRICS}
-    absent |= {name: item for name, item in found_once.items() if isinstance(item, Absent)}
-    measured = {
-        **{name: value for name, value in found_once.items() if name not in absent},
-        **measured,
-    }
-    by_chunk = not is_shape and (full or needs_text(cell, names))
-    looks = run.looks(cell) if by_chunk else (1,)
-    reference_cell = run.reference_cell(cell)
-    reference_bytes = None
-    if reference_cell != cell and any(limits.size_vs_reference is not None for _, limits in asked):
-        reference_bytes = run.described_file(reference_cell).header.n_bytes
-    verdict = Verdict(kind=VerdictKind.MEASURED, reason="measured")
-    perplexity = reference = old = None
-    for chunks, look in zip(looks, declared_looks(looks), strict=True):
-        if by_chunk:
-            perplexity = measure_perplexity(run, cell, chunks)
-            reference = (
-                None if reference_cell == cell else measure_perplexity(run, reference_cell, chunks)
-            )
-        old_cell = run.old_cell(cell)
-        if old_cell is not None:
-            try:
-                old = measure_old(run, old_cell, chunks if by_chunk else None, names, measured)
-            except CellError as error:
-                old, unable = None, _set_old_aside(run, cell, error)
-        baseline = found.baseline if old is None else old.baseline
-        seen = _observe(run, cell, file, size, perplexity, reference, baseline, old)
-        seen = replace(seen, measured=measured, reference_file_bytes=reference_bytes)
-        judgements: list[Judgement] = []
-        for question, limits in asked:
-            judgements += JUDGES[question.metric](seen, limits, baseline, look)
-        judgements += judge_absent(absent, by_name)
-        if run.settings.profile.against is None:
-            judgements += _missing_baseline(run, cell, asked, found.problem, baseline)
-        else:
-            judgements = [_of_old_engine(item) for item in judgements]
-            judgements += [] if unable is None else [unable]
-            stored = run.store.find(run.key(cell)).baseline
-            for question, limits in asked:
-                if question.metric == "speed":
-                    judgements += judge_floors(seen, limits, stored)
-        verdict = conclude(judgements, seen, baseline)
-        if not judgements and (absent or (by_name and reference_cell == cell)):
-            verdict = replace(verdict, reason=why_nothing(absent))
-        unstored = [item.reason for item in judgements if item.verdict is VerdictKind.MEASURED]
-        if verdict.kind is VerdictKind.PASS and unstored:
-            # Within the limits, but the baseline that was asked for is not stored yet.
-            reason = "; ".join(dict.fromkeys(unstored))
-            verdict = replace(verdict, kind=VerdictKind.MEASURED, reason=reason)
-        compared = any(item.against in {"baseline", "anchor", "reference"} for item in judgements)
-        undecided = verdict.kind is VerdictKind.INCONCLUSIVE or not compared
-        if not full and not undecided:
+    run.device(cell)  # one that is not there is refused before anything is made
+    source = source_of(run, cell)
+    asked = _ask(run, cell, questions, measured)
+    for n_chunks, look in _looks(run, cell, asked, full=full):
+        now = measure_cell(run, cell, n_chunks, asked.measured)
+        before = source.before(now, asked, n_chunks)
+        seen = _observe(run, now, before, asked)
+        verdict = _judge(seen, before, asked, source, look)
+        if not full and _is_decided(verdict):
             break
-    candidate = None
-    if is_shape or (
-        perplexity is not None
-        and perplexity.chunks.is_finite
-        and math.isfinite(perplexity.perplexity)
-    ):
-        candidate = make_baseline(
-            run, cell, file, size, perplexity, reference, found.baseline, measured
-        )
-    record = cell_record(run, cell, file, size, perplexity, reference)
-    notes = (*record.notes, *notes_of(measured), *notes_of_absent(absent))
-    record = replace(record, measured=measured, notes=notes)
-    others: tuple[CellRecord, ...] = ()
-    if old is not None:
-        crossed = measure_crossed(run, cell, old, file, chunks if by_chunk else None)
-        others = (old.record(run), *(item.record for item in crossed))
-        record = replace(record, notes=(*record.notes, *old.notes))
-        if crossed and verdict.cause is not None:
-            verdict = replace(verdict, cause=measured_cause(verdict.cause, old, crossed))
-    elif wanted_old is not None:
-        others = (failed_record(run, wanted_old, run.without_old[cell.id]),)
-    return Answer(
-        record=record, verdict=verdict, candidate=candidate, measured=measured, others=others
+    notes = (*now.record.notes, *notes_of(asked.measured), *notes_of_absent(asked.absent))
+    result = Answer(
+        record=replace(now.record, notes=notes),
+        verdict=verdict,
+        candidate=_candidate(run, now, before),
+        measured=asked.measured,
     )
+    return source.complete(now, result, n_chunks)
 
 
-def _why_old_cannot(run: Run, cell: Cell) -> Judgement | None:
-    """Make the old engine's file; say why there is none, and leave the old engine out then."""
-    known = run.without_old.get(cell.id)
-    if known is not None:
-        return _set_old_aside(run, cell, known)
-    old_cell = run.old_cell(cell)
-    if old_cell is None:
-        return None
-    try:
-        run.device(old_cell)
-        run.described_file(old_cell)
-    except CellError as error:
-        return _set_old_aside(run, cell, error)
-    return None
-
-
-def _set_old_aside(run: Run, cell: Cell, error: CellError) -> Judgement:
-    """Go on without the old engine in a cell that it cannot measure: the new one can.
-
-    Raises:
-        CellUnavailable: the old engine is not there at all.
-
-    """
-    if isinstance(error, CellUnavailable):
-        raise CellUnavailable(f"the old engine: {error}") from error
-    run.without_old[cell.id] = error
-    return Judgement(
-        metric="support",
-        against="baseline",
-        verdict=VerdictKind.IMPROVED,
-        reason=f"new: the old engine could not ({verdict_of(error).value}: {error})",
+def _ask(run: Run, cell: Cell, questions: Sequence[Question], measured: Mapping[str, Any]) -> Asked:
+    """Find the limits that hold, and measure what is measured once a cell."""
+    absent: dict[str, Absent] = {}
+    if run.model(cell.model).shape is not None:
+        questions, absent = _questions_of_shape(run, cell, questions)
+    names = dict.fromkeys(question.metric for question in questions)
+    once = {name: measure_once(run, name, cell) for name in names if name in CELL_METRICS}
+    absent |= {name: item for name, item in once.items() if isinstance(item, Absent)}
+    present = {name: item for name, item in once.items() if name not in absent}
+    default = profile_limits(run.settings.limits, cell.format)
+    return Asked(
+        limits=tuple((item.metric, item.limits or default) for item in questions),
+        by_name=frozenset(item.metric for item in questions if item.limits is not None),
+        absent=absent,
+        measured={**present, **measured},
     )
-
-
-def _of_old_engine(judgement: Judgement) -> Judgement:
-    """Name what stood for the baseline."""
-    return replace(judgement, reason=judgement.reason.replace("the baseline", "the old engine"))
 
 
 def _questions_of_shape(
@@ -299,108 +162,84 @@ def _questions_of_shape(
     return kept, left_out
 
 
-def _limits(run: Run, cell: Cell, question: Question) -> Limits:
-    """Return the limits of a question: its own, or the profile's."""
-    return (
-        profile_limits(run.settings.limits, cell.format)
-        if question.limits is None
-        else question.limits
-    )
+def _looks(run: Run, cell: Cell, asked: Asked, *, full: bool) -> Iterator[tuple[int | None, Look]]:
+    """Return the numbers of chunks at which the cell may be decided; None scores no text."""
+    has_text = run.model(cell.model).shape is None
+    if not (has_text and (full or needs_text(cell, asked.metrics))):
+        return iter([(None, declared_looks((1,))[0])])
+    looks = run.looks(cell)
+    return iter(zip(looks, declared_looks(looks), strict=True))
 
 
-def _missing_baseline(
-    run: Run,
-    cell: Cell,
-    asked: Sequence[tuple[Question, Limits]],
-    problem: str | None,
-    baseline: Baseline | None,
-) -> list[Judgement]:
-    wanted = any(
-        name.endswith(_NEEDS_BASELINE) and getattr(limits, name) is not None
-        for question, limits in asked
-        if question.metric not in WITHOUT_BASELINE
-        for name in Limits.model_fields
-    )
-    if baseline is not None or not wanted:
-        return []
-    repeated = run.settings.overrides.command
-    command = f'{repeated} -k "{cell.id}" --snapshot-update --quant-reason "WHY"'
-    if problem is not None:
-        return [_no_baseline(VerdictKind.NO_BASELINE, f"{problem}; store it anew: {command}")]
-    if not run.gated:
-        return [_no_baseline(VerdictKind.MEASURED, NOT_STORED_YET)]
-    unlike = [run.key(cell).settings_unlike(stored) for stored in run.keys_before(cell)]
-    if unlike:
-        nearest = min(unlike, key=len)
-        reason = (
-            f"the stored baseline is of other settings: {'; '.join(nearest)}; set them back, or"
-            f" store one of these: {command}"
-        )
-        return [_no_baseline(VerdictKind.NOT_COMPARABLE, reason)]
-    return [_no_baseline(VerdictKind.NO_BASELINE, f"no baseline is stored; store one: {command}")]
-
-
-def _no_baseline(kind: VerdictKind, reason: str) -> Judgement:
-    # Not "against the baseline": there was nothing to compare with.
-    return Judgement(metric="perplexity", against="nothing", verdict=kind, reason=reason)
-
-
-def _observe(
-    run: Run,
-    cell: Cell,
-    file: CellFile,
-    size: SizeMeasurement,
-    perplexity: PerplexityMeasurement | None,
-    reference: PerplexityMeasurement | None,
-    baseline: Baseline | None,
-    old: OldSide | None,
-) -> Observation:
-    text = None if cell.text == NO_TEXT else run.text(cell.text)
-    changes = divergence = None
-    if perplexity is not None and reference is not None:
-        divergence = measure_divergence(perplexity, reference)
-    if perplexity is not None and old is not None and old.perplexity is not None:
-        changes = token_changes(perplexity, old.perplexity)
-    elif perplexity is not None and baseline is not None and baseline.perplexity is not None:
-        kept = run.measurements.tokens(baseline.perplexity.per_token_sha256)
-        if kept is not None:
-            changes = token_changes(perplexity, kept)
+def _observe(run: Run, now: CellMeasurement, before: Before, asked: Asked) -> Observation:
+    cell, reference_bytes = now.cell, None
+    reference_cell = run.reference_cell(cell)
+    if reference_cell != cell and any(
+        limits.size_vs_reference is not None for _, limits in asked.limits
+    ):
+        reference_bytes = run.described_file(reference_cell).header.n_bytes
     return Observation(
-        perplexity=perplexity,
-        reference=reference,
-        divergence=divergence,
-        size=size,
-        tensors=file.tensors,
-        metadata=file.header.settings(),
-        made_by=made_by(run, cell, file),
-        source_sha256=file.source_sha256,
-        text_sha256=text.sha256 if text is not None else "",
-        text_sha256_with_lf=text.sha256_with_lf if text is not None else "",
-        quantizer_cpu=file.quantizer_cpu,
-        same_computation=baseline is not None and _same_computation(run, cell, file, baseline),
-        tokens_changed=changes,
-        reference_baseline=_reference_baseline(run, cell, reference, old),
+        cell=now.record,
+        reference=None if now.reference is None else now.reference.chunks,
+        reference_baseline=before.reference_baseline,
+        reference_file_bytes=reference_bytes,
+        text_sha256_with_lf="" if cell.text == NO_TEXT else run.text(cell.text).sha256_with_lf,
+        same_computation=_is_same_computation(run, now, before),
+        tokens_changed=before.tokens_changed,
+        versus=before.versus,
     )
 
 
-def _reference_baseline(
-    run: Run, cell: Cell, reference: PerplexityMeasurement | None, old: OldSide | None
-) -> Baseline | None:
-    if old is not None:
-        return old.reference_baseline
-    return None if reference is None else run.baseline(run.reference_cell(cell)).baseline
-
-
-def _same_computation(run: Run, cell: Cell, file: CellFile, baseline: Baseline) -> bool:
-    """Tell whether a CPU is bound to give the baseline's values on every chunk."""
-    then, now = baseline.made_by, made_by(run, cell, file)
+def _is_same_computation(run: Run, now: CellMeasurement, before: Before) -> bool:
+    """Return whether a CPU is bound to give the baseline's values on every chunk."""
+    baseline, record = before.baseline, now.record
+    if baseline is None or record.made_by is None or not run.placement(now.cell).is_cpu:
+        return False
+    names = ("library_sha256", "system_info", "cpu", "n_batch", "n_ubatch")
     return (
-        run.placement(cell).is_cpu
-        and all(
-            getattr(then, name) == getattr(now, name)
-            for name in ("library_sha256", "system_info", "cpu", "n_batch", "n_ubatch")
-        )
-        and dict(baseline.tensors_scored) == pack_tensors(file.tensors)
+        all(getattr(baseline.made_by, name) == getattr(record.made_by, name) for name in names)
+        and dict(baseline.tensors_scored) == record.tensors
         # Another pre-tokenizer changes some chunks alone, perhaps none of the first ones.
-        and baseline.metadata in (None, file.header.settings())
+        and baseline.metadata in (None, record.metadata)
     )
+
+
+def _judge(
+    seen: Observation, before: Before, asked: Asked, source: BaselineSource, look: Look
+) -> Verdict:
+    """Judge all that was asked, and conclude."""
+    judgements = [
+        judgement
+        for metric, limits in asked.limits
+        for judgement in JUDGES[metric](seen, limits, before.baseline, look)
+    ]
+    judgements += judge_absent(asked.absent, asked.by_name)
+    judgements += before.judgements
+    judgements += source.judge_apart(seen, asked)
+    verdict = conclude(judgements, seen, before.baseline)
+    if not judgements and (asked.absent or (asked.by_name and seen.cell.is_reference)):
+        verdict = replace(verdict, reason=why_nothing(asked.absent))
+    unstored = [item.reason for item in judgements if item.verdict is VerdictKind.MEASURED]
+    if verdict.kind is VerdictKind.PASS and unstored:
+        # Within the limits, but the baseline that was asked for is not stored yet.
+        reason = "; ".join(dict.fromkeys(unstored))
+        return replace(verdict, kind=VerdictKind.MEASURED, reason=reason)
+    return verdict
+
+
+def _is_decided(verdict: Verdict) -> bool:
+    """Return whether a further look could change nothing."""
+    compared = any(
+        item.against in {"baseline", "anchor", "reference"} for item in verdict.judgements
+    )
+    return compared and verdict.kind is not VerdictKind.INCONCLUSIVE
+
+
+def _candidate(run: Run, now: CellMeasurement, before: Before) -> Baseline | None:
+    is_shape = run.model(now.cell.model).shape is not None
+    scored = now.record.chunks
+    if is_shape or (
+        now.perplexity is not None and scored.is_finite and math.isfinite(scored.perplexity)
+    ):
+        return make_baseline(now.record, before.baseline)
+    return None

@@ -1,63 +1,79 @@
-"""What was observed in a cell, as the judge and the search for causes see it."""
+"""What was observed in a cell, as the judges and the search for causes see it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
-from pytest_quantgate.gguf.digests import TensorDigest
 from pytest_quantgate.results.baseline import Baseline, MadeBy
-from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement
-from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement, TokenChanges
-from pytest_quantgate.results.measurements.size import SizeMeasurement
+from pytest_quantgate.results.chunk_table import ChunkPair, ChunkTable
+from pytest_quantgate.results.measurements.perplexity import TokenChanges
+from pytest_quantgate.results.record import CellRecord
 
 MeasurementT = TypeVar("MeasurementT")
+
+THE_BASELINE = "the baseline"
+THE_OLD_ENGINE = "the old engine"
+THE_OLD_RECORD = "the old record"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """What was observed in a cell, up to a look.
+    """A cell's record up to a look, measured now or read from a file, and what it is held against.
 
-    ``perplexity`` is None where nothing was asked that needs the text; ``reference_baseline``
-    is the reference's own; ``reference_file_bytes`` is there where a limit asks for it;
-    ``measured`` has the metrics of
-    :mod:`pytest_quantgate.metrics.registry` that were asked for, by name.
-    ``metadata`` has the file's settings
-    (:meth:`~pytest_quantgate.gguf.reader.GgufFile.settings`), ``made_by`` what computes now,
-    ``quantizer_cpu`` what made the file, None for a user's own. ``tokens_changed`` compares with
-    the baseline's per-token values, None where they are gone; ``same_computation`` says that file,
-    libraries, processor and settings are the baseline's: on a CPU equal values then stay equal
-    on every further chunk.
+    Attributes:
+        cell: what was measured of the cell; not judged yet.
+        reference: the reference's chunks; None for the reference itself, or without a text.
+        reference_baseline: the reference's own baseline.
+        reference_file_bytes: there where a limit asks for it.
+        text_sha256_with_lf: the text's hash with line ends as LF.
+        same_computation: file, libraries, processor and settings are the baseline's, so that on a
+            CPU equal values stay equal on every further chunk.
+        tokens_changed: compared with the baseline's per-token values; None where they are gone.
+        versus: what stands as the baseline, for a sentence.
+
     """
 
-    perplexity: PerplexityMeasurement | None
-    reference: PerplexityMeasurement | None
-    divergence: DivergenceMeasurement | None
-    size: SizeMeasurement
-    tensors: tuple[TensorDigest, ...]
-    metadata: Mapping[str, str]
-    made_by: MadeBy
-    source_sha256: str | None
-    text_sha256: str
-    text_sha256_with_lf: str
-    quantizer_cpu: str | None
-    same_computation: bool
-    tokens_changed: TokenChanges | None
+    cell: CellRecord
+    reference: ChunkTable | None = None
     reference_baseline: Baseline | None = None
     reference_file_bytes: int | None = None
-    measured: Mapping[str, Any] = field(default_factory=dict)
+    text_sha256_with_lf: str = ""
+    same_computation: bool = False
+    tokens_changed: TokenChanges | None = None
+    versus: str = THE_BASELINE
 
     @property
-    def scored(self) -> PerplexityMeasurement:
-        """The perplexity, for judges that are only asked where it was measured."""
-        assert self.perplexity is not None
-        return self.perplexity
+    def chunks(self) -> ChunkTable:
+        """What was scored; no row where nothing asked for the text."""
+        return self.cell.chunks
+
+    @property
+    def n_chunks_in_text(self) -> int:
+        """Chunks in the whole text."""
+        return self.cell.n_chunks_in_text or len(self.chunks)
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the cell's file."""
+        assert self.cell.file_bytes is not None
+        return self.cell.file_bytes
+
+    @property
+    def made_by(self) -> MadeBy:
+        """What computes now."""
+        assert self.cell.made_by is not None
+        return self.cell.made_by
+
+    def paired(self, baseline: Baseline) -> ChunkPair:
+        """Return the chunks that a baseline has too."""
+        before = ChunkTable() if baseline.perplexity is None else baseline.perplexity.chunks
+        return self.chunks.paired(before)
 
     def find(self, kind: type[MeasurementT]) -> MeasurementT | None:
         """Return the measurement of a kind, None where it was not asked for."""
-        return next((item for item in self.measured.values() if isinstance(item, kind)), None)
+        return next((item for item in self.cell.measured.values() if isinstance(item, kind)), None)
 
 
 def percent(fraction: float | None, digits: int = 2) -> str:
@@ -75,10 +91,3 @@ def describe_token_changes(changes: TokenChanges) -> str:
     if not math.isfinite(changes.largest_nats):
         largest = "not finite"
     return f"{changes.changed:,} of {changes.tokens:,} tokens changed, largest |Δ| {largest}"
-
-
-def token_ids_changed(seen: Observation, baseline: Baseline) -> int:
-    """Count the chunks whose token ids are not the baseline's."""
-    if seen.perplexity is None:
-        return 0
-    return seen.perplexity.chunks.paired(baseline.scored.chunks).retokenized

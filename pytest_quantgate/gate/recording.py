@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from pytest_quantgate.artifacts.files import CellFile
 from pytest_quantgate.config.limits import profile_limits
@@ -14,14 +16,15 @@ from pytest_quantgate.errors import (
     CellUnavailable,
     CellUnsupported,
 )
-from pytest_quantgate.gate.acceptance import made_by
 from pytest_quantgate.gguf.tensor_changes import pack_tensors
 from pytest_quantgate.matrix.cells import NO_TEXT, Cell
 from pytest_quantgate.matrix.run import Run
 from pytest_quantgate.metrics.divergence import measure_divergence, same_top_tokens
+from pytest_quantgate.results.baseline import MadeBy
 from pytest_quantgate.results.chunk_table import Shift
+from pytest_quantgate.results.measurement_store import per_token_sha256
 from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement, token_changes
-from pytest_quantgate.results.measurements.size import SizeMeasurement
+from pytest_quantgate.results.measurements.size import SizeMeasurement, measure_size
 from pytest_quantgate.results.record import CellRecord
 from pytest_quantgate.results.verdicts import VerdictKind
 
@@ -73,18 +76,38 @@ def empty_record(run: Run, cell: Cell) -> CellRecord:
     )
 
 
+def made_by(run: Run, cell: Cell, file: CellFile) -> MadeBy:
+    """Describe what makes a measurement of a cell."""
+    identity = run.engine(cell.engine).identity()
+    return MadeBy(
+        engine=f"{identity.kind} {identity.version}",
+        llama_cpp=identity.llama_cpp_version,
+        library_sha256=identity.library_sha256,
+        quantizer_sha256=file.quantizer_sha256,
+        imatrix_sha256=file.imatrix_sha256,
+        system_info=identity.system_info,
+        cpu=identity.cpu_name,
+        platform=identity.platform,
+        n_threads=run.n_threads,
+        n_batch=run.n_batch,
+        n_ubatch=run.n_ubatch,
+    )
+
+
 def cell_record(
     run: Run,
     cell: Cell,
     file: CellFile,
-    size: SizeMeasurement,
     perplexity: PerplexityMeasurement | None,
     reference: PerplexityMeasurement | None,
+    measured: Mapping[str, Any] | None = None,
 ) -> CellRecord:
     """Return the record of what was measured of a cell, not judged yet."""
+    size = measure_size(file.header, cell.format)
     of_file = replace(
         empty_record(run, cell),
         notes=_notes(cell, size),
+        measured=measured or {},
         file_bytes=size.file_bytes,
         bits_per_weight=size.bits_per_weight,
         bytes_by_type=size.bytes_by_type,
@@ -117,6 +140,8 @@ def cell_record(
         ppl_by_domain={name: rows.perplexity for name, rows in chunks.by_domain().items()},
         ppl_vs_reference=None if reference is None else perplexity_shift(perplexity, reference),
         divergence=divergence,
+        per_token_sha256=per_token_sha256(perplexity),
+        reference_per_token_sha256=None if reference is None else per_token_sha256(reference),
     )
 
 

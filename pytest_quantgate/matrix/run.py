@@ -217,6 +217,10 @@ class Run:
         """Look a cell's stored baseline up; there is none where an old engine stands for it."""
         if self.settings.profile.against is not None:
             return Found(path=self.store.path(self.key(cell)), baseline=None)
+        return self.stored(cell)
+
+    def stored(self, cell: Cell) -> Found:
+        """Look a cell's stored baseline up; its source is named as this run names it."""
         found = self.store.find(self.key(cell))
         model = self.find_model(cell.model)
         if found.baseline is None or model is None:

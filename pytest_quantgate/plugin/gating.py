@@ -12,8 +12,9 @@ import pytest
 
 from pytest_quantgate.errors import CellError
 from pytest_quantgate.gate.acceptance import merge_parts
-from pytest_quantgate.gate.judge import OF_THE_WHOLE, WRONG_ENGINE
-from pytest_quantgate.gate.loop import Answer, Question, answer, failure
+from pytest_quantgate.gate.judge import OF_THE_WHOLE
+from pytest_quantgate.gate.loop import answer, failure
+from pytest_quantgate.gate.question import Answer, Question
 from pytest_quantgate.matrix.cells import Cell
 from pytest_quantgate.matrix.run import Run
 from pytest_quantgate.metrics.registry import CELL_METRICS
@@ -24,7 +25,7 @@ from pytest_quantgate.plugin.snapshots import accept
 from pytest_quantgate.plugin.state import STATE, State
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.record import CellRecord, to_plain
-from pytest_quantgate.results.verdicts import Verdict, VerdictKind
+from pytest_quantgate.results.verdicts import CauseKind, Verdict, VerdictKind
 from pytest_quantgate.storage.atomic import write_json
 from pytest_quantgate.storage.keys import key_of
 
@@ -75,27 +76,18 @@ def gate(item: pytest.Item) -> Generator[None, None, None]:
         return
     _write_record(run, item, result.record)
     _write_others(run, item, result.others)
-    _report(run, point.cell, result.verdict)
+    _report(result)
 
 
-def _report(run: Run, cell: Cell, verdict: Verdict) -> None:
+def _report(result: Answer) -> None:
+    verdict, cell = result.verdict, result.record
     message = f"{verdict.kind.value}: {verdict.reason}"
     if verdict.cause is not None:
         message += f"\n{verdict.cause}"
-    if _is_skipped(run, verdict.kind, cell.id, cell.format.name):
+    if cell.is_skipped:
         pytest.skip(f"{cell.id}: {message}")
     if not verdict.kind.is_green:
         pytest.fail(f"{cell.id}: {message}", pytrace=False)
-
-
-def _is_skipped(run: Run, kind: VerdictKind, cell_id: str, format_name: str) -> bool:
-    """Tell whether what the engine refused fails nothing.
-
-    So it is where the profile lists the format as optional, and where the old engine could not do
-    it either, which is no fault of the new one.
-    """
-    optional = format_name in run.settings.profile.optional or cell_id in run.without_old
-    return kind is VerdictKind.UNSUPPORTED and optional
 
 
 def _accept(
@@ -138,7 +130,7 @@ def _accept(
         if candidate == old:
             # Limits that no baseline has a part in: there is nothing to accept.
             _write_record(run, item, result.record)
-            _report(run, cell, result.verdict)
+            _report(result)
             return
         candidate = candidate.model_copy(update={"reason": state.options.reason})
         looks = run.looks(cell)
@@ -162,7 +154,9 @@ def _refuse(
     run: Run, item: pytest.Function, cell: Cell, record: CellRecord, verdict: Verdict
 ) -> None:
     """Fail the test where a verdict is none to be accepted."""
-    if verdict.kind in _NEVER_ACCEPTED or verdict.cause == WRONG_ENGINE:
+    if verdict.kind in _NEVER_ACCEPTED or (
+        verdict.cause and verdict.cause.kind is CauseKind.WRONG_ENGINE
+    ):
         _write_record(run, item, record)
         pytest.fail(
             f"{cell.id}: not accepted as a baseline: {verdict.kind.value}: {verdict.reason}",
@@ -218,7 +212,6 @@ def _moved_memory(old: Baseline | None, new: Baseline) -> list[str]:
 
 
 def _write_record(run: Run, item: pytest.Item, record: CellRecord) -> None:
-    record = replace(record, is_skipped=_is_skipped(run, record.kind, record.id, record.format))
     # Plain types only: a numpy scalar here would lose a whole run of pytest-xdist.
     item.user_properties.append(("quant_verdict", record.verdict))
     if record.ppl is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_quantgate.gate.loop import Question
+    from pytest_quantgate.gate.question import Question
 
 QUANT_FIXTURES = frozenset(
     {
@@ -213,7 +213,7 @@ def read_marker(mark: pytest.Mark) -> Question:
 
     from pytest_quantgate.config.schema import Limits
     from pytest_quantgate.errors import ConfigError
-    from pytest_quantgate.gate.loop import Question
+    from pytest_quantgate.gate.question import Question
 
     marker = MARKERS[mark.name]
     valid = ", ".join([*([marker.part_keyword] if marker.part_keyword else []), *marker.keywords])

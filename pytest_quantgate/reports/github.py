@@ -39,7 +39,7 @@ def annotation_lines(record: RunRecord) -> list[str]:
     At most ``MAX_ANNOTATIONS`` of a kind: the last one of more says how many are left out.
     """
     errors = [
-        (f"{cell.id} {cell.verdict}", "\n".join(filter(None, (cell.reason, cell.cause))))
+        (f"{cell.id} {cell.verdict}", "\n".join(filter(None, (cell.reason, str(cell.cause or "")))))
         for cell in record.cells
         if cell.is_red
     ]

@@ -84,6 +84,6 @@ def red_cells(record: RunRecord) -> list[Block]:
     details: list[tuple[Prose, ...]] = []
     for cell in red:
         step = next_step(cell, record)
-        details.append((*([cell.cause] if cell.cause else []), spans("Next: ", *step)))
+        details.append((*([str(cell.cause)] if cell.cause else []), spans("Next: ", *step)))
     titles = (spans(strong(cell.id), f" {cell.verdict}: {cell.reason}") for cell in red)
     return [Bullets(items=tuple(titles), below=tuple(details))]

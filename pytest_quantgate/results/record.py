@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.results.baseline import Key, MadeBy
 from pytest_quantgate.results.chunk_table import ChunkTable, Shift
+from pytest_quantgate.results.effects import Effects
 from pytest_quantgate.results.measurements import MEASUREMENTS
 from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement
-from pytest_quantgate.results.verdicts import Judgement, VerdictKind, worst
+from pytest_quantgate.results.verdicts import Cause, CauseKind, Judgement, VerdictKind, worst
 
 VERSION = 2
 
@@ -41,6 +43,10 @@ class CellRecord:
     were kept have them empty. ``is_skipped`` says that a format which the
     engine refused fails nothing, since the profile lists it as optional or the old engine could
     not do it either.
+
+    ``per_token_sha256`` and ``reference_per_token_sha256`` name the values of single tokens of the
+    cell and of its reference; ``effects`` is the two-by-two of quantizer and runtime, where two
+    engines were held against each other.
     """
 
     id: str
@@ -56,7 +62,7 @@ class CellRecord:
     is_miniature: bool
     verdict: str
     reason: str
-    cause: str | None = None
+    cause: Cause | None = None
     notes: tuple[str, ...] = ()
     file_bytes: int | None = None
     bits_per_weight: float | None = None
@@ -87,6 +93,9 @@ class CellRecord:
     n_chunks_in_text: int | None = None
     limits: dict[str, float] = field(default_factory=dict)
     is_skipped: bool = False
+    per_token_sha256: str | None = None
+    reference_per_token_sha256: str | None = None
+    effects: Effects | None = None
 
     @property
     def kind(self) -> VerdictKind:
@@ -182,7 +191,7 @@ def _plain(value: Any) -> Any:
             return {key: _plain(item) for key, item in value.items()}
         case list() | tuple():
             return [_plain(item) for item in value]
-        case VerdictKind():
+        case Enum():
             return value.value
         case BaseModel():
             return _plain(value.model_dump(mode="json"))
@@ -255,6 +264,9 @@ def _cell_from_version_1(cell: dict[str, Any]) -> dict[str, Any]:
     if shift is not None:
         same = {"chunks_changed": shift["chunks"], "of_documents": True}
         rest["ppl_vs_reference"] = {**same, **shift}
+    if rest.get("cause") is not None:
+        kind, text = CauseKind.RECORDED.value, rest["cause"].removeprefix("cause: ")
+        rest["cause"] = {"kind": kind, "evidence": [text]}
     return {**rest, "chunks": columns}
 
 

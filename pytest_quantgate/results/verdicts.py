@@ -67,6 +67,50 @@ class Judgement:
     more_chunks: int | None = None
 
 
+class CauseKind(Enum):
+    """What moved a cell; the value is what a person reads."""
+
+    TOKENIZER = "tokenizer"
+    QUANTIZER = "quantizer"
+    RUNTIME = "runtime kernels"
+    QUANTIZER_AND_RUNTIME = "quantizer and runtime kernels"
+    QUANTIZER_OR_CPU = "quantizer, or the kind of CPU that it ran on: the file was made elsewhere"
+    OTHER_CPU = "not attributable: made on another kind of CPU"
+    IMATRIX = "importance matrix: its values are not the baseline's"
+    METADATA = "the file's metadata"
+    MACHINE = "the machine's state, not the engine: file, libraries and processor are the same"
+    NOT_REPRODUCIBLE = (
+        "not reproducible: the same file, libraries, processor and batch gave other values"
+    )
+    DRIFTED = (
+        "the sum of the changes that were accepted one by one; against the last accepted"
+        " baseline the limit is kept"
+    )
+    WRONG_ENGINE = (
+        "the engine does not compute what transformers does in float32; a baseline from it"
+        " would bless the fault"
+    )
+    RECORDED = "as an earlier release recorded it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """What moved a cell, and what shows it.
+
+    ``measured`` says how far the quantizer and the runtime move it each by itself, where both
+    were exchanged one at a time.
+    """
+
+    kind: CauseKind
+    evidence: tuple[str, ...] = ()
+    measured: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        evidence = f" ({'; '.join(self.evidence)})" if self.evidence else ""
+        apart = f"; measured apart: {'; '.join(self.measured)}" if self.measured else ""
+        return f"cause: {self.kind.value}{evidence}{apart}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """A cell's verdict with its evidence; ``cause`` says what moved it away from its baseline."""
@@ -74,7 +118,7 @@ class Verdict:
     kind: VerdictKind
     reason: str
     judgements: tuple[Judgement, ...] = ()
-    cause: str | None = None
+    cause: Cause | None = None
 
 
 def worst(kinds: list[VerdictKind]) -> VerdictKind:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pytest_quantgate.config.settings import load_settings
-from pytest_quantgate.gate.loop import Question, answer
+from pytest_quantgate.gate.loop import answer
+from pytest_quantgate.gate.question import Question
 from pytest_quantgate.matrix.run import Run
 from pytest_quantgate.metrics.scoring import measure_perplexity
 

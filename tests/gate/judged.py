@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from pytest_quantgate.config.limits import default_limits
 from pytest_quantgate.config.schema import Limits
+from pytest_quantgate.gate.acceptance import make_baseline
 from pytest_quantgate.gate.judge import conclude, declared_looks
 from pytest_quantgate.gate.judges.bounds import Look
 from pytest_quantgate.gate.judges.perplexity import judge_perplexity
@@ -18,17 +21,11 @@ from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.gguf.digests import TensorDigest
 from pytest_quantgate.gguf.formats import find_format
 from pytest_quantgate.gguf.tensor_changes import pack_tensors
-from pytest_quantgate.results.baseline import (
-    Anchor,
-    Baseline,
-    Key,
-    MadeBy,
-    Perplexity,
-    Size,
-)
+from pytest_quantgate.metrics.divergence import measure_divergence, same_top_tokens
+from pytest_quantgate.results.baseline import Baseline, Key, MadeBy
 from pytest_quantgate.results.chunk_table import ChunkTable
-from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
-from pytest_quantgate.results.measurements.size import SizeMeasurement
+from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement, TokenChanges
+from pytest_quantgate.results.record import CellRecord
 from pytest_quantgate.results.verdicts import Verdict
 
 LAST = declared_looks((16,))[0]
@@ -90,69 +87,80 @@ def measurement(
     )
 
 
-def size(file_bytes: int = 1_000_000, bits: float = 4.9) -> SizeMeasurement:
-    """Return a size."""
-    return SizeMeasurement(
-        file_bytes=file_bytes,
-        tensor_bytes=file_bytes,
-        n_weights=1_600_000,
-        bits_per_weight=bits,
-        bytes_by_type={},
-        bytes_by_part={},
-        tensors_by_type={},
-        tensor_types={},
-        fallbacks=(),
+def record(**changes: Any) -> CellRecord:
+    """Return a measured cell's record that equals the baseline, or as changed."""
+    usual = CellRecord(
+        id="m-Q4_K_M-cpu",
+        model="m",
+        format="Q4_K_M",
+        imatrix=None,
+        device="cpu",
+        engine="default",
+        text="t",
+        is_reference=False,
+        reference="F16",
+        is_requantized=False,
+        is_miniature=False,
+        verdict="MEASURED",
+        reason="",
+        file_bytes=1_000_000,
+        bits_per_weight=4.9,
         fallback_fraction=0.0,
-        no_effect=False,
-    )
-
-
-def observe(**changes: object) -> Observation:
-    """Return an observation that equals the baseline, or as changed."""
-    usual = Observation(
-        perplexity=measurement(),
-        reference=None,
-        divergence=None,
-        reference_file_bytes=None,
-        size=size(),
-        tensors=TENSORS,
-        metadata=METADATA,
-        made_by=MADE_BY,
-        source_sha256="s",
+        key=KEY,
         text_sha256="t" * 64,
-        text_sha256_with_lf="t" * 64,
+        source_sha256="s",
+        made_by=MADE_BY,
         quantizer_cpu="AVX2",
-        same_computation=False,
-        tokens_changed=None,
+        tensors=pack_tensors(TENSORS),
+        metadata=METADATA,
     )
-    return replace(usual, **changes)  # type: ignore[arg-type]
+    return replace(usual, **changes)
+
+
+def observe(
+    perplexity: PerplexityMeasurement | None = None,
+    reference: PerplexityMeasurement | None = None,
+    reference_baseline: Baseline | None = None,
+    reference_file_bytes: int | None = None,
+    tokens_changed: TokenChanges | None = None,
+    *,
+    same_computation: bool = False,
+    tensors: Sequence[TensorDigest] = TENSORS,
+    text_sha256_with_lf: str = "t" * 64,
+    **cell: Any,
+) -> Observation:
+    """Return an observation that equals the baseline, or as changed; ``cell`` is of its record."""
+    scored = perplexity or measurement()
+    chunks = scored.chunks
+    if reference is not None:
+        cell.setdefault("divergence", measure_divergence(scored, reference))
+        same = same_top_tokens(scored, reference)
+        chunks = chunks.replace(same_top=same or chunks.same_top)
+    return Observation(
+        cell=record(
+            ppl=scored.perplexity,
+            chunks=chunks,
+            n_chunks_in_text=scored.n_chunks_in_text,
+            tensors=pack_tensors(tensors),
+            **cell,
+        ),
+        reference=None if reference is None else reference.chunks,
+        reference_baseline=reference_baseline,
+        reference_file_bytes=reference_file_bytes,
+        text_sha256_with_lf=text_sha256_with_lf,
+        same_computation=same_computation,
+        tokens_changed=tokens_changed,
+    )
+
+
+def change_cell(seen: Observation, **changes: Any) -> Observation:
+    """Return an observation with another record of the cell."""
+    return replace(seen, cell=replace(seen.cell, **changes))
 
 
 def baseline_of(seen: Observation) -> Baseline:
     """Return the baseline that accepts an observation."""
-    chunks = seen.scored.chunks
-    return Baseline(
-        key=KEY,
-        source_sha256=seen.source_sha256,
-        made_by=MADE_BY,
-        perplexity=Perplexity(
-            ppl=seen.scored.perplexity,
-            text_sha256=seen.text_sha256,
-            per_token_sha256="",
-            chunks=chunks,
-        ),
-        size=Size(
-            file_bytes=seen.size.file_bytes,
-            bits_per_weight=seen.size.bits_per_weight,
-            fallback_fraction=0.0,
-            tensors=pack_tensors(seen.tensors),
-        ),
-        metadata=seen.metadata,
-        anchor=Anchor(
-            index=chunks.index, nll_sum_nats=chunks.nll_sum_nats, file_bytes=seen.size.file_bytes
-        ),
-        reason="first",
-    )
+    return make_baseline(seen.cell, reason="first")
 
 
 BASELINE = baseline_of(observe())

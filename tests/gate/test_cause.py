@@ -15,10 +15,10 @@ from tests.gate.judged import (
     MADE_BY,
     METADATA,
     TENSORS,
+    change_cell,
     judge,
     measurement,
     observe,
-    size,
     wobble,
 )
 
@@ -27,7 +27,7 @@ def test_other_token_ids_are_the_tokenizers_regression() -> None:
     verdict = judge(observe(perplexity=measurement(ids="other")))
     assert verdict.kind is VerdictKind.REGRESSED
     assert "the same text has other token ids in 16 of 16 chunks" in verdict.reason
-    assert verdict.cause == (
+    assert str(verdict.cause) == (
         "cause: tokenizer (the same text has other token ids in 16 of 16 chunks; all 3 tensors"
         " same; PPL 7.328, was 7.328)"
     )
@@ -62,8 +62,7 @@ def test_changed_tensor_types_are_the_quantizers_regression() -> None:
     assert verdict.kind is VerdictKind.REGRESSED
     expected = "1 of 3 tensors changed type (attn_q Q4_K → Q3_K in blk.0)"
     assert expected in verdict.reason
-    assert verdict.cause is not None
-    assert verdict.cause.startswith(f"cause: quantizer (tokenization same; {expected}")
+    assert str(verdict.cause).startswith(f"cause: quantizer (tokenization same; {expected}")
 
 
 def test_changed_tensor_bytes_are_the_quantizers_on_the_same_kind_of_cpu() -> None:
@@ -73,7 +72,7 @@ def test_changed_tensor_bytes_are_the_quantizers_on_the_same_kind_of_cpu() -> No
         "cause: quantizer (tokenization same; 2 of 3 tensors changed bytes at equal type"
         " (attn_q in blk.0-1); PPL +5.13 % ["
     )
-    other = judge(replace(seen, quantizer_cpu="AVX512")).cause
+    other = judge(change_cell(seen, quantizer_cpu="AVX512")).cause
     assert "cause: not attributable: made on another kind of CPU" in str(other)
 
 
@@ -83,7 +82,7 @@ def test_changed_tensor_bytes_are_the_matrixs_where_it_changed() -> None:
     seen = observe(tensors=changed, perplexity=measurement(wobble(0.05)), made_by=made_by)
     cause = str(judge(seen).cause)
     assert cause.startswith("cause: importance matrix: its values are not the baseline's (")
-    other = judge(replace(seen, quantizer_cpu="AVX512")).cause
+    other = judge(change_cell(seen, quantizer_cpu="AVX512")).cause
     assert "cause: not attributable: made on another kind of CPU" in str(other)
 
 
@@ -101,11 +100,10 @@ def test_a_users_own_file_was_made_on_a_cpu_that_is_not_known() -> None:
 def test_a_diagnosis_has_every_part() -> None:
     """Tokenization, tensors with types and layers, size, PPL with its interval, tokens, runtime."""
     changed = (TENSORS[0], *(replace(t, type="Q3_K", sha256="d" * 64) for t in TENSORS[1:]))
-    seen = observe(
-        tensors=changed, perplexity=measurement(wobble(0.025, 0.002)), size=size(969_000)
-    )
-    seen = replace(seen, tokens_changed=token_changes(seen.scored, measurement()))
-    assert judge(seen).cause == (
+    scored = measurement(wobble(0.025, 0.002))
+    changes = token_changes(scored, measurement())
+    seen = observe(scored, tensors=changed, file_bytes=969_000, tokens_changed=changes)
+    assert str(judge(seen).cause) == (
         "cause: quantizer (tokenization same; 2 of 3 tensors changed type (attn_q Q4_K → Q3_K in"
         " blk.0-1); size −3.10 %; PPL +2.56 % [+2.48 %, +2.63 %] over 16 documents; 1,600 of 1,600"
         " tokens changed, largest |Δ| 0.027 nats; not the runtime: the libraries, the processor"
@@ -124,9 +122,10 @@ def test_a_diagnosis_has_every_part() -> None:
     ],
 )
 def test_equal_tokens_and_tensors_leave_the_runtime(made_by: dict[str, object], told: str) -> None:
-    seen = observe(perplexity=measurement(wobble(0.05)), made_by=MADE_BY.model_copy(update=made_by))
-    seen = replace(seen, tokens_changed=token_changes(seen.scored, measurement()))
-    assert judge(seen).cause == (
+    scored = measurement(wobble(0.05))
+    changes = token_changes(scored, measurement())
+    seen = observe(scored, made_by=MADE_BY.model_copy(update=made_by), tokens_changed=changes)
+    assert str(judge(seen).cause) == (
         "cause: runtime kernels (tokenization same; all 3 tensors same; PPL +5.13 % [+5.11 %,"
         f" +5.15 %] over 16 documents; 1,600 of 1,600 tokens changed, largest |Δ| 0.0505 nats;"
         f" {told})"
@@ -159,8 +158,8 @@ def test_what_is_not_finite_has_a_cause_too() -> None:
 
 
 def test_a_file_that_grew_around_equal_tensors_did_so_in_its_metadata() -> None:
-    cause = judge(observe(size=size(1_100_000))).cause
-    assert cause == (
+    cause = judge(observe(file_bytes=1_100_000)).cause
+    assert str(cause) == (
         "cause: the file's metadata (tokenization same; all 3 tensors same; size +10.00 %; PPL"
         " identical)"
     )

@@ -25,7 +25,6 @@ from tests.gate.judged import (
     judge,
     measurement,
     observe,
-    size,
     wobble,
 )
 
@@ -57,7 +56,7 @@ def test_a_clear_gain_is_improved_and_green() -> None:
 
 
 def test_a_gain_of_perplexity_does_not_hide_a_larger_file() -> None:
-    seen = observe(perplexity=measurement(wobble(-0.05)), size=size(1_100_000))
+    seen = observe(perplexity=measurement(wobble(-0.05)), file_bytes=1_100_000)
     assert judge(seen).kind is VerdictKind.REGRESSED
 
 
@@ -152,17 +151,16 @@ def test_another_text_is_not_comparable() -> None:
 
 def test_another_source_is_not_comparable_whatever_its_size() -> None:
     """A size against the baseline of another model would say nothing either."""
-    verdict = judge(observe(source_sha256="other", size=size(2_000_000)))
+    verdict = judge(observe(source_sha256="other", file_bytes=2_000_000))
     assert verdict.kind is VerdictKind.NOT_COMPARABLE
     assert "the model's source is another file than the baseline's" in verdict.reason
 
 
 def test_a_baseline_of_other_chunks_is_not_comparable() -> None:
-    few = observe(perplexity=measurement().first(4))
-    later = replace(
-        few.scored,
-        chunks=few.scored.chunks.replace(index=[i + 50 for i in few.scored.chunks.index]),
-    )
+    scored = measurement().first(4)
+    few = observe(scored)
+    chunks = scored.chunks.replace(index=[index + 50 for index in scored.chunks.index])
+    later = replace(scored, chunks=chunks)
     verdict = judge(few, baseline=baseline_of(observe(perplexity=later)))
     assert verdict.kind is VerdictKind.NOT_COMPARABLE
     assert "none of the chunks" in verdict.reason
@@ -170,8 +168,8 @@ def test_a_baseline_of_other_chunks_is_not_comparable() -> None:
 
 def test_a_green_verdict_says_how_many_tokens_changed() -> None:
     shifts = [0.0] * 12 + [1e-6] * 4
-    seen = observe(perplexity=measurement(shifts))
-    seen = replace(seen, tokens_changed=token_changes(seen.scored, measurement()))
+    scored = measurement(shifts)
+    seen = observe(scored, tokens_changed=token_changes(scored, measurement()))
     verdict = judge(seen)
     assert verdict.kind is VerdictKind.PASS
     assert re.search(r"; [1-9]\d* of 1,600 tokens changed, largest \|Δ\| ", verdict.reason)
@@ -208,7 +206,7 @@ def test_limits_without_sampling_error(limits: Limits, kind: VerdictKind) -> Non
 
 @pytest.mark.parametrize(("grown", "kind"), [(5000, "PASS"), (5001, "REGRESSED"), (-9, "PASS")])
 def test_a_size_against_the_baseline(grown: int, kind: str) -> None:
-    assert judge(observe(size=size(1_000_000 + grown))).kind.value == kind
+    assert judge(observe(file_bytes=1_000_000 + grown)).kind.value == kind
 
 
 def test_an_absolute_limit_has_no_baselines_cause() -> None:

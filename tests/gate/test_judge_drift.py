@@ -6,12 +6,11 @@ import pytest
 
 from pytest_quantgate.config.limits import default_limits
 from pytest_quantgate.config.schema import Limits
-from pytest_quantgate.gate.judge import DRIFTED as DRIFTED_STEP_BY_STEP
 from pytest_quantgate.gate.judge import conclude
 from pytest_quantgate.gate.judges.perplexity import judge_perplexity
 from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.results.baseline import Anchor, Baseline
-from pytest_quantgate.results.verdicts import VerdictKind
+from pytest_quantgate.results.verdicts import Cause, CauseKind, VerdictKind
 from tests.gate.judged import BASELINE, FORMAT, LAST, baseline_of, measurement, observe, wobble
 
 DRIFTED = observe(perplexity=measurement(wobble(0.02)))
@@ -37,7 +36,7 @@ def test_small_steps_that_were_accepted_add_up() -> None:
 def test_the_cause_of_a_drift_is_what_was_accepted() -> None:
     """Nothing that could be found in the last step has moved it."""
     judgements = judge_perplexity(DRIFTED, default_limits(FORMAT), LAST_ACCEPTED, LAST)
-    assert conclude(judgements, DRIFTED, LAST_ACCEPTED).cause == DRIFTED_STEP_BY_STEP
+    assert conclude(judgements, DRIFTED, LAST_ACCEPTED).cause == Cause(kind=CauseKind.DRIFTED)
     further = observe(perplexity=measurement(wobble(0.06)))
     judgements = judge_perplexity(further, default_limits(FORMAT), LAST_ACCEPTED, LAST)
     assert "not reproducible" in str(conclude(judgements, further, LAST_ACCEPTED).cause)

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from pytest_quantgate.config.limits import default_limits
 from pytest_quantgate.config.schema import Limits
-from pytest_quantgate.gate.acceptance import routing_part
 from pytest_quantgate.gate.judge import declared_looks
 from pytest_quantgate.gate.judges.routing import judge_routing
 from pytest_quantgate.gate.observation import Observation
@@ -14,7 +13,7 @@ from pytest_quantgate.gguf.formats import find_format
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.measurements.routing import LayerRouting, RoutingMeasurement
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
-from tests.gate.judged import BASELINE, observe
+from tests.gate.judged import BASELINE, baseline_of, change_cell, observe
 
 LAST = declared_looks((16,))[0]
 DEFAULT = default_limits(find_format("Q4_K_M"))
@@ -47,7 +46,7 @@ def observed(found: RoutingMeasurement) -> Observation:
 
 
 def stored(found: RoutingMeasurement) -> Baseline:
-    return BASELINE.model_copy(update={"routing": routing_part({"routing": found})})
+    return BASELINE.model_copy(update={"routing": baseline_of(observed(found)).routing})
 
 
 def judge(
@@ -89,7 +88,7 @@ def test_a_reference_is_only_judged_by_its_load() -> None:
     found = replace(routing(250), is_reference=True)
     limits = DEFAULT.model_copy(update={"same_experts_min": 1.0, "expert_load_max": 0.3})
     assert [item.verdict for item in judge(found, limits, BASELINE)] == [VerdictKind.REGRESSED]
-    assert routing_part({"routing": found}) is None
+    assert baseline_of(observed(found)).routing is None
 
 
 def test_a_model_without_experts_is_asked_nothing_by_default() -> None:
@@ -146,6 +145,6 @@ def test_a_baseline_without_routes_is_no_baseline() -> None:
 
 
 def test_other_text_is_not_comparable() -> None:
-    seen = replace(observed(routing(200)), text_sha256="u" * 64)
+    seen = change_cell(observed(routing(200)), text_sha256="u" * 64)
     (told,) = judge_routing(seen, DEFAULT, stored(routing(200)), LAST)
     assert told.verdict is VerdictKind.NOT_COMPARABLE

@@ -175,29 +175,39 @@ def test_a_worse_runtime_is_red_with_its_cause(fake: Project) -> None:
     assert verdicts(record) == {"F16": "PASS", "Q8_0": "PASS", "Q4_0": "REGRESSED"}
     cell = record.cells[-1]
     assert "against the old engine" in cell.reason
-    assert cell.cause is not None
-    assert cell.cause.startswith("cause: runtime kernels (")
+    assert str(cell.cause).startswith("cause: runtime kernels (")
 
 
 def test_other_token_ids_are_the_tokenizers(fake: Project) -> None:
     fake.set_faults(**{"default:*": "other ids"})
     _, record = compare(fake)
     assert set(verdicts(record).values()) == {"REGRESSED"}
-    assert all((cell.cause or "").startswith("cause: tokenizer") for cell in record.cells)
+    assert all(str(cell.cause).startswith("cause: tokenizer") for cell in record.cells)
 
 
-@pytest.mark.parametrize("fault", ["crash", "hang", "refuse"])
-def test_what_only_the_new_engine_can_is_new(fake: Project, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "verdict", "old_verdict"),
+    [
+        ("crash", "NOT_COMPARABLE", "CRASHED"),
+        ("hang", "NOT_COMPARABLE", "TIMEOUT"),
+        ("refuse", "MEASURED", "UNSUPPORTED"),
+    ],
+)
+def test_what_only_the_new_engine_can_is_never_an_improvement(
+    fake: Project, fault: str, verdict: str, old_verdict: str
+) -> None:
+    """A format that the old engine refuses is new; one that crashed or hung compared nothing."""
     fake.set_faults(**{"old:Q4_0": fault, "old:quantizer": "an older one"})
     result, record = compare(fake)
-    assert result.ret == pytest.ExitCode.OK
-    assert verdicts(record) == {"F16": "PASS", "Q8_0": "PASS", "Q4_0": "IMPROVED"}
-    assert record.cells[-1].reason.startswith("new: the old engine could not (")
+    is_red = verdict == "NOT_COMPARABLE"
+    assert result.ret == (pytest.ExitCode.TESTS_FAILED if is_red else pytest.ExitCode.OK)
+    assert verdicts(record) == {"F16": "PASS", "Q8_0": "PASS", "Q4_0": verdict}
+    reason = record.cells[-1].reason
+    assert reason.startswith(f"not compared: the old engine could not ({old_verdict}: ")
     old = next(other for other in record.others if other.id == "tiny-Q4_0-cpu@old")
-    kinds = {"crash": "CRASHED", "hang": "TIMEOUT", "refuse": "UNSUPPORTED"}
-    assert old.verdict == kinds[fault]
+    assert old.verdict == old_verdict
     text = run_markdown(record)
-    assert f"- `tiny-Q4_0-cpu`: only the new engine can; the old one gave {kinds[fault]}" in text
+    assert f"- `tiny-Q4_0-cpu`: only the new engine can; the old one gave {old_verdict}" in text
 
 
 @pytest.mark.parametrize(

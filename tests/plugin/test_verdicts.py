@@ -106,6 +106,16 @@ def test_an_optional_format_that_is_unsupported_is_skipped(fake: Project) -> Non
     assert run_markdown(record).startswith("# Quantization gate: 1 of 3 cells gated, all green\n")
 
 
+def test_an_optional_format_that_has_a_baseline_is_red(accepted: Project) -> None:
+    """An engine could once; that one cannot any more is what the gate is for."""
+    accepted.configure(profile='optional = ["Q4_0"]')
+    accepted.set_faults(Q4_0="refuse", quantizer="another")
+    result = run(accepted)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(passed=2, failed=1)
+    assert verdicts(accepted)["Q4_0"] == "UNSUPPORTED"
+
+
 def test_an_optional_format_that_crashes_is_red(fake: Project) -> None:
     fake.configure(profile='optional = ["Q4_0"]')
     fake.set_faults(Q4_0="crash")

@@ -20,10 +20,16 @@ from pytest_quantgate.reports.github import (
     summary,
 )
 from pytest_quantgate.reports.write import run_markdown, write_report
+from pytest_quantgate.results.verdicts import Cause, CauseKind
 from tests.reports.test_report import cell, record
 
 RED = cell(
-    "Q4_0", 20, 5, verdict="REGRESSED", reason="PPL +1 %, above 0.5 %\nmore", cause="kernels"
+    "Q4_0",
+    20,
+    5,
+    verdict="REGRESSED",
+    reason="PPL +1 %, above 0.5 %\nmore",
+    cause=Cause(kind=CauseKind.RUNTIME),
 )
 
 
@@ -33,7 +39,8 @@ def test_a_red_cell_is_an_error_and_a_note_a_warning() -> None:
         replace(record(RED, noted), warnings=("a, b",), missing=("shard 2/2",))
     )
     assert lines == [
-        "::error title=m-Q4_0-cpu REGRESSED::PPL +1 %25, above 0.5 %25%0Amore%0Akernels",
+        "::error title=m-Q4_0-cpu REGRESSED::"
+        "PPL +1 %25, above 0.5 %25%0Amore%0Acause: runtime kernels",
         "::error title=Missing::shard 2/2",
         "::warning title=quantgate::a, b",
         "::warning title=m-Q2_K-cpu::97 %25 of the bytes: fell back",

@@ -21,8 +21,9 @@ from pytest_quantgate.results.record import (
     read_record,
     to_plain,
 )
-from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.results.verdicts import Cause, CauseKind, Judgement, VerdictKind
 
+CAUSE = Cause(kind=CauseKind.QUANTIZER, evidence=("x",))
 TOKENS = 100
 
 
@@ -201,7 +202,7 @@ def test_a_record_with_what_is_not_finite_survives_its_json(value: float) -> Non
 
 
 def test_reports_are_written_by_their_ending(tmp_path: Path) -> None:
-    red = cell("Q4_0", 20, 5, verdict="REGRESSED", reason="a | b", cause="cause: quantizer (x)")
+    red = cell("Q4_0", 20, 5, verdict="REGRESSED", reason="a | b", cause=CAUSE)
     made = record(cell("F16", 20, 9), red)
     write_report(tmp_path / "r.json", made)
     raw = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))

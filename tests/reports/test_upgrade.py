@@ -25,8 +25,9 @@ from pytest_quantgate.reports.upgrade.report import (
 from pytest_quantgate.reports.write import MOST_CHARACTERS, run_markdown, write_report
 from pytest_quantgate.results.chunk_table import ChunkTable
 from pytest_quantgate.results.record import RunRecord, read_record
+from pytest_quantgate.results.verdicts import Cause, CauseKind
 from tests.gate.compare.records import OTHER_TYPES, failed, run_of, scored, wobble
-from tests.gate.compare.test_changes import corners
+from tests.gate.compare.test_changes import corners, with_effects
 
 GOLDEN = Path(__file__).parent / "upgrade.md"
 
@@ -38,7 +39,7 @@ def upgraded() -> RunRecord:
         new,
         verdict="REGRESSED",
         reason="PPL +1.51 % [+1.40 %, +1.60 %] against the old engine, limit +0.25 %",
-        cause="cause: quantizer (1 of 6 tensors changed type)",
+        cause=Cause(kind=CauseKind.QUANTIZER, evidence=("1 of 6 tensors changed type",)),
         file_bytes=6_200_000,
     )
     unknown = {"verdict": "UNSUPPORTED", "reason": "the engine knows no such type\nlog"}
@@ -183,7 +184,7 @@ def test_a_file_that_the_other_engine_cannot_read_is_a_matter_of_formats() -> No
         "reason": "unknown type\nlog",
         "file_bytes": None,
     }
-    others = [old, replace(on_old, **lost), replace(on_new, **lost)]
+    new, *others = with_effects(new, old, replace(on_old, **lost), replace(on_new, **lost))
     text = upgraded_markdown(engines(run_of(new, others=others)))
     assert "- `m-Q4_K_M-cpu`: with the new engine's file the old one gave UNSUPPORTED: unk" in text
     assert "- `m-Q4_K_M-cpu`: with the old engine's file the new one gave UNSUPPORTED: unk" in text

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 from pytest_quantgate.config.schema import Limits
-from pytest_quantgate.gate.cause import Cause, fields_changed, find_cause
-from pytest_quantgate.gate.compare.shifts import Effects, find_divergences, find_shift
+from pytest_quantgate.gate.acceptance import make_baseline
+from pytest_quantgate.gate.cause import fields_changed, find_cause
+from pytest_quantgate.gate.compare.shifts import find_divergences, find_shift
 from pytest_quantgate.gate.compare.speed import NO_COSTS, Costs, find_costs
-from pytest_quantgate.gate.compare.stored import as_baseline, as_observation, is_complete
 from pytest_quantgate.gate.judge import BY_CHUNK, JUDGES, conclude, declared_looks
 from pytest_quantgate.gate.judges.bounds import not_comparable
+from pytest_quantgate.gate.observation import THE_OLD_RECORD, Observation
 from pytest_quantgate.gguf.digests import is_identity
 from pytest_quantgate.gguf.tensor_changes import TensorChanges, compare_tensors
 from pytest_quantgate.results.chunk_table import Shift
+from pytest_quantgate.results.effects import Effects
+from pytest_quantgate.results.measurements.speed import SpeedMeasurement
 from pytest_quantgate.results.record import CellRecord
-from pytest_quantgate.results.verdicts import Judgement, Verdict, VerdictKind
+from pytest_quantgate.results.verdicts import Cause, Judgement, Verdict, VerdictKind
 
 _CANNOT = frozenset(
     {
@@ -129,7 +133,8 @@ class CellChange:
     def cause_name(self) -> str:
         """What moved it: measured by the two-by-two where that was done, else found by hashes."""
         measured = None if self.effects is None else self.effects.cause
-        return measured or ("" if self.cause is None else self.cause.name)
+        kind = measured or (None if self.cause is None else self.cause.kind)
+        return "" if kind is None else kind.value
 
 
 def can_measure(record: CellRecord) -> bool:
@@ -223,13 +228,7 @@ def find_obstacle(old: CellRecord, new: CellRecord) -> str | None:
         other.append(f"device kind {new.key.device_kind} (was {old.key.device_kind})")
     if other:
         return f"other settings: {', '.join(other)}"
-    obstacle = not_comparable(as_observation(new), as_baseline(old))
-    return None if obstacle is None else _of_old_record(obstacle)
-
-
-def _of_old_record(reason: str) -> str:
-    """Name what stood for the baseline."""
-    return reason.replace("the baseline", "the old record")
+    return not_comparable(_observe(Side(cell=new)), make_baseline(old))
 
 
 def judge_cells(old: Side, new: Side) -> Verdict:
@@ -237,23 +236,43 @@ def judge_cells(old: Side, new: Side) -> Verdict:
 
     All common chunks are one look. What only one side measured is not judged.
     """
-    seen = as_observation(new.cell, new.reference, old.reference)
-    baseline = as_baseline(old.cell)
+    seen, baseline = _observe(new, old.reference), make_baseline(old.cell)
     limits = comparing_limits(new.cell)
     (look,) = declared_looks((max(1, len(new.cell.chunks)),))
     judgements: list[Judgement] = []
     for name in _JUDGED:
-        if name in BY_CHUNK and (seen.perplexity is None or baseline.perplexity is None):
+        if name in BY_CHUNK and (not len(seen.chunks) or baseline.perplexity is None):
             continue
-        if name == "divergence" and (baseline.divergence is None or seen.divergence is None):
+        if name == "divergence" and (baseline.divergence is None or seen.cell.divergence is None):
             continue
         if name == "routing" and baseline.routing is None:
             continue
         judgements += JUDGES[name](seen, limits, baseline, look)
     # MEASURED is what nothing could be held against, such as a speed of other hardware.
     judged = [item for item in judgements if item.verdict is not VerdictKind.MEASURED]
-    told = [replace(item, reason=_of_old_record(item.reason)) for item in judged]
-    return conclude(told, seen, baseline)
+    return conclude(judged, seen, baseline)
+
+
+def is_complete(record: CellRecord) -> bool:
+    """Return whether a record has what two are compared by, and a file."""
+    return record.key is not None and record.made_by is not None and record.file_bytes is not None
+
+
+def _observe(side: Side, old_reference: CellRecord | None = None) -> Observation:
+    """Return what a complete record says was observed, to be held against another record."""
+    measured = {name: _of_this_run_alone(item) for name, item in side.cell.measured.items()}
+    return Observation(
+        cell=replace(side.cell, measured=measured),
+        reference=None if side.reference is None else side.reference.chunks,
+        reference_baseline=None if old_reference is None else make_baseline(old_reference),
+        text_sha256_with_lf=side.cell.text_sha256,
+        versus=THE_OLD_RECORD,
+    )
+
+
+def _of_this_run_alone(measured: Any) -> Any:
+    """Leave out what a speed was held against in its own run."""
+    return replace(measured, against=()) if isinstance(measured, SpeedMeasurement) else measured
 
 
 def comparing_limits(record: CellRecord) -> Limits:
@@ -273,5 +292,4 @@ def _cause(found: CellChange, old: Side, new: Side) -> Cause:
         )
         if did
     }
-    seen = as_observation(new.cell, new.reference, old.reference)
-    return find_cause(seen, as_baseline(old.cell), moved=moved)
+    return find_cause(_observe(new, old.reference), make_baseline(old.cell), moved=moved)

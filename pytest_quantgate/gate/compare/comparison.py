@@ -8,7 +8,6 @@ from typing import Any
 
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gate.compare.cell import CellChange, Side, can_measure, compare_cells
-from pytest_quantgate.gate.compare.shifts import Effects, find_effects
 from pytest_quantgate.results.record import CellRecord, RunRecord
 from pytest_quantgate.results.verdicts import Verdict
 
@@ -66,7 +65,7 @@ def compare_engines(record: RunRecord) -> Comparison | None:
             Side(cell=corners.old, reference=_reference(corners.old, record.others)),
             Side(cell=cell, reference=_reference(cell, record.cells)),
             verdict=verdict,
-            effects=corners.effects(),
+            effects=cell.effects,
             is_one_run=True,
         )
         changes.append(replace(found, unreadable=corners.unreadable()))
@@ -95,16 +94,6 @@ class _Corners:
                 self._new_file_on_old = peer
             else:
                 self.old = peer
-
-    def effects(self) -> Effects | None:
-        """Return the two-by-two of what could be measured."""
-        if not (can_measure(self.old) and can_measure(self._new)):
-            return None
-        on_old, on_new = (
-            corner if corner is not None and can_measure(corner) else None
-            for corner in (self._new_file_on_old, self._old_file_on_new)
-        )
-        return find_effects(self.old, self._new, new_file_on_old=on_old, old_file_on_new=on_new)
 
     def unreadable(self) -> tuple[CellRecord, ...]:
         """Return the crossed cells that were tried and could not be measured."""

@@ -3,35 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from pytest_quantgate.results.chunk_table import Shift, combined_shift
+from pytest_quantgate.results.effects import Effects
 from pytest_quantgate.results.record import CellRecord
-
-
-@dataclass(frozen=True, kw_only=True)
-class Effects:
-    """The two-by-two of quantizer and runtime, each against both old.
-
-    ``quantizer`` is the new engine's file on the old runtime, ``runtime`` the old file on the
-    new one, ``together`` both new; ``left_over`` is what the first two do not add up to. None is
-    what was not measured. ``is_same_file`` says that both quantizers made the same bytes: all of
-    it is the runtime.
-    """
-
-    is_same_file: bool
-    quantizer: Shift | None
-    runtime: Shift | None
-    together: Shift | None
-    left_over: Shift | None
-
-    @property
-    def cause(self) -> str | None:
-        """The half that moved the values, None where that was not measured or nothing moved."""
-        if self.is_same_file or self.quantizer is None or self.runtime is None:
-            return None
-        halves = {"quantizer": self.quantizer, "runtime kernels": self.runtime}
-        return " and ".join(n for n, shift in halves.items() if not shift.is_identical) or None
 
 
 def find_divergences(old: CellRecord, new: CellRecord) -> tuple[float, float] | None:

@@ -50,7 +50,7 @@ def by_bounds(
     limit: float,
     look: Look,
     chunks: ChunkTable,
-    n_chunks_in_text: int,
+    seen: Observation,
     *,
     final: bool = False,
 ) -> Judgement:
@@ -63,7 +63,7 @@ def by_bounds(
         limit: the largest difference allowed, in the same unit.
         look: which errors may be spent.
         chunks: the chunks that it was estimated on.
-        n_chunks_in_text: how many there would be.
+        seen: what was observed.
         final: bit-equal values here are bit-equal on every further chunk.
 
     """
@@ -82,10 +82,11 @@ def by_bounds(
     more = None
     if identical:
         digits = "" if chunks.is_exact else ", to the digits printed"
-        reason = f"{scale.name} identical to the {against}'s on {estimate.tokens:,} tokens{digits}"
+        same = f"{scale.name} identical to {noun(against, seen)}'s"
+        reason = f"{same} on {estimate.tokens:,} tokens{digits}"
     else:
         bounds = f" [{scale.text(low)}, {scale.text(high)}]" if math.isfinite(high) else ""
-        where = "" if against == "limit" else f" against the {against}"
+        where = "" if against == "limit" else f" against {noun(against, seen)}"
         reason = (
             f"{scale.name} {scale.text(change)}{bounds}{where} over {estimate.chunks} chunks in"
             f" {estimate.clusters} clusters, limit {scale.text(shown_limit)}"
@@ -99,7 +100,7 @@ def by_bounds(
             alpha_regressed=look.alpha_regressed,
         )
         if more is not None and look.is_last:
-            left = n_chunks_in_text - estimate.chunks
+            left = seen.n_chunks_in_text - estimate.chunks
             reason += f"; about {more:,} more chunks would decide (the text has {left:,} more)"
     if kind is VerdictKind.PASS and against == "baseline" and 0 < limit < -decision.upper_bound:
         kind = VerdictKind.IMPROVED
@@ -114,6 +115,11 @@ def by_bounds(
         limit=shown_limit,
         more_chunks=more,
     )
+
+
+def noun(against: str, seen: Observation) -> str:
+    """Return what a judgement is against, for a sentence."""
+    return seen.versus if against == "baseline" else f"the {against}"
 
 
 def figure(value: float) -> str:
@@ -140,7 +146,13 @@ def at_most(metric: str, name: str, value: float, limit: float, unit: str) -> Ju
 
 
 def grown_bytes(
-    metric: str, name: str, against: str, now_bytes: int, before_bytes: int, limit: float
+    metric: str,
+    name: str,
+    against: str,
+    seen: Observation,
+    now_bytes: int,
+    before_bytes: int,
+    limit: float,
 ) -> Judgement:
     """Judge how much a number of bytes grew, relative to what it was."""
     change = now_bytes / before_bytes - 1
@@ -149,7 +161,7 @@ def grown_bytes(
         against=against,
         verdict=VerdictKind.PASS if change <= limit else VerdictKind.REGRESSED,
         reason=(
-            f"{name} {percent(change)} against the {against} ({now_bytes:,} bytes, was"
+            f"{name} {percent(change)} against {noun(against, seen)} ({now_bytes:,} bytes, was"
             f" {before_bytes:,}), limit {percent(limit)}"
         ),
         estimate=change,
@@ -164,11 +176,11 @@ def only(metric: str, against: str, verdict: VerdictKind, reason: str) -> Judgem
 
 def other_source(seen: Observation, baseline: Baseline) -> str | None:
     """Say that a model was made from another file than the baseline's, or None."""
-    before, now = baseline.source_sha256, seen.source_sha256
+    before, now = baseline.source_sha256, seen.cell.source_sha256
     if before is None or now is None or before == now:
         return None
     return (
-        f"the model's source is another file than the baseline's ({_short(now)},"
+        f"the model's source is another file than {seen.versus}'s ({_short(now)},"
         f" was {_short(before)})"
     )
 
@@ -181,19 +193,18 @@ def _short(identity: str) -> str:
 def not_comparable(seen: Observation, baseline: Baseline) -> str | None:
     """Say why a measurement and a baseline cannot be compared, or None."""
     stored = baseline.perplexity
-    if stored is not None and stored.text_sha256 != seen.text_sha256:
+    text_sha256 = seen.cell.text_sha256
+    if stored is not None and stored.text_sha256 != text_sha256:
         hint = ""
         if stored.text_sha256 == seen.text_sha256_with_lf:
-            hint = ": it has CRLF line ends where the baseline's text had LF"
+            hint = f": it has CRLF line ends where {seen.versus}'s text had LF"
         return (
-            f"the text's bytes are not the baseline's (SHA-256 {seen.text_sha256[:12]}, was"
+            f"the text's bytes are not {seen.versus}'s (SHA-256 {text_sha256[:12]}, was"
             f" {stored.text_sha256[:12]}){hint}"
         )
     other = other_source(seen, baseline)
     if other is not None:
         return other
-    if seen.perplexity is None or stored is None:
+    if not len(seen.chunks) or stored is None or len(seen.paired(baseline)):
         return None
-    if not len(seen.perplexity.chunks.paired(stored.chunks)):
-        return "the baseline has none of the chunks that were measured"
-    return None
+    return f"{seen.versus} has none of the chunks that were measured"

@@ -15,11 +15,9 @@ from pytest_quantgate.gate.judges.bounds import (
     not_comparable,
     only,
 )
-from pytest_quantgate.gate.observation import Observation, token_ids_changed
-from pytest_quantgate.metrics.divergence import same_top_tokens
+from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.chunk_table import ChunkTable
-from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
 
 
@@ -43,10 +41,10 @@ def judge_divergence(
     seen: Observation, limits: Limits, baseline: Baseline | None, look: Look
 ) -> list[Judgement]:
     """Judge the divergence from the reference; the reference itself has none."""
-    chunks, found = seen.scored.chunks, seen.divergence
-    if seen.reference is None and found is None:
+    chunks, divergence = seen.chunks, seen.cell.divergence
+    if seen.reference is None and divergence is None:
         return []
-    if found is None:
+    if divergence is None:
         # The default limits ask for it only where the baseline's engine could.
         asked = limits.kld_p99_max, limits.same_top_min
         wanted = are_of_a_marker(limits) or any(asked) or limits.kld_mean_max != MAX_MEAN_KLD_NATS
@@ -62,13 +60,12 @@ def judge_divergence(
     if limits.kld_mean_max is not None:
         if limits.kld_mean_max == MAX_MEAN_KLD_NATS:
             # The default limit is there for garbage: a fact of this text, without an interval.
-            judgements.append(
-                at_most("divergence", "mean KLD", found.mean_kld_nats, limits.kld_mean_max, " nats")
-            )
+            mean, limit = divergence.mean_kld_nats, limits.kld_mean_max
+            judgements.append(at_most("divergence", "mean KLD", mean, limit, " nats"))
         else:
             judgements.append(_within(seen, _KLD, chunks, sums, limits.kld_mean_max, look))
     if limits.kld_p99_max is not None:
-        p99 = found.kld_percentiles_nats.get("99")
+        p99 = divergence.kld_percentiles_nats.get("99")
         if p99 is None:
             reason = "the engine gave no percentiles of the divergence from the reference"
             judgements.append(only("divergence", "reference", VerdictKind.UNSUPPORTED, reason))
@@ -90,17 +87,16 @@ def _within(
     look: Look,
 ) -> Judgement:
     """Judge a mean a token against a maximum."""
-    n_chunks = seen.scored.n_chunks_in_text
-    return by_bounds(scale, "limit", chunks.excess(sums), limit, look, chunks, n_chunks)
+    return by_bounds(scale, "limit", chunks.excess(sums), limit, look, chunks, seen)
 
 
 def _same_top(
-    seen: Observation, reference: PerplexityMeasurement, least: float, look: Look
+    seen: Observation, reference: ChunkTable, least: float, look: Look
 ) -> list[Judgement]:
-    same = same_top_tokens(seen.scored, reference)
+    chunks = seen.chunks.paired(reference).after
+    same = chunks.same_tops
     if same is None:
         return []
-    chunks = seen.scored.chunks.paired(reference.chunks).after
     others = [tokens - count for tokens, count in zip(chunks.tokens, same, strict=True)]
     return [_within(seen, _OTHER_TOP, chunks, others, 1 - least, look)]
 
@@ -110,16 +106,16 @@ def _against_baseline(seen: Observation, limit: float, baseline: Baseline, look:
     obstacle = not_comparable(seen, baseline)
     if obstacle is not None:
         return only("divergence", "baseline", VerdictKind.NOT_COMPARABLE, obstacle)
-    changed = token_ids_changed(seen, baseline)
-    if changed:
-        chunks = len(seen.scored.chunks)
-        reason = f"the same text has other token ids in {changed} of {chunks} chunks"
+    pair = seen.paired(baseline)
+    if pair.retokenized:
+        reason = (
+            f"the same text has other token ids in {pair.retokenized} of {len(seen.chunks)} chunks"
+        )
         return only("divergence", "baseline", VerdictKind.REGRESSED, reason)
     if baseline.divergence is None:
         reason = "the stored baseline has no divergence; delete its file and store it anew"
         return only("divergence", "nothing", VerdictKind.NO_BASELINE, reason)
     allowed = max(limit * baseline.divergence.mean_kld_nats, MIN_KLD_INCREASE_NATS)
-    pair = seen.scored.chunks.paired(baseline.scored.chunks)
     return by_bounds(
         _KLD_CHANGE,
         "baseline",
@@ -127,6 +123,6 @@ def _against_baseline(seen: Observation, limit: float, baseline: Baseline, look:
         allowed,
         look,
         pair.after,
-        seen.scored.n_chunks_in_text,
+        seen,
         final=seen.same_computation,
     )

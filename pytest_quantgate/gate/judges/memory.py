@@ -57,4 +57,4 @@ def _against_baseline(
         kind = VerdictKind.MEASURED if asked is None else kind
         return only("memory", "nothing", kind, reason)
     before = stored.peak_resident_bytes
-    return grown_bytes("memory", "peak memory", "baseline", peak_bytes, before, allowed)
+    return grown_bytes("memory", "peak memory", "baseline", seen, peak_bytes, before, allowed)

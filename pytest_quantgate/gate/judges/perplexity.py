@@ -19,7 +19,6 @@ from pytest_quantgate.gate.observation import (
     Observation,
     describe_token_changes,
     percent,
-    token_ids_changed,
 )
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.chunk_table import ChunkPair
@@ -32,7 +31,7 @@ def judge_perplexity(
     seen: Observation, limits: Limits, baseline: Baseline | None, look: Look
 ) -> list[Judgement]:
     """Judge perplexity against each limit that is set."""
-    measured = seen.scored.chunks
+    measured = seen.chunks
     if not measured.is_finite or not math.isfinite(measured.perplexity):
         reason = "a token's log-likelihood is not finite"
         return [only("perplexity", "limit", VerdictKind.INVALID, reason)]
@@ -40,7 +39,7 @@ def judge_perplexity(
     if limits.ppl_max is not None:
         judgements.append(at_most("perplexity", "PPL", measured.perplexity, limits.ppl_max, ""))
     if seen.reference is not None and limits.ppl_vs_reference is not None:
-        pair = measured.paired(seen.reference.chunks)
+        pair = measured.paired(seen.reference)
         limit = stats.ppl_limit_nats(limits.ppl_vs_reference)
         judgements.append(_judge_pair(seen, "reference", pair, limit, look))
     if baseline is None or (limits.ppl_vs_baseline is None and limits.ppl_vs_anchor is None):
@@ -49,7 +48,7 @@ def judge_perplexity(
     if obstacle is not None:
         judgements.append(only("perplexity", "baseline", VerdictKind.NOT_COMPARABLE, obstacle))
         return judgements
-    changed = token_ids_changed(seen, baseline)
+    changed = seen.paired(baseline).retokenized
     if changed:
         reason = f"the same text has other token ids in {changed} of {len(measured)} chunks"
         judgements.append(only("perplexity", "baseline", VerdictKind.REGRESSED, reason))
@@ -63,7 +62,7 @@ def judge_perplexity(
 
 def _judge_change(seen: Observation, limit: float, baseline: Baseline, look: Look) -> Judgement:
     """Judge the change since the last acceptance."""
-    pair = seen.scored.chunks.paired(baseline.scored.chunks)
+    pair = seen.paired(baseline)
     nats = stats.ppl_limit_nats(limit)
     change = _judge_pair(seen, "baseline", pair, nats, look, final=seen.same_computation)
     tokens = seen.tokens_changed
@@ -89,7 +88,7 @@ def _judge_drift(
     )
     if not moved and limits.ppl_vs_baseline is not None and limits.ppl_vs_baseline <= limit:
         return []
-    chunks = seen.scored.chunks.of_chunks(first)
+    chunks = seen.chunks.of_chunks(first)
     if not len(chunks):
         reason = "the first accepted baseline has none of the chunks that were measured"
         return [only("perplexity", "anchor", VerdictKind.NOT_COMPARABLE, reason)]
@@ -107,5 +106,4 @@ def _judge_pair(
     *,
     final: bool = False,
 ) -> Judgement:
-    n_chunks = seen.scored.n_chunks_in_text
-    return by_bounds(_PPL, against, pair.nll(), limit_nats, look, pair.after, n_chunks, final=final)
+    return by_bounds(_PPL, against, pair.nll(), limit_nats, look, pair.after, seen, final=final)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pytest_quantgate.config.limits import MIN_ROUTE_INCREASE, are_of_a_marker
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import Look, not_comparable, only
-from pytest_quantgate.gate.observation import Observation, percent, token_ids_changed
+from pytest_quantgate.gate.observation import Observation, percent
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.baseline import Routing as Stored
 from pytest_quantgate.results.measurements.routing import RoutingMeasurement
@@ -82,7 +82,7 @@ def _against_baseline(
     obstacle = not_comparable(seen, baseline)
     if obstacle is not None:
         return only("routing", "baseline", VerdictKind.NOT_COMPARABLE, obstacle)
-    if token_ids_changed(seen, baseline):
+    if seen.paired(baseline).retokenized:
         reason = "the same text has other token ids, so that other tokens were routed"
         return only("routing", "baseline", VerdictKind.REGRESSED, reason)
     stored = baseline.routing
@@ -93,7 +93,7 @@ def _against_baseline(
     now = dict(zip(measured.chunk_indices, measured.chunk_same_experts, strict=True))
     common = then.keys() & now.keys()
     if not common or stored.layers != tuple(layer.layer for layer in measured.layers):
-        reason = "the baseline's routes are of other chunks or layers; store it anew"
+        reason = f"{seen.versus}'s routes are of other chunks or layers; store it anew"
         return only("routing", "baseline", VerdictKind.NOT_COMPARABLE, reason)
     per_chunk = stored.tokens // len(stored.index) * len(stored.layers)
     changed_then, changed_now = (
@@ -106,12 +106,12 @@ def _against_baseline(
     if rise < -allowed:
         verdict = VerdictKind.IMPROVED
     reason = (
-        f"routes changed {percent(rise)[:-2]} points to {100 * changed_now:.2f} % against the"
-        f" baseline, limit {percent(allowed)[:-2]} points{_worst_layer(measured, stored)}"
+        f"routes changed {percent(rise)[:-2]} points to {100 * changed_now:.2f} % against"
+        f" {seen.versus}, limit {percent(allowed)[:-2]} points{_worst_layer(measured, stored)}"
     )
     if all(then[index] == now[index] for index in common):
         reason = (
-            f"routes as often as the baseline's the reference's, {100 - 100 * changed_now:.2f} %"
+            f"routes as often as {seen.versus}'s the reference's, {100 - 100 * changed_now:.2f} %"
         )
     return Judgement(
         metric="routing",

@@ -12,7 +12,7 @@ from pytest_quantgate.gate.judges.bounds import (
     other_source,
 )
 from pytest_quantgate.gate.observation import Observation
-from pytest_quantgate.gguf.tensor_changes import compare_tensors, pack_tensors
+from pytest_quantgate.gguf.tensor_changes import compare_tensors
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
 
@@ -21,23 +21,28 @@ def judge_size(
     seen: Observation, limits: Limits, baseline: Baseline | None, _look: Look
 ) -> list[Judgement]:
     """Judge size and tensor types against each limit that is set."""
-    size = seen.size
+    cell, file_bytes = seen.cell, seen.file_bytes
     judgements = []
     if limits.bits_per_weight_max is not None:
         limit = limits.bits_per_weight_max
-        judgements.append(at_most("size", "size", size.bits_per_weight, limit, " bits per weight"))
+        judgements.append(
+            at_most("size", "size", cell.bits_per_weight or 0.0, limit, " bits per weight")
+        )
     if limits.size_max_bytes is not None:
-        judgements.append(at_most("size", "size", size.file_bytes, limits.size_max_bytes, " bytes"))
+        judgements.append(at_most("size", "size", file_bytes, limits.size_max_bytes, " bytes"))
     if limits.fallback_max is not None:
         name = "share of the bytes in fallback types"
-        judgements.append(at_most("size", name, size.fallback_fraction, limits.fallback_max, ""))
+        judgements.append(
+            at_most("size", name, cell.fallback_fraction or 0.0, limits.fallback_max, "")
+        )
     if limits.size_vs_reference is not None and seen.reference_file_bytes is not None:
         judgements.append(
             grown_bytes(
                 "size",
                 "size",
                 "reference",
-                size.file_bytes,
+                seen,
+                file_bytes,
                 seen.reference_file_bytes,
                 limits.size_vs_reference,
             )
@@ -46,7 +51,7 @@ def judge_size(
         other = other_source(seen, baseline)
         if other is not None:
             return [*judgements, only("size", "baseline", VerdictKind.NOT_COMPARABLE, other)]
-        changes = compare_tensors(baseline.size.tensors, pack_tensors(seen.tensors))
+        changes = compare_tensors(baseline.size.tensors, cell.tensors)
         if not_comparable(seen, baseline) is None and changes.types_changed:
             reason = changes.describe_types()
             judgements.append(only("size", "baseline", VerdictKind.REGRESSED, reason))
@@ -55,7 +60,8 @@ def judge_size(
                 "size",
                 "size",
                 "baseline",
-                size.file_bytes,
+                seen,
+                file_bytes,
                 baseline.size.file_bytes,
                 limits.size_vs_baseline,
             )

@@ -12,7 +12,7 @@ import math
 
 from pytest_quantgate import stats
 from pytest_quantgate.config.schema import Limits
-from pytest_quantgate.gate.judges.bounds import KIND_OF_OUTCOME, Look, only, other_source
+from pytest_quantgate.gate.judges.bounds import KIND_OF_OUTCOME, Look, noun, only, other_source
 from pytest_quantgate.gate.judges.hardware import of_other_settings, of_this_hardware
 from pytest_quantgate.gate.observation import Observation, percent
 from pytest_quantgate.results.baseline import SPEED_SETTINGS, Baseline, SpeedBaseline
@@ -148,11 +148,11 @@ def _against_hardware(
         judgements.append(_floor(measured, phase, floor))
     if allowed is not None:
         before = getattr(stored, f"{phase}_rates")
-        judgements.append(_change(measured, phase, "baseline", allowed, before))
+        judgements.append(_change(seen, measured, phase, "baseline", allowed, before))
     # Where no change was accepted yet, the limit against the baseline says it, unless it is wider.
     if drift is not None and (stored.anchor is not None or allowed is None or allowed < drift):
         first = getattr(stored.first, f"{phase}_rates")
-        judgements.append(_change(measured, phase, "anchor", drift, first))
+        judgements.append(_change(seen, measured, phase, "anchor", drift, first))
     return [_unless_busy(measured, item) for item in judgements]
 
 
@@ -182,7 +182,12 @@ def _floor(measured: SpeedMeasurement, phase: str, floor: float) -> Judgement:
 
 
 def _change(
-    measured: SpeedMeasurement, phase: str, against: str, allowed: float, before: tuple[float, ...]
+    seen: Observation,
+    measured: SpeedMeasurement,
+    phase: str,
+    against: str,
+    allowed: float,
+    before: tuple[float, ...],
 ) -> Judgement:
     """Judge a change from the speeds of other sessions: the baseline's, or its anchor's."""
     after = measured.rates(phase)
@@ -190,8 +195,8 @@ def _change(
     decision = _decide(measured, estimate, -math.log1p(allowed))
     change, low, high = (_ratio(estimate.mean), *_bounds(decision))
     reason = (
-        f"{phase} {percent(change - 1)} [{percent(low - 1)}, {percent(high - 1)}] against the"
-        f" {against} ({_mean(after):,.4g} tokens/s in {len(after)} processes, was"
+        f"{phase} {percent(change - 1)} [{percent(low - 1)}, {percent(high - 1)}] against"
+        f" {noun(against, seen)} ({_mean(after):,.4g} tokens/s in {len(after)} processes, was"
         f" {_mean(before):,.4g} in {len(before)}), limit {percent(allowed)}"
     )
     if against == "anchor":

@@ -183,7 +183,7 @@ def _evidence(red: Sequence[CellChange]) -> list[Block]:
     items: list[Prose] = []
     below: list[tuple[Prose, ...]] = []
     for change in red:
-        cause = change.verdict.cause or (str(change.cause) if change.cause else "")
+        cause = str(change.verdict.cause or change.cause or "")
         items.append((code(change.new.id), " ", strong(change.verdict.kind.value), ":"))
         below.append(tuple(filter(None, (change.verdict.reason, cause))))
     evidence = Bullets(items=tuple(items), below=tuple(below))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_quantgate.errors import ConfigError
-from pytest_quantgate.gate.compare.cell import CellChange, Side, Support, compare_cells
+from pytest_quantgate.gate.compare.cell import CellChange, Side, Support, can_measure, compare_cells
 from pytest_quantgate.gate.compare.comparison import compare_engines, compare_records
 from pytest_quantgate.gate.compare.shifts import find_effects, find_shift
 from pytest_quantgate.reports.blocks import plain
@@ -168,7 +168,7 @@ def corners(quantizer: float, runtime: float, both: float | None = None) -> list
     """Return new, old, the new file on the old runtime, and the old file on the new one."""
     together = quantizer + runtime if both is None else both
     base = wobble(1e-5)
-    return [
+    return with_effects(
         scored(shift=[x + together for x in wobble(1e-5, 3)], tensors=OTHER_TYPES),
         scored(engine="old", shift=base),
         scored(
@@ -178,7 +178,16 @@ def corners(quantizer: float, runtime: float, both: float | None = None) -> list
             tensors=OTHER_TYPES,
         ),
         scored(quantizer="old", shift=[x + runtime for x in wobble(1e-5, 2)] if runtime else base),
-    ]
+    )
+
+
+def with_effects(
+    new: CellRecord, old: CellRecord, on_old: CellRecord, on_new: CellRecord
+) -> list[CellRecord]:
+    """Return the cells, the new one with the two-by-two as the gate records it."""
+    crossed = [item if can_measure(item) else None for item in (on_old, on_new)]
+    effects = find_effects(old, new, new_file_on_old=crossed[0], old_file_on_new=crossed[1])
+    return [replace(new, effects=effects), old, on_old, on_new]
 
 
 def test_effects_that_cancel_are_both_seen() -> None:
@@ -226,7 +235,8 @@ def test_an_equal_file_leaves_the_runtime_alone() -> None:
 def test_a_file_that_the_other_engine_cannot_read_is_kept_and_is_no_corner() -> None:
     new, old, on_old, on_new = corners(quantizer=0.01, runtime=0.01)
     broken = replace(on_old, verdict="UNSUPPORTED", reason="unknown tensor type", file_bytes=None)
-    found = compare_engines(run_of(new, others=[old, broken, on_new]))
+    new, *others = with_effects(new, old, broken, on_new)
+    found = compare_engines(run_of(new, others=others))
     assert found is not None
     (cell,) = found.cells
     assert cell.unreadable == (broken,)

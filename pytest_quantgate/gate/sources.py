@@ -1,0 +1,387 @@
+"""What a cell is held against: stored baselines, or an old engine that measures it too.
+
+The gate's loop knows the protocol alone. Of an old engine the file and the runtime are exchanged
+one at a time where the files differ, so that it is seen, and not inferred, which of the two moved
+a cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from pytest_quantgate.config.schema import Limits
+from pytest_quantgate.errors import CellError, CellUnavailable, CellUnsupported
+from pytest_quantgate.gate.acceptance import make_baseline
+from pytest_quantgate.gate.compare.cell import can_measure
+from pytest_quantgate.gate.compare.shifts import find_effects
+from pytest_quantgate.gate.judge import BY_CHUNK, WITHOUT_BASELINE
+from pytest_quantgate.gate.judges.bounds import only
+from pytest_quantgate.gate.judges.speed import judge_floors
+from pytest_quantgate.gate.measuring import CellMeasurement, measure_cell
+from pytest_quantgate.gate.observation import THE_BASELINE, THE_OLD_ENGINE, Observation, percent
+from pytest_quantgate.gate.question import Answer, Asked
+from pytest_quantgate.gate.recording import failed_record, verdict_of
+from pytest_quantgate.matrix.cells import NO_TEXT, Cell, with_engines
+from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.metrics.registry import measure_once
+from pytest_quantgate.results.baseline import Baseline
+from pytest_quantgate.results.chunk_table import Shift
+from pytest_quantgate.results.effects import Effects
+from pytest_quantgate.results.measurements.absent import Absent
+from pytest_quantgate.results.measurements.memory import MemoryMeasurement
+from pytest_quantgate.results.measurements.perplexity import TokenChanges, token_changes
+from pytest_quantgate.results.record import CellRecord
+from pytest_quantgate.results.verdicts import Cause, CauseKind, Judgement, VerdictKind
+
+_NEEDS_BASELINE = ("_vs_baseline", "_vs_anchor", "_vs_same_hardware", "_tokens_per_s_min")
+"""How the names of limits end that need a baseline; a floor needs to know its hardware."""
+
+NOT_STORED_YET = "measured; no baseline is stored yet"
+
+_ONCE = ("routing", "memory")
+"""What an old engine measures too; speed is measured of both sides at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Before:
+    """What a cell is held against at a look.
+
+    ``judgements`` are of the source itself, such as a baseline that is missing.
+    """
+
+    versus: str
+    baseline: Baseline | None = None
+    reference_baseline: Baseline | None = None
+    tokens_changed: TokenChanges | None = None
+    judgements: tuple[Judgement, ...] = ()
+
+
+class BaselineSource(Protocol):
+    """Where what a cell is held against comes from."""
+
+    def before(self, now: CellMeasurement, asked: Asked, n_chunks: int | None) -> Before:
+        """Return what stands as the baseline of as many chunks as were scored.
+
+        Raises:
+            CellUnavailable: the source is not there at all.
+
+        """
+
+    def judge_apart(self, seen: Observation, asked: Asked) -> list[Judgement]:
+        """Judge the limits that need something else than what stands as the baseline."""
+
+    def complete(self, now: CellMeasurement, answer: Answer, n_chunks: int | None) -> Answer:
+        """Add what the source knows besides to an answer."""
+
+    def explain_failure(self, failed: Answer, asked: frozenset[str]) -> Answer:
+        """Say of a cell that could not be measured whether the source could."""
+
+
+def source_of(run: Run, cell: Cell) -> BaselineSource:
+    """Return what a cell is held against.
+
+    Raises:
+        CellUnavailable: an old engine that is not there.
+
+    """
+    if run.settings.profile.against is None:
+        return StoredBaselines(run, cell)
+    return OldEngine(run, cell)
+
+
+class StoredBaselines:
+    """The baselines in the project's folder, and those that ship."""
+
+    def __init__(self, run: Run, cell: Cell) -> None:
+        self._run, self._cell = run, cell
+        self._stored = run.stored(cell)
+
+    def before(self, now: CellMeasurement, asked: Asked, n_chunks: int | None) -> Before:
+        """Return the stored baselines of the cell and its reference."""
+        del n_chunks
+        run, baseline = self._run, self._stored.baseline
+        changes = reference_baseline = None
+        if now.perplexity is not None and baseline is not None and baseline.perplexity is not None:
+            kept = run.measurements.tokens(baseline.perplexity.per_token_sha256)
+            changes = None if kept is None else token_changes(now.perplexity, kept)
+        if now.reference is not None:
+            reference_baseline = run.stored(run.reference_cell(self._cell)).baseline
+        return Before(
+            versus=THE_BASELINE,
+            baseline=baseline,
+            reference_baseline=reference_baseline,
+            tokens_changed=changes,
+            judgements=() if baseline is not None else self._missing(asked),
+        )
+
+    def _missing(self, asked: Asked) -> tuple[Judgement, ...]:
+        if not any(_needs_baseline(limits) for name, limits in asked.limits if _is_stored(name)):
+            return ()
+        run, cell, problem = self._run, self._cell, self._stored.problem
+        command = (
+            f'{run.settings.overrides.command} -k "{cell.id}" --snapshot-update'
+            ' --quant-reason "WHY"'
+        )
+        unlike = [run.key(cell).settings_unlike(stored) for stored in run.keys_before(cell)]
+        kind = VerdictKind.NO_BASELINE
+        if problem is not None:
+            reason = f"{problem}; store it anew: {command}"
+        elif not run.gated:
+            kind, reason = VerdictKind.MEASURED, NOT_STORED_YET
+        elif unlike:
+            kind = VerdictKind.NOT_COMPARABLE
+            nearest = min(unlike, key=len)
+            reason = (
+                f"the stored baseline is of other settings: {'; '.join(nearest)}; set"
+                f" them back, or store one of these: {command}"
+            )
+        else:
+            reason = f"no baseline is stored; store one: {command}"
+        # Not "against the baseline": there was nothing to compare with.
+        return (only("perplexity", "nothing", kind, reason),)
+
+    def judge_apart(self, seen: Observation, asked: Asked) -> list[Judgement]:
+        """Judge nothing: the stored baseline has it all."""
+        del seen, asked
+        return []
+
+    def complete(self, now: CellMeasurement, answer: Answer, n_chunks: int | None) -> Answer:
+        """Add nothing."""
+        del now, n_chunks
+        return answer
+
+    def explain_failure(self, failed: Answer, asked: frozenset[str]) -> Answer:
+        """Add nothing."""
+        del asked
+        return failed
+
+
+def _is_stored(metric: str) -> bool:
+    return metric not in WITHOUT_BASELINE
+
+
+def _needs_baseline(limits: Limits) -> bool:
+    return any(
+        name.endswith(_NEEDS_BASELINE) and getattr(limits, name) is not None
+        for name in Limits.model_fields
+    )
+
+
+class OldEngine:
+    """Another engine that makes and measures every cell too, on the same machine."""
+
+    def __init__(self, run: Run, cell: Cell) -> None:
+        self._run, self._cell = run, cell
+        self._old_cell = run.old_cell(cell)
+        self._old: CellMeasurement | None = None
+        self._notes: tuple[str, ...] = ()
+        if self._old_cell is None:
+            return
+        try:
+            run.device(self._old_cell)
+            run.described_file(self._old_cell)
+        except CellError as error:
+            self._set_aside(error)
+
+    def _set_aside(self, error: CellError) -> None:
+        """Go on without the old engine in a cell that it cannot measure: the new one can.
+
+        Raises:
+            CellUnavailable: the old engine is not there at all.
+
+        """
+        if isinstance(error, CellUnavailable):
+            raise CellUnavailable(f"the old engine: {error}") from error
+        self._run.without_old[self._cell.id] = error
+
+    def before(self, now: CellMeasurement, asked: Asked, n_chunks: int | None) -> Before:
+        """Measure the old engine's cell as the new one's was; one that cannot is set aside."""
+        run, old_cell = self._run, self._run.old_cell(self._cell)
+        self._old = None
+        if old_cell is not None:
+            try:
+                self._old = self._measure(old_cell, asked.metrics, n_chunks)
+                return self._stand_in(self._old, now, n_chunks)
+            except CellError as error:
+                self._set_aside(error)
+        unable = run.without_old.get(self._cell.id)
+        judgements = () if unable is None else (_of_unable(unable),)
+        return Before(versus=THE_OLD_ENGINE, judgements=judgements)
+
+    def _measure(
+        self, old_cell: Cell, metrics: frozenset[str], n_chunks: int | None
+    ) -> CellMeasurement:
+        measured, notes = {}, []
+        for name in _ONCE:
+            try:
+                value = measure_once(self._run, name, old_cell) if name in metrics else None
+            except CellError as error:
+                # One figure that it cannot give is no reason to compare nothing.
+                notes.append(f"the old engine gives no {name}: {error}")
+                continue
+            if value is not None and not isinstance(value, Absent):
+                measured[name] = value
+        self._notes = tuple(notes)
+        return measure_cell(self._run, old_cell, n_chunks, measured)
+
+    def _stand_in(self, old: CellMeasurement, now: CellMeasurement, n_chunks: int | None) -> Before:
+        reference_baseline = changes = None
+        if old.reference is not None:
+            reference = measure_cell(self._run, self._run.reference_cell(old.cell), n_chunks)
+            reference_baseline = make_baseline(reference.record)
+        if now.perplexity is not None and old.perplexity is not None:
+            changes = token_changes(now.perplexity, old.perplexity)
+        return Before(
+            versus=THE_OLD_ENGINE,
+            baseline=_on_this_machine(
+                make_baseline(old.record), old.record.measured, now.record.measured
+            ),
+            reference_baseline=reference_baseline,
+            tokens_changed=changes,
+        )
+
+    def judge_apart(self, seen: Observation, asked: Asked) -> list[Judgement]:
+        """Judge the floors of speed, which are of the hardware whose speed is stored."""
+        stored = self._run.stored(self._cell).baseline
+        return [
+            judgement
+            for metric, limits in asked.limits
+            if metric == "speed"
+            for judgement in judge_floors(seen, limits, stored)
+        ]
+
+    def complete(self, now: CellMeasurement, answer: Answer, n_chunks: int | None) -> Answer:
+        """Add the old engine's cell, the crossed ones, and which half moved the cell."""
+        run, old = self._run, self._old
+        if old is None:
+            if self._old_cell is None:
+                return answer
+            error = run.without_old[self._cell.id]
+            return replace(answer, others=(failed_record(run, self._old_cell, error),))
+        old_record = replace(old.record, notes=(*old.record.notes, *self._notes))
+        crossed = () if n_chunks is None else self._measure_crossed(now, old, n_chunks)
+        effects = _effects(old_record, now.record, crossed)
+        cause = answer.verdict.cause
+        if cause is not None and crossed:
+            cause = _with_halves(cause, effects, crossed)
+        notes = (*answer.record.notes, *self._notes)
+        return replace(
+            answer,
+            record=replace(answer.record, notes=notes, effects=effects),
+            verdict=replace(answer.verdict, cause=cause),
+            others=(old_record, *crossed),
+        )
+
+    def _measure_crossed(
+        self, now: CellMeasurement, old: CellMeasurement, n_chunks: int
+    ) -> tuple[CellRecord, ...]:
+        """Measure the new file with the old runtime, and the old file with the new one.
+
+        Nothing where the files are the same. What one of them cannot do is in its record.
+        """
+        if now.file.tensor_data_sha256 == old.file.tensor_data_sha256:
+            return ()
+        run, cell, records = self._run, self._cell, []
+        sides = ((cell.quantizer, old.cell.engine), (old.cell.quantizer, cell.engine))
+        for quantizer, engine in sides:
+            side = with_engines(run.settings, cell, quantizer=quantizer, engine=engine)
+            try:
+                records.append(measure_cell(run, side, n_chunks).record)
+            except CellError as error:
+                records.append(failed_record(run, side, error))
+        return tuple(records)
+
+    def explain_failure(self, failed: Answer, asked: frozenset[str]) -> Answer:
+        """Say whether the old engine can measure what the new one could not."""
+        run, old_cell = self._run, self._old_cell
+        if old_cell is None or failed.verdict.kind is VerdictKind.UNAVAILABLE:
+            return failed
+        others: tuple[CellRecord, ...] = ()
+        try:
+            n_chunks = run.looks(old_cell)[-1] if needs_text(old_cell, asked) else None
+            others = (self._measure(old_cell, asked, n_chunks).record,)
+            text = "the old engine can"
+        except CellError as error:
+            if isinstance(error, CellUnsupported):
+                # Then a refusal of both is no fault of the new one.
+                run.without_old[self._cell.id] = error
+            text = f"nor can the old engine: {error}"
+            others = (failed_record(run, old_cell, error),)
+        reason = f"{failed.verdict.reason}; {text}"
+        return replace(
+            failed,
+            record=replace(failed.record, reason=reason),
+            verdict=replace(failed.verdict, reason=reason),
+            others=others,
+        )
+
+
+def needs_text(cell: Cell, metrics: frozenset[str]) -> bool:
+    """Return whether the metrics asked for need the cell's text."""
+    return cell.text != NO_TEXT and not BY_CHUNK.isdisjoint(metrics)
+
+
+def _of_unable(error: CellError) -> Judgement:
+    """Judge a cell that the old engine cannot measure and the new one can.
+
+    A format that it does not know yet leaves nothing to compare with; a side that crashed or hung
+    says nothing about the other one, and nobody may take it for a pass.
+    """
+    is_new = isinstance(error, CellUnsupported)
+    kind = VerdictKind.MEASURED if is_new else VerdictKind.NOT_COMPARABLE
+    why = "not compared: the old engine could not"
+    return only("support", "nothing", kind, f"{why} ({verdict_of(error).value}: {error})")
+
+
+def _on_this_machine(
+    baseline: Baseline, then: Mapping[str, Any], now: Mapping[str, Any]
+) -> Baseline:
+    """Let the old engine's memory be comparable: its build is another, the machine is the same."""
+    before, after = then.get("memory"), now.get("memory")
+    if not isinstance(before, MemoryMeasurement) or not isinstance(after, MemoryMeasurement):
+        return baseline
+    stored = baseline.memory.get(before.fingerprint.digest)
+    if stored is None:
+        return baseline
+    moved = stored.model_copy(update={"fingerprint": after.fingerprint})
+    return baseline.model_copy(update={"memory": {after.fingerprint.digest: moved}})
+
+
+def _effects(old: CellRecord, new: CellRecord, crossed: tuple[CellRecord, ...]) -> Effects | None:
+    if not can_measure(new):
+        return None
+    on_old = on_new = None
+    if crossed:
+        on_old, on_new = (item if can_measure(item) else None for item in crossed)
+    return find_effects(old, new, new_file_on_old=on_old, old_file_on_new=on_new)
+
+
+_HALVES = (CauseKind.QUANTIZER, CauseKind.RUNTIME)
+"""What an engine consists of, in the order of the crossed cells."""
+
+
+def _with_halves(cause: Cause, effects: Effects | None, crossed: tuple[CellRecord, ...]) -> Cause:
+    """Complete a cause that hashes gave by how far each half moves the perplexity by itself.
+
+    Hashes show that the file and the libraries changed; only this shows which of them mattered.
+    """
+    shifts = (None, None) if effects is None else (effects.quantizer, effects.runtime)
+    measured, moved = [], []
+    for half, shift, record in zip(_HALVES, shifts, crossed, strict=True):
+        measured.append(f"{half.value} alone{_alone(shift, record)}")
+        moved.append(shift is None or not shift.is_identical)
+    kind = cause.kind
+    if kind is CauseKind.QUANTIZER and any(moved):
+        kind = CauseKind.QUANTIZER_AND_RUNTIME if all(moved) else _HALVES[moved.index(True)]
+    return replace(cause, kind=kind, measured=tuple(measured))
+
+
+def _alone(shift: Shift | None, record: CellRecord) -> str:
+    if shift is None:
+        return f" {record.verdict}: {record.reason}"
+    if shift.is_identical:
+        return ": identical"
+    change, low, high = (percent(x) for x in (shift.change, shift.low, shift.high))
+    return f": PPL {change} [{low}, {high}]"
