@@ -21,15 +21,7 @@ import execnet
 from execnet.gateway_base import ThreadExecModel
 
 from pytest_quantgate.engines.isolation import isolated_environment, last_folders
-from pytest_quantgate.engines.messages import (
-    DivergenceSummary,
-    Failed,
-    Message,
-    Progress,
-    ScoredChunk,
-    SummedChunk,
-    from_wire,
-)
+from pytest_quantgate.engines.messages import Failed, Interim, Message, from_wire
 from pytest_quantgate.errors import CellCrashed, CellTimeout, CellUnavailable, CellUnsupported
 
 ENTRY = "pytest_quantgate.engines.worker.serve:serve"
@@ -41,7 +33,6 @@ By default they spin, which keeps a core from other work, and from the thread th
 for. Figures stay the same to the last bit, times do not: speed is measured without these.
 """
 
-_ON_THE_WAY = (Progress, ScoredChunk, SummedChunk, DivergenceSummary)
 _LOG_TAIL_LINES = 8
 
 
@@ -195,7 +186,7 @@ class Worker:
             raise self._death() from None
         while True:
             reply = self._receive()
-            if not isinstance(reply, _ON_THE_WAY):
+            if not isinstance(reply, Interim):
                 return reply
             if on_reply is not None:
                 on_reply(reply)

@@ -12,11 +12,13 @@ from __future__ import annotations
 from pytest_quantgate.engines.messages.base import (
     BatchedRequest,
     Failed,
+    Interim,
     Message,
     ModelRequest,
     Progress,
     ReplyT,
     Request,
+    from_wire,
 )
 from pytest_quantgate.engines.messages.codecs import (
     CodecsListed,
@@ -88,6 +90,7 @@ __all__ = [
     "Identify",
     "Identity",
     "ImatrixCollected",
+    "Interim",
     "ListCodecs",
     "ListDevices",
     "MatMul",
@@ -115,68 +118,3 @@ __all__ = [
     "VecDot",
     "from_wire",
 ]
-
-_KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind
-    for kind in (
-        Progress,
-        Failed,
-        Identity,
-        Identify,
-        DevicesListed,
-        ListDevices,
-        Quantized,
-        Quantize,
-        ImatrixCollected,
-        CollectImatrix,
-        QuantizationPlanned,
-        PlanQuantization,
-        Tokenized,
-        Tokenize,
-        Scored,
-        Score,
-        ScoredChunk,
-        SummedChunk,
-        DivergenceSummary,
-        OracleCompared,
-        CompareOracle,
-        BatchesCompared,
-        CompareBatches,
-        ExpertsCompared,
-        CompareExperts,
-        SpeedMeasured,
-        MeasureSpeed,
-        MemoryMeasured,
-        MeasureMemory,
-        CodecsListed,
-        ListCodecs,
-        Coded,
-        Encode,
-        Decode,
-        Dotted,
-        VecDot,
-        Multiplied,
-        MatMul,
-    )
-}
-
-
-def from_wire(item: object) -> Message:
-    """Rebuild a message.
-
-    Raises:
-        ValueError: what came over the channel is no message.
-
-    """
-    if (
-        not isinstance(item, tuple)
-        or len(item) != 2
-        or not isinstance(item[1], dict)
-        or item[0] not in _KINDS
-    ):
-        raise ValueError(f"not a message: {str(item)[:200]!r}")
-    kind = _KINDS[item[0]]
-    try:
-        return kind(**item[1])
-    except TypeError as error:
-        raise ValueError(f"not a {item[0]}: {error}") from error

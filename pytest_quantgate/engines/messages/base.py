@@ -3,18 +3,64 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeGuard, TypeVar
 
 ReplyT = TypeVar("ReplyT", bound="Message")
 
 
+_KINDS: dict[str, type[Message]] = {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """Base of all messages."""
+    """Base of all messages, and of the rows in them; a subclass is known by its name."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        _KINDS[cls.__name__] = cls
 
     def to_wire(self) -> tuple[str, dict[str, Any]]:
         """Return the message as what ``execnet`` can carry."""
-        return type(self).__name__, {item.name: getattr(self, item.name) for item in fields(self)}
+        return type(self).__name__, {
+            item.name: _encode(getattr(self, item.name)) for item in fields(self)
+        }
+
+
+def from_wire(item: object) -> Message:
+    """Rebuild a message.
+
+    Raises:
+        ValueError: what came over the channel is no message.
+
+    """
+    if not _is_message(item):
+        raise ValueError(f"not a message: {str(item)[:200]!r}")
+    name, values = item
+    try:
+        return _KINDS[name](**{field: _decode(value) for field, value in values.items()})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a {name}: {error}") from error
+
+
+def _is_message(item: object) -> TypeGuard[tuple[str, dict[str, Any]]]:
+    return (
+        isinstance(item, tuple)
+        and len(item) == 2
+        and isinstance(item[0], str)
+        and isinstance(item[1], dict)
+    )
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Message):
+        return value.to_wire()
+    return tuple(map(_encode, value)) if isinstance(value, tuple) else value
+
+
+def _decode(value: Any) -> Any:
+    if _is_message(value):
+        return from_wire(value)
+    return tuple(map(_decode, value)) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +103,12 @@ class BatchedRequest(ModelRequest[ReplyT]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress(Message):
+class Interim(Message):
+    """Base of the replies on the way, after which others follow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Interim):
     """The worker is alive: ``done`` of ``total`` units; it also renews the deadline."""
 
     what: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pytest_quantgate.engines.messages.base import BatchedRequest, Message, Request
+from pytest_quantgate.engines.messages.base import BatchedRequest, Interim, Message, Request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Score(BatchedRequest[Scored]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoredChunk(Message):
+class ScoredChunk(Interim):
     """One chunk's result, sent as soon as it is there.
 
     ``nll_nats`` is float32, one a scored token; ``nll_sum_nats`` their float64 sum before
@@ -89,7 +89,7 @@ class ScoredChunk(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SummedChunk(Message):
+class SummedChunk(Interim):
     """One chunk's result from an engine that tells sums and no values of single tokens.
 
     The sums are over ``tokens`` scored tokens and as exact as what was printed; ``kld_sum_nats``
@@ -107,7 +107,7 @@ class SummedChunk(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DivergenceSummary(Message):
+class DivergenceSummary(Interim):
     """What llama-perplexity says in the end of all chunks from a text's first one on.
 
     Percentiles are ``(name, value)``, as ``("99.9", 0.25)``; Δp is a fraction.
