@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pytest_quantgate.engines.messages import ModelRequest
+from pytest_quantgate.engines.messages import Message, ModelRequest
 from pytest_quantgate.engines.worker.graph import Nodes, watch_names
 from pytest_quantgate.engines.worker.llama import LogTap, Model
 from pytest_quantgate.engines.worker.routing import RouteReader
@@ -38,21 +38,13 @@ def measure(path: Path, rounds: int, log: LogTap) -> tuple[list[float], list[flo
     watch = watch_names(Nodes(), [reader])
 
     def load(callback: object) -> Model:
-        return Model(
-            ModelRequest(
-                model=str(path),
-                device="cpu",
-                n_threads=1,
-                flash_attention=True,
-                type_k=1,
-                type_v=1,
-            ),
-            n_ctx=N_CTX,
-            n_batch=N_CTX,
-            n_ubatch=N_CTX,
-            log=log,
-            graph_callback=callback,
+        request: ModelRequest[Message] = ModelRequest(
+            model=str(path), device="cpu", n_threads=1, flash_attention=True, type_k=1, type_v=1
         )
+        model = Model(request, log=log)
+        sizes = {"n_ctx": N_CTX, "n_batch": N_CTX, "n_ubatch": N_CTX}
+        model.open(request, **sizes, graph_callback=callback)
+        return model
 
     plain, watched = load(None), load(watch.callback)
     tokens = np.random.default_rng(0).integers(5, 4000, N_CTX).astype(np.int32)

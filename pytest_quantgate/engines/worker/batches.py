@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from pytest_quantgate.engines.messages import BatchesCompared, CompareBatches, Message, Progress
-from pytest_quantgate.engines.worker.llama import LogTap, Model, load_vocabulary
+from pytest_quantgate.engines.worker.llama import LogTap, Model
 from pytest_quantgate.engines.worker.rows import divergence
 from pytest_quantgate.engines.worker.scoring import chunk_tokens, read_text
 
@@ -25,48 +25,36 @@ def compare_batches(
     request: CompareBatches, log: LogTap, send: Callable[[Message], None]
 ) -> BatchesCompared:
     """Compare each geometry with all tokens in one batch; the rows keep the request's order."""
-    vocabulary, free = load_vocabulary(request.model, log)
-    try:
-        tokens = vocabulary.tokenize(read_text(request.text))
-        chunk = chunk_tokens(tokens, request.chunk, request.n_ctx, vocabulary)[: request.n_tokens]
-    finally:
-        free()
-    total = len(request.n_ubatches) + 1
-
-    def loading(fraction: float) -> None:
-        send(Progress(what="load", done=int(fraction * 100), total=100))
-
+    n_tokens, total = request.n_tokens, len(request.n_ubatches) + 1
     one_batch = replace(request, device=request.against or request.device)
-    base = _logits(one_batch, chunk, request.n_tokens, log, loading)
-    send(Progress(what="batches", done=1, total=total))
-    rows = []
-    for number, size in enumerate(request.n_ubatches):
-        logits = _logits(request, chunk, size, log, loading)
-        kld = divergence(base, logits)
-        other = int(np.count_nonzero(base.argmax(axis=1) != logits.argmax(axis=1)))
-        rows.append((size, float(kld.mean()), float(kld.max()), other))
-        send(Progress(what="batches", done=number + 2, total=total))
+    model = Model(one_batch, log=log, send=send)
+    try:
+        tokens = model.vocabulary.tokenize(read_text(request.text))
+        chunk = chunk_tokens(tokens, request.chunk, request.n_ctx, model.vocabulary)[:n_tokens]
+        base = _logits(model, request, chunk, n_tokens)
+        send(Progress(what="batches", done=1, total=total))
+        if one_batch.device != request.device:
+            model.close()
+            model = Model(request, log=log, send=send)
+        rows = []
+        for number, size in enumerate(request.n_ubatches):
+            logits = _logits(model, request, chunk, size)
+            kld = divergence(base, logits)
+            other = int(np.count_nonzero(base.argmax(axis=1) != logits.argmax(axis=1)))
+            rows.append((size, float(kld.mean()), float(kld.max()), other))
+            send(Progress(what="batches", done=number + 2, total=total))
+    finally:
+        model.close()
     return BatchesCompared(rows=tuple(rows))
 
 
-def _logits(
-    request: CompareBatches,
-    chunk: np.ndarray,
-    size: int,
-    log: LogTap,
-    on_load: Callable[[float], None],
-) -> np.ndarray:
+def _logits(model: Model, request: CompareBatches, chunk: np.ndarray, size: int) -> np.ndarray:
     """Return float32 logits of all tokens, shape (n_tokens, n_vocab)."""
     by_token = size == TOKEN_BY_TOKEN
-    model = Model(
+    model.open(
         request,
         n_ctx=request.n_ctx,
         n_batch=1 if by_token else request.n_tokens,
         n_ubatch=1 if by_token else size,
-        log=log,
-        on_load=on_load,
     )
-    try:
-        return model.decode(chunk, 0).copy()
-    finally:
-        model.close()
+    return model.decode(chunk, 0).copy()

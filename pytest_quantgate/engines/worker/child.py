@@ -94,6 +94,7 @@ class NumberedChannel:
     def __init__(self, channel: Any) -> None:
         self._channel = channel
         self._number = 0
+        self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[object]:
         for number, item in self._channel:
@@ -102,7 +103,8 @@ class NumberedChannel:
 
     def send(self, item: object) -> None:
         """Send a reply to the present request."""
-        self._channel.send((self._number, item))
+        with self._lock:
+            self._channel.send((self._number, item))
 
 
 def serve_worker(channel: Any) -> None:

@@ -12,11 +12,14 @@ import numpy as np
 from pytest_quantgate.engines.messages import CompareExperts, ExpertsCompared, Message, Progress
 from pytest_quantgate.engines.worker.loading import library_folder
 from pytest_quantgate.engines.worker.native import NativeCodecs
+from pytest_quantgate.engines.worker.threads import Threads
 
 _LIKENESS_ROWS = 4
 """Rows of each expert by which its counterpart in the other file is found."""
 
 Slice = tuple[str, int, str, int]
+Matrix = tuple[str, Slice, Slice, int, int, bytes]
+Row = tuple[str, bytes, bytes, bytes]
 
 
 class _Slices:
@@ -42,32 +45,39 @@ class _Slices:
 
 
 def compare_experts(request: CompareExperts, send: Callable[[Message], None]) -> ExpertsCompared:
-    """Compare each matrix of experts; the answer's rows keep the request's order."""
+    """Compare each matrix of experts, many at a time; the rows keep the request's order."""
     codecs = NativeCodecs(library_folder())
-    found = []
-    for number, (name, reference, own, rows, experts, importance) in enumerate(request.matrices):
-        before = _Slices(codecs, reference, rows, experts)
-        after = _Slices(codecs, own, rows, experts)
-        picked = np.unique(np.linspace(0, rows - 1, min(rows, request.max_rows)).astype(int))
-        columns = np.frombuffer(importance, dtype=np.float32).reshape(experts, -1)
-        counterpart = _counterparts(before, after, picked[:_LIKENESS_ROWS], experts)
-        errors, weighted = np.empty(experts), np.empty(experts)
-        for expert, other in enumerate(counterpart.tolist()):
-            weights = before.rows(other, picked)
-            off = weights - after.rows(expert, picked)
-            errors[expert] = _relative_rms(off, weights, None)
-            if columns.size:
-                weighted[expert] = _relative_rms(off, weights, columns[other])
-        found.append(
-            (
-                name,
-                errors.tobytes(),
-                weighted.tobytes() if columns.size else b"",
-                counterpart.tobytes(),
-            )
-        )
-        send(Progress(what="experts", done=number + 1, total=len(request.matrices)))
-    return ExpertsCompared(rows=tuple(found))
+    matrices = request.matrices
+    rows: dict[int, Row] = {}
+
+    def compare(number: int) -> None:
+        rows[number] = _compare(codecs, matrices[number], request.max_rows)
+        send(Progress(what="experts", done=len(rows), total=len(matrices)))
+
+    threads = Threads()
+    try:
+        threads.each(compare, range(len(matrices)))
+    finally:
+        threads.close()
+    return ExpertsCompared(rows=tuple(rows[number] for number in range(len(matrices))))
+
+
+def _compare(codecs: NativeCodecs, matrix: Matrix, max_rows: int) -> Row:
+    name, reference, own, n_rows, experts, importance = matrix
+    before = _Slices(codecs, reference, n_rows, experts)
+    after = _Slices(codecs, own, n_rows, experts)
+    picked = np.unique(np.linspace(0, n_rows - 1, min(n_rows, max_rows)).astype(int))
+    columns = np.frombuffer(importance, dtype=np.float32).reshape(experts, -1)
+    counterpart = _counterparts(before, after, picked[:_LIKENESS_ROWS], experts)
+    errors, weighted = np.empty(experts), np.empty(experts)
+    for expert, other in enumerate(counterpart.tolist()):
+        weights = before.rows(other, picked)
+        off = weights - after.rows(expert, picked)
+        errors[expert] = _relative_rms(off, weights, None)
+        if columns.size:
+            weighted[expert] = _relative_rms(off, weights, columns[other])
+    by_importance = weighted.tobytes() if columns.size else b""
+    return name, errors.tobytes(), by_importance, counterpart.tobytes()
 
 
 def _relative_rms(off: np.ndarray, weights: np.ndarray, columns: np.ndarray | None) -> float:

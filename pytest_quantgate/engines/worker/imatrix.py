@@ -145,29 +145,26 @@ def collect_imatrix(
 
     """
     collector = Collector()
-    model = Model(
-        request,
-        n_ctx=request.n_ctx,
-        n_batch=request.n_ctx,
-        n_ubatch=min(512, request.n_ctx),
-        log=log,
-        on_load=lambda done: send(Progress(what="load", done=int(done * 100), total=100)),
-        graph_callback=collector.callback,
-    )
-    try:
+    n_ctx = request.n_ctx
+    with Model(request, log=log, send=send) as model:
+        model.open(
+            request,
+            n_ctx=n_ctx,
+            n_batch=n_ctx,
+            n_ubatch=min(512, n_ctx),
+            graph_callback=collector.callback,
+        )
         tokens = model.vocabulary.tokenize(read_text(request.text))
-        n_chunks = min(len(tokens) // request.n_ctx, request.max_chunks or len(tokens))
+        n_chunks = min(len(tokens) // n_ctx, request.max_chunks or len(tokens))
         if n_chunks == 0:
             raise EngineRefusal(
                 f"the text of an importance matrix has {len(tokens):,} tokens, less than one"
-                f" chunk of n_ctx = {request.n_ctx}; take a longer text"
+                f" chunk of n_ctx = {n_ctx}; take a longer text"
             )
         for index in range(n_chunks):
-            model.decode(chunk_tokens(tokens, index, request.n_ctx, model.vocabulary), 0)
+            model.decode(chunk_tokens(tokens, index, n_ctx, model.vocabulary), 0)
             collector.check()
             send(Progress(what="imatrix", done=index + 1, total=n_chunks))
-    finally:
-        model.close()
     arrays = {}
     for name, sums in sorted(collector.sums.items()):
         arrays[f"{name}.in_sum2"] = sums.values.astype(np.float32)

@@ -11,11 +11,11 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from pytest_quantgate.engines.messages import DevicesListed, ModelRequest
+from pytest_quantgate.engines.messages import DevicesListed, Message, ModelRequest, Progress
 from pytest_quantgate.engines.messages.placement import SPLIT_MODES, read_placement
 from pytest_quantgate.engines.worker.errors import EngineRefusal
 from pytest_quantgate.engines.worker.loading import low
@@ -181,19 +181,15 @@ def load_vocabulary(path: str, log: LogTap) -> tuple[Vocabulary, Callable[[], No
 
 
 class Model:
-    """A loaded model and one context over it, ``context``; free it with :meth:`close`.
+    """A model's weights, and one context over them at a time; free both with :meth:`close`.
 
     Args:
-        request: which model, where and how it computes.
-        n_ctx: tokens of the context.
-        n_batch: tokens that are decoded in one call.
-        n_ubatch: tokens that are computed at once.
+        request: which model, and where it computes.
         log: where the reason of a refusal is found.
-        on_load: called with the part that is loaded, 0 to 1.
-        graph_callback: called at each node of the graph.
+        send: is told how much is loaded.
 
     Raises:
-        EngineRefusal: a device is not there, or llama.cpp cannot load the model or make a context.
+        EngineRefusal: a device is not there, or llama.cpp cannot load the model.
 
     """
 
@@ -201,18 +197,14 @@ class Model:
         self,
         request: ModelRequest[Any],
         *,
-        n_ctx: int,
-        n_batch: int,
-        n_ubatch: int,
         log: LogTap,
-        on_load: Callable[[float], None] = lambda _fraction: None,
-        graph_callback: Any = None,
+        send: Callable[[Message], None] = lambda _message: None,
     ) -> None:
         low.llama_backend_init()
         placement = read_placement(request.device)
 
         def loading(fraction: float, _user: object) -> bool:
-            on_load(fraction)
+            send(Progress(what="load", done=int(fraction * 100), total=100))
             return True
 
         self._loading = low.llama_progress_callback(loading)
@@ -235,9 +227,44 @@ class Model:
             parameters.tensor_split = self._shares
         parameters.progress_callback = self._loading
         set_repacking(parameters, request.repack and placement.repack)
+        self._is_on_device = bool(chosen)
+        self._log = log
+        self.context: Any = None
+        self._batch: Any = None
         self._model = low.llama_model_load_from_file(request.model.encode(), parameters)
         if not self._model:
             raise EngineRefusal(f"llama.cpp cannot load the model: {log.last_error()}")
+        self.vocabulary = Vocabulary(self._model)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def open(
+        self,
+        request: ModelRequest[Any],
+        *,
+        n_ctx: int,
+        n_batch: int,
+        n_ubatch: int,
+        graph_callback: Any = None,
+    ) -> None:
+        """Take an empty context, in the place of one that was there.
+
+        Args:
+            request: how it computes: threads, flash attention, types of keys and values.
+            n_ctx: tokens of the context.
+            n_batch: tokens that are decoded in one call.
+            n_ubatch: tokens that are computed at once.
+            graph_callback: called at each node of the graph.
+
+        Raises:
+            EngineRefusal: llama.cpp cannot make it; there is none then.
+
+        """
+        self._close_context()
         options = context_parameters()
         options.n_ctx = n_ctx
         options.n_batch = n_batch
@@ -248,36 +275,24 @@ class Model:
         set_flash_attention(options, request.flash_attention)
         options.type_k = request.type_k
         options.type_v = request.type_v
-        options.offload_kqv = bool(chosen)
-        set_if_known(options, "op_offload", bool(chosen))
+        options.offload_kqv = self._is_on_device
+        set_if_known(options, "op_offload", self._is_on_device)
         options.no_perf = True
         if graph_callback is not None:
             options.cb_eval = graph_callback
         self._graph_callback = graph_callback  # ctypes keeps no reference of its own
-        self._options = options
-        self._log = log
-        self.context = self._new_context()
-        self.vocabulary = Vocabulary(self._model)
+        self.context = low.llama_init_from_model(self._model, options)
+        if not self.context:
+            raise EngineRefusal(f"llama.cpp cannot make a context: {self._log.last_error()}")
         self._n_batch = n_batch
         self._batch = low.llama_batch_init(n_batch, 0, 1)
-
-    def _new_context(self) -> Any:
-        context = low.llama_init_from_model(self._model, self._options)
-        if not context:
-            low.llama_model_free(self._model)
-            raise EngineRefusal(f"llama.cpp cannot make a context: {self._log.last_error()}")
-        return context
-
-    def resize(self, n_ctx: int) -> None:
-        """Take an empty context of another size over the same weights.
-
-        Raises:
-            EngineRefusal: there is no memory for it; the model is freed, do not close it.
-
-        """
-        low.llama_free(self.context)
-        self._options.n_ctx = n_ctx
-        self.context = self._new_context()
+        for i in range(n_batch):
+            self._batch.n_seq_id[i] = 1
+            self._batch.seq_id[i][0] = 0
+        self._ids, self._positions, self._is_output = (
+            np.ctypeslib.as_array(field, (n_batch,))
+            for field in (self._batch.token, self._batch.pos, self._batch.logits)
+        )
 
     def decode(self, tokens: np.ndarray, first_output: int) -> np.ndarray:
         """Decode one sequence from an empty memory.
@@ -287,7 +302,8 @@ class Model:
             first_output: the position from which logits are wanted.
 
         Returns:
-            float32 logits of shape (n − first_output, n_vocab), as ggml wrote them.
+            float32 logits of shape (n − first_output, n_vocab), as ggml wrote them; those of one
+            batch stay in llama.cpp's own memory until the next call.
 
         Raises:
             EngineRefusal: llama_decode returned an error.
@@ -297,31 +313,32 @@ class Model:
         total = len(tokens)
         rows = []
         for start in range(0, total, self._n_batch):
-            part = tokens[start : start + self._n_batch]
-            batch = self._batch
-            batch.n_tokens = len(part)
-            outputs = 0
-            for i, token in enumerate(part):
-                batch.token[i] = int(token)
-                batch.pos[i] = start + i
-                batch.n_seq_id[i] = 1
-                batch.seq_id[i][0] = 0
-                wanted = start + i >= first_output
-                batch.logits[i] = wanted
-                outputs += wanted
-            code = low.llama_decode(self.context, batch)
+            ids = tokens[start : start + self._n_batch]
+            count = self._batch.n_tokens = len(ids)
+            positions = np.arange(start, start + count)
+            self._ids[:count] = ids
+            self._positions[:count] = positions
+            self._is_output[:count] = positions >= first_output
+            code = low.llama_decode(self.context, self._batch)
             if code != 0:
                 raise EngineRefusal(f"llama_decode returned {code} at token {start} of {total}")
+            outputs = int(np.count_nonzero(self._is_output[:count]))
             if outputs:
                 pointer = low.llama_get_logits(self.context)
                 view = np.ctypeslib.as_array(pointer, (outputs, self.vocabulary.n_tokens))
-                rows.append(view)
-                if total > self._n_batch:
-                    rows[-1] = view.copy()
+                rows.append(view.copy() if total > self._n_batch else view)
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
+    def _close_context(self) -> None:
+        if self._batch is not None:
+            low.llama_batch_free(self._batch)
+        if self.context:
+            low.llama_free(self.context)
+        self._batch = self.context = None
+
     def close(self) -> None:
-        """Free the batch, the context and the model."""
-        low.llama_batch_free(self._batch)
-        low.llama_free(self.context)
-        low.llama_model_free(self._model)
+        """Free the context and the weights."""
+        self._close_context()
+        if self._model:
+            low.llama_model_free(self._model)
+        self._model = None

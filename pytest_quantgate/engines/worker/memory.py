@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pytest_quantgate.engines.messages import MeasureMemory, MemoryMeasured, Message, Progress
+from pytest_quantgate.engines.messages import MeasureMemory, MemoryMeasured, Message
 from pytest_quantgate.engines.messages.placement import read_placement
 from pytest_quantgate.engines.worker.llama import (
     LogTap,
@@ -111,17 +111,12 @@ def measure_memory(
     began = time.perf_counter()
     log.listener = lines.append
     try:
-        model = Model(
-            request,
-            n_ctx=request.n_ctx,
-            n_batch=request.n_batch,
-            n_ubatch=request.n_ubatch,
-            log=log,
-            on_load=lambda done: send(Progress(what="load", done=int(done * 100), total=100)),
-        )
+        model = Model(request, log=log, send=send)
+        n_ctx, n_batch, n_ubatch = request.n_ctx, request.n_batch, request.n_ubatch
+        model.open(request, n_ctx=n_ctx, n_batch=n_batch, n_ubatch=n_ubatch)
         load_s = time.perf_counter() - began
-        tokens = np.random.default_rng(0).integers(0, model.vocabulary.n_tokens, request.n_ctx)
-        model.decode(tokens.astype(np.int32), request.n_ctx - 1)
+        tokens = np.random.default_rng(0).integers(0, model.vocabulary.n_tokens, n_ctx)
+        model.decode(tokens.astype(np.int32), n_ctx - 1)
     finally:
         log.listener = None
     used = []

@@ -21,22 +21,14 @@ def compare_oracle(
     with np.load(request.oracle, allow_pickle=False) as stored:
         tokens, rows, expected = stored["tokens"], stored["rows"], stored["logits"]
     n_chunks, n_ctx = tokens.shape
-    model = Model(
-        request,
-        n_ctx=n_ctx,
-        n_batch=min(request.n_batch, n_ctx),
-        n_ubatch=min(request.n_ubatch, n_ctx),
-        log=log,
-        on_load=lambda done: send(Progress(what="load", done=int(done * 100), total=100)),
-    )
     nll = np.empty((n_chunks, n_ctx - 1), dtype=np.float32)
     kld = np.empty((n_chunks, len(rows)), dtype=np.float64)
-    try:
+    with Model(request, log=log, send=send) as model:
+        n_batch, n_ubatch = min(request.n_batch, n_ctx), min(request.n_ubatch, n_ctx)
+        model.open(request, n_ctx=n_ctx, n_batch=n_batch, n_ubatch=n_ubatch)
         for number, chunk in enumerate(tokens):
             logits = model.decode(chunk, 0)
             nll[number] = score_rows(logits[:-1], chunk[1:]).nll
             kld[number] = divergence(expected[number], logits[rows])
             send(Progress(what="oracle", done=number + 1, total=n_chunks))
-    finally:
-        model.close()
     return OracleCompared(nll_nats=nll.tobytes(), kld_nats=kld.tobytes())

@@ -20,14 +20,17 @@ import numpy as np
 
 from pytest_quantgate.engines.worker.graph import Nodes
 from pytest_quantgate.engines.worker.rows import divergence
+from pytest_quantgate.engines.worker.threads import Threads
 
 HIDDEN_NODE = "result_norm"
 
 FLOOR_LIMIT_NATS = 1e-6
 """Mean divergence of the reference from itself through the cache above which logits are kept."""
 
-_BLOCK_BYTES = 64 << 20  # float32 logits that are worked on at once
-_KEPT_BYTES = 128 << 20  # an output matrix of no more float32 bytes is converted once
+_BLOCK_BYTES = 256 << 20  # float32 logits that are worked on at once
+_SLICE_BYTES = 64 << 20  # of the output matrix in float32
+_KEPT_BYTES = 512 << 20  # an output matrix of no more float32 bytes is converted once
+_CONVERTED_ROWS = 64  # by one thread at once
 _F32, _F16, _BF16 = 0, 1, 30
 
 
@@ -55,40 +58,59 @@ class HiddenReader:
 
 
 class OutputMatrix:
-    """The output matrix of the reference's file, float32 of shape (n_vocab, n_embd) in slices."""
+    """The output matrix of the reference's file, float32 of shape (n_vocab, n_embd) in slices.
 
-    def __init__(self, path: str, offset: int, tensor_type: int, n_vocab: int, n_embd: int) -> None:
+    Args:
+        matrix: ``(path, offset, ggml type, n_vocab, n_embd)``.
+        threads: convert it; the product itself is BLAS's, with threads of its own.
+
+    """
+
+    def __init__(self, matrix: tuple[str, int, int, int, int], threads: Threads) -> None:
+        path, offset, tensor_type, n_vocab, n_embd = matrix
         dtype = {_F32: np.float32, _F16: np.float16, _BF16: np.uint16}.get(tensor_type)
         if dtype is None:
             raise ValueError(f"an output matrix of ggml type {tensor_type} is not kept exactly")
         self._is_bf16 = tensor_type == _BF16
         self._data = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(n_vocab, n_embd))
-        self._slice = max(1, _BLOCK_BYTES // (4 * n_embd))
-        self._keeps = 4 * self._data.size <= _KEPT_BYTES
-        self._kept: dict[int, np.ndarray] = {}
+        self._threads = threads
+        self._slice = max(1, _SLICE_BYTES // (4 * n_embd))
+        self._is_whole = 4 * self._data.size <= _KEPT_BYTES
+        self._weights: np.ndarray | None = None
+        self._logits: np.ndarray | None = None
 
     def logits(self, hidden: np.ndarray) -> np.ndarray:
-        """Return float32 logits of shape (n, n_vocab) of float16 hidden states (n, n_embd)."""
+        """Return float32 logits of float16 hidden states (n, n_embd), valid until the next call.
+
+        At most :func:`rows_at_once` rows.
+        """
         states = hidden.astype(np.float32)
-        out = np.empty((len(states), len(self._data)), dtype=np.float32)
-        for start in range(0, len(self._data), self._slice):
-            weights = self._weights(start)
-            np.matmul(states, weights.T, out=out[:, start : start + len(weights)])
+        n_vocab, n_embd = self._data.shape
+        if self._logits is None or len(self._logits) < len(states):
+            self._logits = np.empty((len(states), n_vocab), dtype=np.float32)
+        out = self._logits[: len(states)]
+        is_converted = self._is_whole and self._weights is not None
+        if self._weights is None:
+            n_kept = n_vocab if self._is_whole else min(self._slice, n_vocab)
+            self._weights = np.empty((n_kept, n_embd), dtype=np.float32)
+        for start in range(0, n_vocab, self._slice):
+            stop = min(start + self._slice, n_vocab)
+            at = start if self._is_whole else 0
+            weights = self._weights[at : at + stop - start]
+            if not is_converted:
+                self._convert(self._data[start:stop], weights)
+            np.matmul(states, weights.T, out=out[:, start:stop])
         return out
 
-    def _weights(self, start: int) -> np.ndarray:
-        """Return the slice of rows that begins at ``start``, float32."""
-        kept = self._kept.get(start)
-        if kept is not None:
-            return kept
-        part = self._data[start : start + self._slice]
-        if self._is_bf16:
-            weights = (part.astype(np.uint32) << 16).view(np.float32)
-        else:
-            weights = part.astype(np.float32)
-        if self._keeps:
-            self._kept[start] = weights
-        return weights
+    def _convert(self, stored: np.ndarray, weights: np.ndarray) -> None:
+        def convert(start: int) -> None:
+            rows = slice(start, start + _CONVERTED_ROWS)
+            if self._is_bf16:
+                np.left_shift(stored[rows], 16, out=weights[rows].view(np.uint32), dtype=np.uint32)
+            else:
+                weights[rows] = stored[rows]
+
+        self._threads.each(convert, range(0, len(stored), _CONVERTED_ROWS))
 
 
 def rows_at_once(n_vocab: int) -> int:
@@ -102,14 +124,22 @@ class ReferenceStore:
     Args:
         folder: where the chunks are.
         matrix: ``(path, offset, ggml type, n_vocab, n_embd)`` of the reference's output matrix.
+        threads: do the work.
 
     """
 
-    def __init__(self, folder: str, matrix: tuple[str, int, int, int, int]) -> None:
+    def __init__(
+        self, folder: str, matrix: tuple[str, int, int, int, int], threads: Threads
+    ) -> None:
+        self._threads = threads
         self._folder = Path(folder)
         self._facts_path = self._folder / "facts.json"
         self._matrix: OutputMatrix | None = None
         self._location = matrix
+
+    def is_of(self, folder: str, matrix: tuple[str, int, int, int, int]) -> bool:
+        """Return whether this is that folder with that matrix."""
+        return (str(self._folder), self._location) == (str(Path(folder)), matrix)
 
     def facts(self) -> dict[str, Any] | None:
         """Return ``mode`` and ``floor_nats``, None before the first chunk."""
@@ -139,17 +169,29 @@ class ReferenceStore:
         else:
             self._save_array(index, logits)
 
-    def logits(self, index: int, start: int, stop: int) -> np.ndarray:
-        """Return the reference's float32 logits of some rows of a chunk."""
+    def divergence(self, index: int, logits: np.ndarray, normalizer: np.ndarray) -> np.ndarray:
+        """Return the divergence of a chunk's rows from the reference's, float64 of shape (n,).
+
+        Args:
+            index: the chunk's place in the text.
+            logits: float32 of shape (n, n_vocab).
+            normalizer: float64 of shape (n,), from the scores of these rows.
+
+        """
         kept = np.load(self._folder / f"chunk-{index}.npy", mmap_mode="r", allow_pickle=False)
-        rows: np.ndarray = np.asarray(kept[start:stop])
-        if rows.dtype != np.float32:
-            rows = self._output_matrix().logits(rows)
-        return rows
+        kld = np.empty(len(logits), dtype=np.float64)
+        step = rows_at_once(logits.shape[1])
+        for start in range(0, len(logits), step):
+            rows = slice(start, min(start + step, len(logits)))
+            base = np.asarray(kept[rows])
+            if base.dtype != np.float32:
+                base = self._output_matrix().logits(base)
+            kld[rows] = divergence(base, logits[rows], normalizer[rows], self._threads)
+        return kld
 
     def _output_matrix(self) -> OutputMatrix:
         if self._matrix is None:
-            self._matrix = OutputMatrix(*self._location)
+            self._matrix = OutputMatrix(self._location, self._threads)
         return self._matrix
 
     def _floor(self, hidden: np.ndarray | None, logits: np.ndarray) -> float | None:
@@ -162,7 +204,8 @@ class ReferenceStore:
             for start in range(0, len(logits), step):
                 rows = slice(start, start + step)
                 again = self._output_matrix().logits(kept[rows])
-                total += float(np.abs(divergence(logits[rows], again)).sum())
+                kld = divergence(logits[rows], again, threads=self._threads)
+                total += float(np.abs(kld).sum())
         except ValueError:
             return None
         return total / len(logits)

@@ -2,22 +2,24 @@
 
 A row of a large vocabulary passes through many element-wise steps. They are taken a few rows at
 a time, so that the steps' arrays stay in a processor's own cache: over all rows at once each
-step would wait for memory.
+step would wait for memory. Threads share these blocks.
 
 Runs in the worker alone: standard library and numpy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+
+from pytest_quantgate.engines.worker.threads import Threads
 
 MIN_LOG_PROBABILITY = -16.0
 """llama-perplexity leaves tokens out of the divergence whose log-probability is not above it."""
 
 _BLOCK_ELEMENTS = 1 << 16  # 256 kB of float32 an array
+_ONE_THREAD = Threads(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,9 @@ class RowScores:
     normalizer: np.ndarray
 
 
-def score_rows(logits: np.ndarray, targets: np.ndarray) -> RowScores:
+def score_rows(
+    logits: np.ndarray, targets: np.ndarray, threads: Threads = _ONE_THREAD
+) -> RowScores:
     """Score each row's target.
 
     Follows ``log_softmax`` of llama.cpp's ``tools/perplexity/perplexity.cpp``: exponentials in
@@ -43,27 +47,34 @@ def score_rows(logits: np.ndarray, targets: np.ndarray) -> RowScores:
     Args:
         logits: float32, shape (n, n_vocab).
         targets: integer ids, shape (n,).
+        threads: do the work.
 
     """
     count = len(targets)
     nll, normalizer = np.empty(count), np.empty(count)
     top, top_p = np.empty(count, dtype=np.int32), np.empty(count, dtype=np.float32)
-    for part in _blocks(logits):
-        rows = logits[part]
+
+    def score(block: slice) -> None:
+        rows = logits[block]
         index = np.arange(len(rows))
         best = rows.argmax(axis=1)
         peak = rows[index, best]
         sums = _shifted_exp(rows, peak)[1].sum(axis=1, dtype=np.float64)
         log_sums = np.log(sums)
-        nll[part] = log_sums - (rows[index, targets[part]] - peak).astype(np.float64)
-        normalizer[part] = peak + log_sums
-        top[part] = best
-        top_p[part] = 1 / sums
+        nll[block] = log_sums - (rows[index, targets[block]] - peak).astype(np.float64)
+        normalizer[block] = peak + log_sums
+        top[block] = best
+        top_p[block] = 1 / sums
+
+    threads.each(score, _blocks(logits))
     return RowScores(nll=nll, top=top, top_p=top_p, normalizer=normalizer)
 
 
 def divergence(
-    reference: np.ndarray, logits: np.ndarray, normalizer: np.ndarray | None = None
+    reference: np.ndarray,
+    logits: np.ndarray,
+    normalizer: np.ndarray | None = None,
+    threads: Threads = _ONE_THREAD,
 ) -> np.ndarray:
     """Kullback-Leibler divergence of each row, float64 in nats, shape (n,).
 
@@ -73,32 +84,37 @@ def divergence(
     Args:
         reference: float32 logits of the reference, shape (n, n_vocab).
         logits: float32 logits of the other model, same shape.
-        normalizer: what :func:`score_rows` found for ``logits``; None works it out.
+        normalizer: what :func:`score_rows` returned for ``logits``; None works it out.
+        threads: do the work.
 
     """
     if normalizer is None:
-        normalizer = score_rows(logits, np.zeros(len(logits), dtype=np.intp)).normalizer
+        targets = np.zeros(len(logits), dtype=np.intp)
+        normalizer = score_rows(logits, targets, threads).normalizer
     total = np.empty(len(logits))
-    for part in _blocks(logits):
-        rows = reference[part]
+
+    def compare(block: slice) -> None:
+        rows = reference[block]
         peak = rows.max(axis=1)
         shifted, weights = _shifted_exp(rows, peak)
         sums = weights.sum(axis=1, dtype=np.float64)
         log_sums = np.log(sums)
         weights *= shifted > (log_sums + MIN_LOG_PROBABILITY).astype(np.float32)[:, None]
         # The difference of the logits first: what rounds is then as small as the divergence.
-        offset = peak + log_sums - normalizer[part]
-        difference = np.subtract(rows, logits[part], out=shifted)
+        offset = peak + log_sums - normalizer[block]
+        difference = np.subtract(rows, logits[block], out=shifted)
         difference -= offset.astype(np.float32)[:, None]
         weights *= difference
-        total[part] = weights.sum(axis=1, dtype=np.float64) / sums
+        total[block] = weights.sum(axis=1, dtype=np.float64) / sums
+
+    threads.each(compare, _blocks(logits))
     return total
 
 
-def _blocks(logits: np.ndarray) -> Iterator[slice]:
+def _blocks(logits: np.ndarray) -> list[slice]:
     count, n_vocab = logits.shape
     step = max(1, _BLOCK_ELEMENTS // n_vocab)
-    return (slice(start, start + step) for start in range(0, count, step))
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def _shifted_exp(rows: np.ndarray, peak: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

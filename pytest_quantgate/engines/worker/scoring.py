@@ -12,28 +12,32 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from pytest_quantgate.engines.messages import (
     Message,
-    Progress,
     Score,
     Scored,
     ScoredChunk,
     Tokenize,
     Tokenized,
 )
+from pytest_quantgate.engines.messages.placement import read_placement
 from pytest_quantgate.engines.worker.errors import EngineRefusal
 from pytest_quantgate.engines.worker.graph import Nodes, Watch, watch_names
 from pytest_quantgate.engines.worker.llama import LogTap, Model, Vocabulary, load_vocabulary
-from pytest_quantgate.engines.worker.reference import HiddenReader, ReferenceStore, rows_at_once
-from pytest_quantgate.engines.worker.routing import RouteReader
-from pytest_quantgate.engines.worker.rows import RowScores, divergence, score_rows
+from pytest_quantgate.engines.worker.reference import HiddenReader, ReferenceStore
+from pytest_quantgate.engines.worker.routing import RouteReader, Routes
+from pytest_quantgate.engines.worker.rows import score_rows
+from pytest_quantgate.engines.worker.threads import Threads
 
 Send = Callable[[Message], None]
+
+_COPIED_ROWS = 16  # by one thread at once
 
 
 def read_text(path: str) -> bytes:
@@ -42,24 +46,50 @@ def read_text(path: str) -> bytes:
     return data[:-1] if data.endswith(b"\n") else data
 
 
+def computes_here(device: str) -> bool:
+    """Return whether decoding takes the processor, which scoring needs too."""
+    return read_placement(device).is_cpu
+
+
 def first_scored(n_ctx: int) -> int:
     """Return the first position of a chunk whose logits are used."""
     return n_ctx // 2
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Decoded:
+    """A chunk as it was decoded: the ids, shape (n_ctx,), and what is kept of its scored tokens.
+
+    ``logits`` are float32 of shape (n, n_vocab), ``hidden`` float32 of shape (n, n_embd).
+    """
+
+    index: int
+    tokens: np.ndarray
+    logits: np.ndarray
+    hidden: np.ndarray | None
+    routes: Routes | None
+
+
 class Scorer:
-    """Scores chunks; keeps the last model and the last text's tokens between requests."""
+    """Scores chunks; keeps the last model and the last text's tokens between requests.
+
+    On a GPU a chunk is scored while the next one is decoded; on the processor, which both would
+    share, one after the other.
+    """
 
     def __init__(self, send: Send, log: LogTap) -> None:
         self._send = send
         self._log = log
+        self._threads = Threads()
         self._model: Model | None = None
-        self._model_key: Message | None = None
+        self._weights_key: tuple[str, str, bool] | None = None
+        self._context_key: Message | None = None
         self._tokens: np.ndarray | None = None
         self._text: str | None = None
         self._hidden: HiddenReader | None = None
         self._routes: RouteReader | None = None
         self._watch: Watch | None = None
+        self._store: ReferenceStore | None = None
 
     def tokenize(self, request: Tokenize) -> Tokenized:
         """Answer how the text falls into chunks."""
@@ -85,113 +115,163 @@ class Scorer:
 
     def score(self, request: Score) -> Scored:
         """Decode the chunks in the order asked for and send each one's result."""
-        started = time.perf_counter()
+        clock = time.perf_counter
+        started = clock()
         model = self._open(request)
-        load_s = time.perf_counter() - started
+        load_s = clock() - started
         tokens = self._tokenize(request.text, model.vocabulary)
-        n_ctx, first = request.n_ctx, first_scored(request.n_ctx)
-        n_chunks = len(tokens) // n_ctx
-        store = None
-        if request.reference and request.output_matrix is not None:
-            store = ReferenceStore(request.reference, request.output_matrix)
+        n_chunks = len(tokens) // request.n_ctx
         for index in request.chunks:
             if not 0 <= index < n_chunks:
                 raise EngineRefusal(f"the text has {n_chunks} chunks, not a chunk {index}")
-            begun = time.perf_counter()
-            chunk = chunk_tokens(tokens, index, n_ctx, model.vocabulary)
-            if self._routes is not None:
-                self._routes.listening = index in request.route_chunks
-            logits = model.decode(chunk, first)
-            if self._watch is not None:
-                self._watch.check()
-            scored = logits[: n_ctx - 1 - first]
-            rows = score_rows(scored, chunk[first + 1 :])
-            kld = self._compare(store, request, index, scored, rows)
-            routes = self._routes.take(n_ctx, first, len(scored)) if self._routes else None
-            self._send(
-                ScoredChunk(
-                    index=index,
-                    nll_sum_nats=float(rows.nll.sum()),
-                    nll_nats=rows.nll.astype(np.float32).tobytes(),
-                    top_tokens=rows.top.tobytes(),
-                    token_ids_sha256=hashlib.sha256(chunk.tobytes()).hexdigest(),
-                    seconds_s=time.perf_counter() - begun,
-                    top_probabilities=rows.top_p.tobytes(),
-                    kld_nats=kld.astype(np.float32).tobytes(),
-                    kld_sum_nats=float(kld.sum()),
-                    route_layers=() if routes is None else routes.layers,
-                    experts=b"" if routes is None else routes.experts.tobytes(),
-                    expert_weights=b"" if routes is None else routes.weights.tobytes(),
-                )
-            )
+        store = self._open_store(request)
+        last_s = clock()
+
+        def send(scored: ScoredChunk) -> None:
+            nonlocal last_s
+            now_s = clock()
+            self._send(replace(scored, seconds_s=now_s - last_s))
+            last_s = now_s
+
+        keeper = None if computes_here(request.device) else _Keeper(self._threads)
+        with ThreadPoolExecutor(1) as behind:
+            before: Future[ScoredChunk] | None = None
+            for index in request.chunks:
+                chunk = chunk_tokens(tokens, index, request.n_ctx, model.vocabulary)
+                decoded = self._decode(model, request, index, chunk)
+                if keeper is None:
+                    send(self._score_chunk(request, store, decoded))
+                    continue
+                kept = replace(decoded, logits=keeper.keep(decoded.logits))
+                if before is not None:
+                    send(before.result())
+                before = behind.submit(self._score_chunk, request, store, kept)
+            if before is not None:
+                send(before.result())
         return Scored(load_s=load_s)
 
-    def _compare(
-        self,
-        store: ReferenceStore | None,
-        request: Score,
-        index: int,
-        logits: np.ndarray,
-        rows: RowScores,
-    ) -> np.ndarray:
-        """Keep the reference's rows, or return the divergence from them, float64 of shape (n,)."""
-        if store is None:
-            return np.empty(0)
-        if request.captures:
-            hidden = self._hidden.take() if self._hidden is not None else None
-            store.write(index, None if hidden is None else hidden[: len(logits)], logits)
-            return np.empty(0)
-        kld = np.empty(len(logits), dtype=np.float64)
-        step = rows_at_once(logits.shape[1])
-        for start in range(0, len(logits), step):
-            part = slice(start, min(start + step, len(logits)))
-            base = store.logits(index, part.start, part.stop)
-            kld[part] = divergence(base, logits[part], rows.normalizer[part])
-        return kld
+    def _decode(self, model: Model, request: Score, index: int, chunk: np.ndarray) -> _Decoded:
+        first = first_scored(request.n_ctx)
+        count = request.n_ctx - 1 - first
+        if self._routes is not None:
+            self._routes.listening = index in request.route_chunks
+        logits = model.decode(chunk, first)[:count]
+        if self._watch is not None:
+            self._watch.check()
+        hidden = self._hidden.take() if self._hidden is not None else None
+        return _Decoded(
+            index=index,
+            tokens=chunk,
+            logits=logits,
+            hidden=None if hidden is None else hidden[:count],
+            routes=self._routes.take(request.n_ctx, first, count) if self._routes else None,
+        )
+
+    def _score_chunk(
+        self, request: Score, store: ReferenceStore | None, decoded: _Decoded
+    ) -> ScoredChunk:
+        """Score a chunk's rows, and keep the reference's or compare with them."""
+        targets = decoded.tokens[first_scored(request.n_ctx) + 1 :]
+        rows = score_rows(decoded.logits, targets, self._threads)
+        kld = np.empty(0)
+        if store is not None and request.captures:
+            store.write(decoded.index, decoded.hidden, decoded.logits)
+        elif store is not None:
+            kld = store.divergence(decoded.index, decoded.logits, rows.normalizer)
+        routes = decoded.routes
+        return ScoredChunk(
+            index=decoded.index,
+            nll_sum_nats=float(rows.nll.sum()),
+            nll_nats=rows.nll.astype(np.float32).tobytes(),
+            top_tokens=rows.top.tobytes(),
+            token_ids_sha256=hashlib.sha256(decoded.tokens.tobytes()).hexdigest(),
+            seconds_s=0.0,
+            top_probabilities=rows.top_p.tobytes(),
+            kld_nats=kld.astype(np.float32).tobytes(),
+            kld_sum_nats=float(kld.sum()),
+            route_layers=() if routes is None else routes.layers,
+            experts=b"" if routes is None else routes.experts.tobytes(),
+            expert_weights=b"" if routes is None else routes.weights.tobytes(),
+        )
 
     def close(self) -> None:
-        """Free the model; a quantizer that runs next needs its memory."""
+        """Free the model and all that is kept; a quantizer that runs next needs the memory."""
         if self._model is not None:
             self._model.close()
-        self._model = self._model_key = self._tokens = self._text = None
+        self._model = self._weights_key = self._context_key = None
+        self._tokens = self._text = self._store = None
 
     def _open(self, request: Score) -> Model:
-        key = replace(
+        """Return the model in a context as it is asked for; what is there already is kept."""
+        weights_key = (request.model, request.device, request.repack)
+        if self._model is None or self._weights_key != weights_key:
+            store = self._store  # of the reference, which the next model is compared with too
+            self.close()
+            self._store = store
+            self._model = Model(request, log=self._log, send=self._send)
+            self._weights_key = weights_key
+        records_routes = bool(request.route_chunks)
+        context_key = replace(
             request,
             text="",
             chunks=(),
             reference="",
             output_matrix=None,
-            route_chunks=request.route_chunks[:1],
+            route_chunks=(0,) if records_routes else (),
         )
-        if self._model is None or self._model_key != key:
-            self.close()
-
-            def loading(fraction: float) -> None:
-                self._send(Progress(what="load", done=int(fraction * 100), total=100))
-
+        if self._context_key != context_key:
+            self._context_key = None
             nodes = Nodes()
             self._hidden = HiddenReader(nodes) if request.captures else None
-            self._routes = RouteReader(nodes) if request.route_chunks else None
+            self._routes = RouteReader(nodes) if records_routes else None
             readers = [item for item in (self._hidden, self._routes) if item is not None]
             self._watch = watch_names(nodes, readers) if readers else None
-            self._model = Model(
+            self._model.open(
                 request,
                 n_ctx=request.n_ctx,
                 n_batch=request.n_batch,
                 n_ubatch=request.n_ubatch,
-                log=self._log,
-                on_load=loading,
                 graph_callback=self._watch.callback if self._watch is not None else None,
             )
-            self._model_key = key
+            self._context_key = context_key
         return self._model
+
+    def _open_store(self, request: Score) -> ReferenceStore | None:
+        """Return the reference's distribution; its matrix is kept from cell to cell."""
+        if not request.reference or request.output_matrix is None:
+            return None
+        store = self._store
+        if store is None or not store.is_of(request.reference, request.output_matrix):
+            store = ReferenceStore(request.reference, request.output_matrix, self._threads)
+        self._store = store
+        return store
 
     def _tokenize(self, text: str, vocabulary: Vocabulary) -> np.ndarray:
         if self._tokens is None or self._text != text:
             self._tokens = vocabulary.tokenize(read_text(text))
             self._text = text
         return self._tokens
+
+
+class _Keeper:
+    """Copies logits out of llama.cpp's memory, into one of two buffers by turns."""
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+        self._buffers: list[np.ndarray] = []
+
+    def keep(self, logits: np.ndarray) -> np.ndarray:
+        """Return a copy, valid until the call after the next one."""
+        if len(self._buffers) < 2:
+            self._buffers.append(np.empty_like(logits))
+        self._buffers.reverse()
+        kept = self._buffers[0]
+
+        def copy(start: int) -> None:
+            kept[start : start + _COPIED_ROWS] = logits[start : start + _COPIED_ROWS]
+
+        self._threads.each(copy, range(0, len(logits), _COPIED_ROWS))
+        return kept
 
 
 def chunk_tokens(tokens: np.ndarray, index: int, n_ctx: int, vocabulary: Vocabulary) -> np.ndarray:

@@ -187,14 +187,9 @@ def measure_speed(
 ) -> SpeedMeasured:
     """Load a model once and time prefill, then decoding, each in a context of its own."""
     began = time.perf_counter()
-    model = Model(
-        request,
-        n_ctx=request.n_depth + request.n_prompt,
-        n_batch=request.n_batch,
-        n_ubatch=request.n_ubatch,
-        log=log,
-        on_load=lambda done: send(Progress(what="load", done=int(done * 100), total=100)),
-    )
+    model = Model(request, log=log, send=send)
+    sizes = {"n_batch": request.n_batch, "n_ubatch": request.n_ubatch}
+    model.open(request, n_ctx=request.n_depth + request.n_prompt, **sizes)
     load_s = time.perf_counter() - began
     shorter = min(request.n_decode, _WARM_UP_TOKENS)
     prefill = _time(
@@ -205,7 +200,7 @@ def measure_speed(
         lambda sequence: sequence.prompt(request.n_prompt),
         lambda sequence: sequence.prompt(request.n_prompt),
     )
-    model.resize(request.n_depth + request.n_decode)
+    model.open(request, n_ctx=request.n_depth + request.n_decode, **sizes)
     decode = _time(
         model,
         request,

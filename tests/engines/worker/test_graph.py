@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pytest_quantgate.engines.messages import ModelRequest
+from pytest_quantgate.engines.messages import Message, ModelRequest
 from pytest_quantgate.engines.worker import graph
 from pytest_quantgate.engines.worker.errors import EngineRefusal
 from pytest_quantgate.engines.worker.graph import StructuredNodes, Watch
@@ -27,25 +27,12 @@ def experts_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def decode(model: Path, watch: Watch) -> None:
     """Decode twenty tokens and look at the graph."""
-    opened = Model(
-        ModelRequest(
-            model=str(model),
-            device="cpu",
-            n_threads=1,
-            flash_attention=True,
-            type_k=1,
-            type_v=1,
-        ),
-        n_ctx=64,
-        n_batch=64,
-        n_ubatch=64,
-        log=LogTap(),
-        graph_callback=watch.callback,
+    request: ModelRequest[Message] = ModelRequest(
+        model=str(model), device="cpu", n_threads=1, flash_attention=True, type_k=1, type_v=1
     )
-    try:
+    with Model(request, log=LogTap()) as opened:
+        opened.open(request, n_ctx=64, n_batch=64, n_ubatch=64, graph_callback=watch.callback)
         opened.decode(np.arange(N_TOKENS, dtype=np.int32), 0)
-    finally:
-        opened.close()
     watch.check()
 
 

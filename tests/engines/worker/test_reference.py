@@ -18,7 +18,14 @@ from pytest_quantgate.engines.messages import (
     Score,
     ScoredChunk,
 )
-from pytest_quantgate.engines.worker.reference import FLOOR_LIMIT_NATS, ReferenceStore
+from pytest_quantgate.engines.worker import reference
+from pytest_quantgate.engines.worker.reference import (
+    FLOOR_LIMIT_NATS,
+    OutputMatrix,
+    ReferenceStore,
+)
+from pytest_quantgate.engines.worker.rows import score_rows
+from pytest_quantgate.engines.worker.threads import Threads
 from pytest_quantgate.gguf.formats import FILE_TYPES
 from pytest_quantgate.gguf.reader import read_gguf
 from tests.tiny_model import Shape, write_tiny_model
@@ -149,10 +156,38 @@ def test_a_matrix_that_is_not_the_models_is_noticed(tmp_path: Path) -> None:
     logits = 3 * np.tanh(
         hidden.astype(np.float16).astype(np.float32) @ weights.T.astype(np.float32)
     )
-    store = ReferenceStore(str(tmp_path), (str(path), 0, 1, 40, 16))
+    store = ReferenceStore(str(tmp_path), (str(path), 0, 1, 40, 16), Threads(2))
     store.write(0, hidden, logits)
     assert store.facts() == {"mode": "logits", "floor_nats": 0}
-    np.testing.assert_array_equal(store.logits(0, 1, 4), logits[1:4])
+    normalizer = score_rows(logits, np.zeros(5, dtype=int)).normalizer
+    np.testing.assert_allclose(store.divergence(0, logits, normalizer), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("tensor_type", [0, 1, 30], ids=["F32", "F16", "BF16"])
+@pytest.mark.parametrize("kept_bytes", [0, 1 << 20], ids=["converted each time", "kept"])
+def test_logits_are_the_product_with_the_output_matrix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tensor_type: int, kept_bytes: int
+) -> None:
+    """In slices, which end with a smaller one, and again from what is kept."""
+    monkeypatch.setattr(reference, "_SLICE_BYTES", 4 * 16 * 150)
+    monkeypatch.setattr(reference, "_KEPT_BYTES", kept_bytes)
+    random = np.random.default_rng(3)
+    weights = random.normal(size=(400, 16)).astype(np.float16).astype(np.float32)
+    stored: dict[int, np.ndarray] = {
+        0: weights,
+        1: weights.astype(np.float16),
+        30: weights.view(np.uint32) >> 16,
+    }
+    if tensor_type == 30:
+        weights = ((weights.view(np.uint32) >> 16) << 16).view(np.float32)
+        stored[30] = stored[30].astype(np.uint16)
+    (tmp_path / "w.bin").write_bytes(bytes(8) + stored[tensor_type].tobytes())
+    place = (str(tmp_path / "w.bin"), 8, tensor_type, 400, 16)
+    matrix = OutputMatrix(place, Threads(3))
+    for count in (3, 7, 2):
+        hidden = random.normal(size=(count, 16)).astype(np.float16)
+        expected = hidden.astype(np.float32) @ weights.T
+        np.testing.assert_allclose(matrix.logits(hidden), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_batches_of_every_size_are_compared(

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_quantgate.engines.worker import rows
 from pytest_quantgate.engines.worker.rows import divergence, score_rows
+from pytest_quantgate.engines.worker.threads import Threads
 
 
 def log_softmax(row: np.ndarray) -> np.ndarray:
@@ -64,3 +65,27 @@ def test_divergence_is_its_formula(n_vocab: int) -> None:
     known = score_rows(other, np.zeros(count, dtype=np.int32)).normalizer
     np.testing.assert_array_equal(divergence(base, other, known), seen)
     assert np.isnan(divergence(base, np.full_like(base, np.nan))).all()
+
+
+@pytest.mark.parametrize("n_vocab", [7, 5000, 70_000])
+def test_threads_change_no_bit(n_vocab: int) -> None:
+    random = np.random.default_rng(n_vocab)
+    logits, other = (random.normal(size=(37, n_vocab)).astype(np.float32) for _ in range(2))
+    targets = random.integers(0, n_vocab, 37)
+    one, many = score_rows(logits, targets), score_rows(logits, targets, Threads(5))
+    for name in ("nll", "top", "top_p", "normalizer"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(many, name))
+    np.testing.assert_array_equal(
+        divergence(other, logits, one.normalizer),
+        divergence(other, logits, many.normalizer, Threads(5)),
+    )
+
+
+def test_an_error_of_one_thread_is_raised() -> None:
+    def fail(item: int) -> None:
+        if item == 17:
+            raise MemoryError("no room")
+
+    for threads in (Threads(1), Threads(4)):
+        with pytest.raises(MemoryError, match="no room"):
+            threads.each(fail, range(40))

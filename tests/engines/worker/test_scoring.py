@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,14 @@ from pytest_quantgate.engines.messages import (
     ScoredChunk,
     Tokenize,
 )
-from pytest_quantgate.engines.worker.scoring import read_text
+from pytest_quantgate.engines.worker import scoring
+from pytest_quantgate.engines.worker.llama import LogTap
+from pytest_quantgate.engines.worker.scoring import Scorer, read_text
 from pytest_quantgate.errors import CellCrashed, CellUnsupported
 from pytest_quantgate.gguf.digests import digest_tensors
 from pytest_quantgate.gguf.formats import FILE_TYPES, TENSOR_TYPES
 from pytest_quantgate.gguf.reader import read_gguf
+from tests.engines.worker.test_reference import output_matrix
 from tests.tiny_model import Shape, write_tiny_model
 
 
@@ -235,3 +239,75 @@ def test_a_real_abort_names_its_assertion_and_the_next_request_works(
     assert "killed by SIGABRT" in str(caught.value)
     assert "GGML_ASSERT(n_expert_used_max <= hparams.n_expert) failed" in str(caught.value)
     assert len(score(engine, tiny_model, story)) == 2
+
+
+def test_scoring_behind_the_decoder_gives_the_same(
+    tiny_model: Path, tmp_path: Path, story: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: a chunk's logits are kept while the next chunk is decoded."""
+    folder = tmp_path / "reference"
+    folder.mkdir()
+    request = Score(
+        model=str(tiny_model),
+        text=str(story),
+        chunks=(3, 0, 1, 4, 2),
+        n_ctx=64,
+        n_batch=64,
+        n_ubatch=32,
+        n_threads=1,
+        device="cpu",
+        flash_attention=True,
+        type_k=TENSOR_TYPES["F16"].number,
+        type_v=TENSOR_TYPES["F16"].number,
+        reference=str(folder),
+        output_matrix=output_matrix(tiny_model),
+    )
+    log = LogTap()
+
+    def run(asked: Score) -> list[ScoredChunk]:
+        replies: list[Message] = []
+        scorer = Scorer(replies.append, log)
+        scorer.score(asked)
+        scorer.close()
+        chunks = [reply for reply in replies if isinstance(reply, ScoredChunk)]
+        assert tuple(chunk.index for chunk in chunks) == asked.chunks
+        return [replace(chunk, seconds_s=0) for chunk in chunks]
+
+    run(replace(request, captures=True))
+    stored = {path.name: path.read_bytes() for path in folder.iterdir()}
+    alone = run(request)
+    assert abs(sum(chunk.kld_sum_nats for chunk in alone)) < 1e-4
+    monkeypatch.setattr(scoring, "computes_here", lambda _device: False)
+    assert run(request) == alone
+    run(replace(request, captures=True))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == stored
+
+
+def test_a_model_is_loaded_once_for_its_scores_and_its_routes(
+    engine: LlamaCppPython, tmp_path: Path, story: Path
+) -> None:
+    """Nor again for other threads and batches, but for weights that are not repacked."""
+    model = write_tiny_model(tmp_path / "experts.gguf", Shape(experts=8, layers=1))
+    base = Score(
+        model=str(model),
+        text=str(story),
+        chunks=(0,),
+        n_ctx=64,
+        n_batch=64,
+        n_ubatch=64,
+        n_threads=1,
+        device="cpu",
+        flash_attention=True,
+        type_k=TENSOR_TYPES["F16"].number,
+        type_v=TENSOR_TYPES["F16"].number,
+    )
+
+    def loads(request: Score) -> bool:
+        replies: list[Message] = []
+        engine.ask(request, replies.append)
+        return any(isinstance(reply, Progress) for reply in replies)
+
+    assert loads(base)
+    assert not loads(replace(base, route_chunks=(0,)))
+    assert not loads(replace(base, n_threads=2, n_batch=32, n_ubatch=32))
+    assert loads(replace(base, repack=False))
