@@ -7,6 +7,7 @@ QuantgateError
     ├── CellCrashed        the worker process died
     ├── CellTimeout        the worker made no progress within its deadline
     ├── CellUnavailable    a device, model, text or token that should be there is not
+    │   └── EnvironmentProblem  the machine: a full disk, no right to write, no home folder
     ├── CellUnsupported    the engine cannot do it, and says why
     │   └── RequestUnknown the engine has no way to answer this kind of request
     └── CellInvalid        a number that is not finite came out
@@ -39,6 +40,13 @@ class CellTimeout(CellError):
 
 class CellUnavailable(CellError):
     """A device, model, text or token that should be there is not."""
+
+
+class EnvironmentProblem(CellUnavailable):
+    """The machine refused: a full disk, no right to write, no home folder; one line says which.
+
+    It is nobody's fault but the machine's: no engine is blamed for it, and nothing excuses it.
+    """
 
 
 class CellUnsupported(CellError):

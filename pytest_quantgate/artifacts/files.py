@@ -10,13 +10,13 @@ from typing import Any
 from pytest_quantgate.artifacts.file_hashes import FileHashes
 from pytest_quantgate.artifacts.imatrix import Imatrix
 from pytest_quantgate.artifacts.models import Model
+from pytest_quantgate.artifacts.quantizing import override_numbers, quantize_file
 from pytest_quantgate.artifacts.shape_files import ShapeFiles
 from pytest_quantgate.artifacts.shapes import Shape
 from pytest_quantgate.engines.engine import Engine, OnReply
-from pytest_quantgate.engines.messages import Quantize
-from pytest_quantgate.errors import CellUnavailable, CellUnsupported
+from pytest_quantgate.errors import CellUnavailable
 from pytest_quantgate.gguf.digests import TensorDigest, is_identity, tensor_data_sha256
-from pytest_quantgate.gguf.formats import FILE_TYPES, FULL_PRECISION, TENSOR_TYPES, Format
+from pytest_quantgate.gguf.formats import FILE_TYPES, Format
 from pytest_quantgate.gguf.reader import GgufFile, read_gguf
 from pytest_quantgate.storage.cache import Cache
 from pytest_quantgate.storage.keys import key_of
@@ -147,40 +147,21 @@ class Files:
         on_reply: OnReply,
     ) -> tuple[GgufFile, str]:
         """Return a quantized file and its identity."""
-        overrides = tuple(
-            (pattern, TENSOR_TYPES[name].number) for pattern, name in wanted.overrides
-        )
         key = key_of(
             kind="quantized",
             source=source_id,
             file_type=wanted.file_type.number,
-            overrides=overrides,
+            overrides=override_numbers(wanted),
             imatrix=imatrix.sha256 if imatrix is not None else None,
             quantizer=engine.identity().quantizer_sha256,
         )
 
         def make(path: Path) -> dict[str, Any]:
-            request = Quantize(
-                source=str(source.files[0]),
-                destination=str(path),
-                file_type=wanted.file_type.number,
-                overrides=overrides,
-                allow_requantize=source.main_type() not in FULL_PRECISION,
-                n_threads=self._n_threads,
-                imatrix=imatrix.rows() if imatrix is not None else (),
-            )
-            try:
-                with self._hold_device():
-                    reply = engine.ask(request, on_reply)
-            except CellUnsupported as error:
-                if imatrix is not None or not wanted.needs_imatrix:
-                    raise
-                raise CellUnsupported(
-                    f"{wanted.name} needs an importance matrix; give it one with"
-                    ' --quant-imatrix calibration or imatrices = ["calibration"] in the profile'
-                    f" ({error})"
-                ) from error
-            return {"format": wanted.name, "seconds_s": reply.seconds_s}
+            with self._hold_device():
+                seconds_s = quantize_file(
+                    path, source, wanted, imatrix, engine, self._n_threads, on_reply
+                )
+            return {"format": wanted.name, "seconds_s": seconds_s}
 
         entry = self._cache.artifact(key, ".gguf", make, self._hashes.path_identity)
         return read_gguf(entry.path), entry.identity

@@ -22,6 +22,7 @@ from pytest_quantgate.engines.messages import CollectImatrix
 from pytest_quantgate.errors import CellInvalid, ConfigError
 from pytest_quantgate.gguf.reader import GgufFile, Tensor, read_gguf
 from pytest_quantgate.storage.cache import Cache
+from pytest_quantgate.storage.environment import path_below
 from pytest_quantgate.storage.keys import key_of
 
 SUMS, COUNTS = ".in_sum2", ".counts"
@@ -249,7 +250,7 @@ class Imatrices:
 
     def path_of(self, file: str) -> Path:
         """Return the path of a file that the configuration names."""
-        return self._root / Path(file).expanduser()
+        return path_below(self._root, file)
 
     def from_text(
         self,

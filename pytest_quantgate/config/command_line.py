@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.storage.environment import path_below
 
 _PREFIXES = ("package:", "embedded:", "shape:", "hf:")
 
@@ -49,7 +50,7 @@ def as_named(
 
 def _check_file(option: str, value: str, suffixes: tuple[str, ...], root: Path) -> None:
     """Refuse a path that leads nowhere, with the one that was perhaps meant."""
-    path = root / Path(value.removeprefix("path:")).expanduser()
+    path = path_below(root, value.removeprefix("path:"))
     if path.is_file():
         return
     beside = path.parent.iterdir() if path.parent.is_dir() else ()

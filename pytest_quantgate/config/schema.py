@@ -17,6 +17,7 @@ from pytest_quantgate.config.values import (
     Positive,
 )
 from pytest_quantgate.gguf.formats import DEFAULT_FORMATS, TENSOR_TYPES
+from pytest_quantgate.storage.environment import path_below
 
 
 class Table(BaseModel):
@@ -398,4 +399,4 @@ class Tables(Table):
 
     def cache_folder(self, root: Path) -> Path | None:
         """Return the configured cache's folder, None for the user's usual one."""
-        return None if self.cache_dir is None else root / Path(self.cache_dir).expanduser()
+        return None if self.cache_dir is None else path_below(root, self.cache_dir)

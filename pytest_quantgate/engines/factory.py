@@ -9,6 +9,7 @@ from pytest_quantgate.config.schema import EngineSettings
 from pytest_quantgate.engines.engine import Engine
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.engines.programs.engine import LlamaPrograms
+from pytest_quantgate.storage.environment import path_below
 
 
 def make_engine(
@@ -31,7 +32,7 @@ def make_engine(
     """
     if engine.tools is not None:
         return LlamaPrograms(
-            folder=root / Path(engine.tools).expanduser(),
+            folder=path_below(root, engine.tools),
             arguments=engine.arguments,
             log=log,
             stall_s=stall_s,
@@ -47,4 +48,4 @@ def _interpreter(python: str | None, root: Path) -> str | None:
     """
     if python is None or not Path(python).parts[1:]:
         return python
-    return str(root / Path(python).expanduser())
+    return str(path_below(root, python))

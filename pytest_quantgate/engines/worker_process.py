@@ -22,7 +22,13 @@ from execnet.gateway_base import ThreadExecModel
 
 from pytest_quantgate.engines.isolation import isolated_environment, last_folders
 from pytest_quantgate.engines.messages import Failed, Interim, Message, from_wire
-from pytest_quantgate.errors import CellCrashed, CellTimeout, CellUnavailable, CellUnsupported
+from pytest_quantgate.errors import (
+    CellCrashed,
+    CellTimeout,
+    CellUnavailable,
+    CellUnsupported,
+    EnvironmentProblem,
+)
 
 ENTRY = "pytest_quantgate.engines.worker.serve:serve"
 
@@ -220,6 +226,8 @@ class Worker:
             return ValueError(reply.reason)
         if reply.kind == "UNSUPPORTED":
             return CellUnsupported(reply.reason)
+        if reply.kind == "ENVIRONMENT":
+            return EnvironmentProblem(f"the engine's process met {reply.reason}")
         if reply.kind == "UNAVAILABLE":
             self._end()  # it could not be loaded, and the next one may be
             return CellUnavailable(reply.reason)

@@ -331,3 +331,10 @@ def check_language_model(file: GgufFile) -> None:
         raise ModelFileError(
             f"model file {path} is no language model: it has no tensor token_embd.weight"
         )
+
+
+def read_tensor(tensor: Tensor) -> bytes:
+    """Return a tensor's bytes."""
+    with tensor.file.open("rb") as stream:
+        stream.seek(tensor.offset_bytes)
+        return stream.read(tensor.n_bytes)

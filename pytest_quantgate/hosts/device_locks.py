@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import getpass
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from pytest_quantgate.engines.messages.placement import read_placement
+from pytest_quantgate.errors import EnvironmentProblem
+from pytest_quantgate.storage.environment import environment, temporary_folder, user_name
 
 WAIT_TOLD_EVERY_S = 30.0
 """How often a process that waits for a device says so."""
@@ -25,8 +24,9 @@ def hold_device(device: str, on_wait: Callable[[float], None] | None = None) -> 
     ``on_wait`` is called if a device is not free at once, and from time to time while it is
     not, with the seconds waited.
     """
-    folder = Path(tempfile.gettempdir()) / f"pytest-quantgate-{getpass.getuser()}"
-    folder.mkdir(exist_ok=True)
+    folder = temporary_folder() / f"pytest-quantgate-{user_name()}"
+    with environment("cannot make the folder", folder):
+        folder.mkdir(exist_ok=True)
     began_s = time.monotonic()
     with ExitStack() as stack:
         # In one order, so that nobody waits in a ring.
@@ -46,5 +46,9 @@ def _acquire(lock: FileLock, began_s: float, on_wait: Callable[[float], None] | 
             if on_wait is not None:
                 on_wait(time.monotonic() - began_s)
             patience_s = WAIT_TOLD_EVERY_S
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"cannot lock {lock.lock_file}: {error.strerror}; remove the file, or set TMPDIR"
+            ) from error
         else:
             return

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_quantgate.errors import CellError, ConfigError
+from pytest_quantgate.errors import CellError, ConfigError, EnvironmentProblem
 from pytest_quantgate.matrix.cells import NO_TEXT
 from pytest_quantgate.matrix.run import Run
 from pytest_quantgate.plugin.gating import NEEDS_REASON
@@ -49,7 +49,7 @@ def prepare(state: State) -> None:
         run.cache.prune()
         if state.options.shows_cells:
             _check_matrix(state, run)
-    except ConfigError as error:
+    except (ConfigError, EnvironmentProblem) as error:
         raise pytest.UsageError(str(error)) from error
     finally:
         state.close()

@@ -21,11 +21,11 @@ from types import MappingProxyType
 from typing import Any
 
 import psutil
-from filelock import FileLock, Timeout
-from platformdirs import user_cache_path
+from filelock import FileLock
 
 from pytest_quantgate.errors import ModelFileError
 from pytest_quantgate.storage.atomic import read_json, write_atomically, write_json
+from pytest_quantgate.storage.environment import cache_folder, environment
 from pytest_quantgate.storage.hashes import FileState, Hashes
 from pytest_quantgate.storage.keys import file_sha256
 
@@ -89,7 +89,7 @@ class Cache:
     """
 
     def __init__(self, folder: Path | None, max_bytes: int) -> None:
-        self.folder = folder or user_cache_path("pytest-quantgate", appauthor=False)
+        self.folder = folder or cache_folder()
         self._max_bytes = max_bytes
         self.hashes = Hashes(self.folder / "hashes", self.lock)
         self._verified: dict[Path, tuple[FileState, Entry]] = {}
@@ -97,14 +97,21 @@ class Cache:
     def sub(self, name: str) -> Path:
         """Return a folder of the cache, made if it is not there."""
         path = self.folder / name
-        path.mkdir(parents=True, exist_ok=True)
+        with environment("cannot make the folder", path):
+            path.mkdir(parents=True, exist_ok=True)
         return path
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Hold a lock between processes; it goes with a process that dies."""
-        with FileLock(self.sub("locks") / f"{name}.lock"):
+        path = self.sub("locks") / f"{name}.lock"
+        lock = FileLock(path)
+        with environment("cannot lock", path):
+            lock.acquire()
+        try:
             yield
+        finally:
+            lock.release()
 
     def artifact(
         self,
@@ -158,7 +165,7 @@ class Cache:
         try:
             with FileLock(path, timeout=0):
                 return False
-        except (Timeout, PermissionError):
+        except OSError:  # another process holds it, or nothing can be locked here
             return True
 
     def locks(self) -> list[str]:
@@ -257,7 +264,7 @@ class Cache:
                     _stamp_path(path).unlink(missing_ok=True)
                     path.unlink(missing_ok=True)
                     total -= size
-            except (Timeout, PermissionError):
+            except OSError:  # another process holds it, or nothing can be removed here
                 continue
 
     def _read(self, path: Path, identify: Callable[[Path], str]) -> Entry | None:
@@ -271,7 +278,8 @@ class Cache:
                 return None
         except ModelFileError:  # damaged where it says what it holds
             return None
-        os.utime(_stamp_path(path))
+        with contextlib.suppress(OSError):  # a cache that is shared and read alone
+            os.utime(_stamp_path(path))
         return Entry(
             path=path, identity=stamp["identity"], n_bytes=stamp["n_bytes"], facts=stamp["facts"]
         )
@@ -282,15 +290,16 @@ class Cache:
         make: Callable[[Path], dict[str, Any]],
         identify: Callable[[Path], str],
     ) -> Entry:
-        _stamp_path(path).unlink(missing_ok=True)
-        for old in path.parent.glob(f"{path.stem}.*.partial"):
-            old.unlink(missing_ok=True)  # a killed run's: nobody else writes under this lock
-        partial = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.partial")
-        try:
-            facts = make(partial)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with environment("cannot make", path):
+            _stamp_path(path).unlink(missing_ok=True)
+            for old in path.parent.glob(f"{path.stem}.*.partial"):
+                old.unlink(missing_ok=True)  # a killed run's: nobody else writes under this lock
+            partial = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.partial")
+            try:
+                facts = make(partial)
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
         identity, n_bytes = identify(path), path.stat().st_size
         write_json(
             _stamp_path(path),

@@ -16,6 +16,7 @@ from pathlib import Path
 from pytest_quantgate.config.schema import TextSettings
 from pytest_quantgate.config.settings import CALIBRATION_TEXT
 from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.storage.environment import path_below
 
 DOMAINS = ("encyclopedia", "dialogue", "code", "mathematics")
 
@@ -135,7 +136,7 @@ def load_text(name: str, texts: Mapping[str, TextSettings], root: Path) -> Text:
     sources = settings.domains or {name: settings.source or ""}
     parts = {}
     for domain, source in sources.items():
-        path = root / Path(source).expanduser()
+        path = path_below(root, source)
         try:
             parts[domain] = path.read_bytes()
         except OSError as error:

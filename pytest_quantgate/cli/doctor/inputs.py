@@ -7,7 +7,6 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from pytest_quantgate.artifacts.hub import ask_for, has_token, parse_hub_source
 from pytest_quantgate.artifacts.imatrix import read_header
@@ -21,6 +20,7 @@ from pytest_quantgate.config.schema import ImatrixSettings
 from pytest_quantgate.config.settings import NO_IMATRIX, Settings
 from pytest_quantgate.errors import CellError, CellTimeout, ConfigError
 from pytest_quantgate.gguf.reader import read_gguf
+from pytest_quantgate.storage.environment import path_below
 
 HUB_S = 8.0
 """How long the hub may take for all models."""
@@ -241,7 +241,7 @@ def _imatrices(section: Section, settings: Settings) -> None:
 def _imatrix(settings: Settings, name: str, imatrix: ImatrixSettings) -> str:
     """Return what a matrix is; raises ``ConfigError`` where it cannot be used."""
     if imatrix.file is not None:
-        header = read_header(name, settings.root / Path(imatrix.file).expanduser())
+        header = read_header(name, path_below(settings.root, imatrix.file))
         return f"a file, {header.n_bytes / 1e6:,.1f} MB"
     what = f"collected from the text {imatrix.text}"
     text = load_text(str(imatrix.text), settings.texts, settings.root)

@@ -120,7 +120,8 @@ class Progress(Interim):
 class Failed(Message):
     """The request cannot be done; the worker lives on.
 
-    ``kind`` is a verdict's name, or ``VALUE`` for arguments that are wrong.
+    ``kind`` is a verdict's name, ``VALUE`` for arguments that are wrong, or ``ENVIRONMENT`` for a
+    full disk and missing rights.
     """
 
     kind: str

@@ -5,6 +5,7 @@ Runs in the worker alone: standard library, numpy and llama_cpp.
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from collections.abc import Iterable
@@ -46,6 +47,11 @@ from pytest_quantgate.engines.worker.quantizing import plan_quantization, quanti
 from pytest_quantgate.engines.worker.scoring import Scorer
 from pytest_quantgate.engines.worker.speed import measure_speed
 
+REFUSED_BY_THE_MACHINE = frozenset(
+    {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, getattr(errno, "EDQUOT", errno.ENOSPC)}
+)
+"""Errors of a full disk and of missing rights."""
+
 
 class Channel(Protocol):
     """The part of an execnet channel that is used."""
@@ -73,6 +79,10 @@ def serve(channel: Channel) -> None:
             send(Failed(kind="VALUE", reason=str(error)))
         except EngineRefusal as error:
             send(Failed(kind="UNSUPPORTED", reason=str(error)))
+        except OSError as error:
+            traceback.print_exc(file=sys.stderr)
+            kind = "ENVIRONMENT" if error.errno in REFUSED_BY_THE_MACHINE else "CRASHED"
+            send(Failed(kind=kind, reason=f"{type(error).__name__}: {error}"))
         except MemoryError:
             send(Failed(kind="CRASHED", reason="out of memory"))
         except Exception as error:  # noqa: BLE001 # any fault is the cell's, told with its log
