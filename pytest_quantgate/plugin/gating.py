@@ -136,9 +136,7 @@ def _accept(
         looks = run.looks(cell)
         if looks:
             run.measurements.keep_tokens(measure_perplexity(run, cell, looks[-1]))
-        # The fixture is asked for here, not by the test, so that users' tests need not name it.
-        snapshot = item._request.getfixturevalue("snapshot")
-        accept(snapshot, run.store, candidate)
+        accept(item, run.store, candidate)
     record = replace(
         full.record,
         verdict=kind.value,

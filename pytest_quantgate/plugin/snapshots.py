@@ -10,8 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+from syrupy.assertion import SnapshotAssertion
 from syrupy.data import SnapshotCollections
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
+from syrupy.location import PyTestLocation
 
 from pytest_quantgate.results.baseline import Baseline, dump
 from pytest_quantgate.results.baseline_store import Store
@@ -55,14 +58,21 @@ def extension_for(path: Path) -> type[SingleFileSnapshotExtension]:
     return BaselineExtension
 
 
-def accept(snapshot: Any, store: Store, candidate: Baseline) -> None:
+def accept(item: pytest.Item, store: Store, candidate: Baseline) -> None:
     """Store a baseline by asserting it under ``--snapshot-update``.
 
+    This is what syrupy's fixture ``snapshot`` makes; a project may have another of that name.
+
     Args:
-        snapshot: syrupy's fixture of the test.
-        store: tells the file.
+        item: the test that the baseline is accepted for.
+        store: says which file is the baseline's.
         candidate: what is accepted.
 
     """
-    assertion = snapshot.use_extension(extension_for(store.path(candidate.key)))
+    assertion = SnapshotAssertion(
+        session=item.config._syrupy,  # type: ignore[attr-defined] # where syrupy keeps it
+        extension_class=extension_for(store.path(candidate.key)),
+        test_location=PyTestLocation(item),
+        update_snapshots=item.config.option.update_snapshots,
+    )
     assert candidate == assertion

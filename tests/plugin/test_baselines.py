@@ -311,3 +311,17 @@ def test_a_marker_of_the_drift_alone_needs_a_baseline_and_stops_early(fake: Proj
     result = fake.run("-k", "Q4_0")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*REGRESSED: PPL +* against the anchor over *"])
+
+
+def test_a_projects_own_fixture_snapshot_is_not_asked_for(project: Project) -> None:
+    """It may be anything: here it raises."""
+    project.use_fake_engine()
+    conftest = project.root / "conftest.py"
+    conftest.write_text(
+        conftest.read_text()
+        + "\n\nimport pytest\n\n@pytest.fixture\ndef snapshot(): raise OSError('not of syrupy')\n"
+    )
+    result = project.accept()
+    result.assert_outcomes(passed=3)
+    assert len(project.baselines) == 3
+    project.matrix().assert_outcomes(passed=3)
