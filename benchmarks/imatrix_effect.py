@@ -25,7 +25,8 @@ from pathlib import Path
 
 from pytest_quantgate import stats
 from pytest_quantgate.artifacts.texts import Text, built_in_text, make_text
-from pytest_quantgate.config.settings import Overrides, load_settings
+from pytest_quantgate.config.options import Overrides
+from pytest_quantgate.config.settings import load_settings
 from pytest_quantgate.matrix.cells import Cell
 from pytest_quantgate.matrix.run import Run
 from pytest_quantgate.metrics.scoring import measure_perplexity

@@ -17,7 +17,8 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_quantgate.config.settings import Overrides, Settings, load_settings
+from pytest_quantgate.config.options import Overrides
+from pytest_quantgate.config.settings import Settings, load_settings
 from pytest_quantgate.gate.loop import answer
 from pytest_quantgate.gate.question import Question
 from pytest_quantgate.matrix.run import Run

@@ -27,7 +27,8 @@ from typing import Any
 from kept_lines import read_lines
 
 from pytest_quantgate import stats
-from pytest_quantgate.config.settings import Overrides, load_settings
+from pytest_quantgate.config.options import Overrides
+from pytest_quantgate.config.settings import load_settings
 from pytest_quantgate.engines.devices import default_threads
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.engines.messages import MeasureSpeed

@@ -37,6 +37,15 @@ def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _not_in_ci() -> Iterator[None]:
+    """Let the tests' own runs be green without a gate, wherever these tests run."""
+    patch = pytest.MonkeyPatch()
+    patch.delenv("CI", raising=False)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _no_terminal() -> Iterator[None]:
     """Lay tables out for one width, however wide the terminal is that runs the tests.
 

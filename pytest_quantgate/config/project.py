@@ -1,4 +1,4 @@
-"""Which folder's ``pyproject.toml`` configures a command that runs without pytest."""
+"""Which folder's ``pyproject.toml`` configures a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 def project_folder(start: Path) -> Path:
     """Return the nearest folder with a ``pyproject.toml``, from ``start`` upwards; else ``start``.
 
-    That is the plugin's choice, unless a ``pytest.ini`` or its like stands in between.
+    Without pytest; its plugin prefers pytest's root folder.
     """
     folders = (start, *start.parents)
     return next((path for path in folders if (path / "pyproject.toml").is_file()), start)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import shlex
 import tomllib
 import types
 import typing
@@ -19,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pytest_quantgate.config.command_line import as_named
+from pytest_quantgate.config.options import Overrides
 from pytest_quantgate.config.schema import (
     DeviceSettings,
     EngineSettings,
@@ -82,44 +82,6 @@ ALL_FORMATS = "*"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Overrides:
-    """What the command line says instead of the configuration; None says nothing."""
-
-    profile: str | None = None
-    models: tuple[str, ...] | None = None
-    formats: tuple[str, ...] | None = None
-    parts: tuple[str, ...] | None = None
-    devices: tuple[str, ...] | None = None
-    texts: tuple[str, ...] | None = None
-    imatrices: tuple[str, ...] | None = None
-    engine: str | None = None
-    against: str | None = None
-    shard: str | None = None
-    reports: tuple[str, ...] | None = None
-    cache_dir: str | None = None
-
-    @property
-    def command(self) -> str:
-        """The command that runs the matrix over the same cells, those of all shards."""
-        given = {
-            "profile": self.profile,
-            "model": self.models,
-            "formats": self.formats,
-            "parts": self.parts,
-            "devices": self.devices,
-            "text": self.texts,
-            "imatrix": self.imatrices,
-            "engine": self.engine,
-            "against": self.against,
-        }
-        words = ["pytest", "--quant-matrix"]
-        for name, value in given.items():
-            if value is not None:
-                words += [f"--quant-{name}", value if isinstance(value, str) else ",".join(value)]
-        return shlex.join(words)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The configuration of one run, complete and checked.
 
@@ -150,6 +112,19 @@ class Settings:
     limits: Mapping[str, Limits] = field(default_factory=dict)
     other_profiles: Mapping[str, ProfileSettings] = field(default_factory=dict)
     overrides: Overrides = field(default_factory=Overrides)
+
+    @property
+    def explores(self) -> bool:
+        """Whether the command line asks a built-in profile for other cells than it ships with.
+
+        Those that have a shipped baseline are held against it; of the others none can be missing.
+        """
+        return self.uses_built_in_profile and self.overrides.changes_cells
+
+    @property
+    def declines_gate(self) -> bool:
+        """Whether the profile says ``gate = false`` itself."""
+        return not self.profile.gate and "gate" in self.profile.model_fields_set
 
 
 def _tables_of(annotation: object) -> type[Table] | None:
@@ -260,20 +235,7 @@ def _profile(tables: Tables, overrides: Overrides) -> tuple[str, ProfileSettings
     name = overrides.profile or tables.profile
     profiles = {**BUILT_IN_PROFILES, **tables.profiles}
     profile = profiles[_known("profile", name, profiles)]
-    given = {
-        key: value
-        for key in (
-            "models",
-            "formats",
-            "parts",
-            "devices",
-            "texts",
-            "imatrices",
-            "engine",
-            "against",
-        )
-        if (value := getattr(overrides, key)) is not None
-    }
+    given = overrides.of_matrix
     if not given:
         return name, profile
     try:
@@ -342,8 +304,8 @@ def _name_engines(overrides: Overrides) -> tuple[Overrides, dict[str, EngineSett
 def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
     """Read the configuration below ``root`` and apply the command line's overrides.
 
-    A model or text on the command line may be a name, or a path, ``package:`` or ``hf:`` source,
-    which then gets the name of its file.
+    A model, text or importance matrix of the profile or the command line may be a name, or a path
+    or other source, which then gets the name of its file.
 
     Raises:
         ConfigError: anything that cannot be used, in one line.
@@ -365,15 +327,15 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
     }
     models = {**_BUILT_IN_MODELS, **tables.models}
     texts = dict(tables.texts)
-    model_names = as_named("model", overrides.models, models, (".gguf",), root)
-    text_names = as_named("text", overrides.texts, (*texts, *BUILT_IN_TEXTS), _TEXT_ENDINGS, root)
     imatrices = {**_BUILT_IN_IMATRICES, **tables.imatrices}
-    imatrix_names = as_named("imatrix", overrides.imatrices, imatrices, (".gguf", ".dat"), root)
+    named, described = _name_engines(overrides)
+    name, profile = _profile(tables, named)
+    model_names = as_named("model", profile.models, models, (".gguf",), root)
+    text_names = as_named("text", profile.texts, (*texts, *BUILT_IN_TEXTS), _TEXT_ENDINGS, root)
+    imatrix_names = as_named("imatrix", profile.imatrices, imatrices, (".gguf", ".dat"), root)
     models |= {name: ModelSettings(source=source) for source, name in model_names.items()}
     texts |= {name: TextSettings(source=source) for source, name in text_names.items()}
     imatrices |= {name: ImatrixSettings(file=file) for file, name in imatrix_names.items()}
-    named, described = _name_engines(overrides)
-    name, profile = _profile(tables, named)
     profile = profile.model_copy(
         update={
             "models": tuple(model_names.get(item, item) for item in profile.models),

@@ -195,7 +195,7 @@ class Run:
         profile = self.settings.profile
         return (
             bool(profile.gate or profile.against)
-            or self.store.has_any(self._keys)
+            or self.store.has_any(self._keys, shipped=not self.settings.explores)
             or any(self.keys_before(cell) for cell in self.matrix)
         )
 

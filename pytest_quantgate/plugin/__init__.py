@@ -58,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{marker.name}{marker.signature}: {marker.help}")
     state = make_state(config)
     config.stash[STATE] = state
-    if state.options.any_suite or state.options.shard is not None:
+    if state.options.any_suite or state.options.overrides.shard is not None:
         from pytest_quantgate.plugin.suite_nodes import prepare
 
         prepare(state)
@@ -106,7 +106,7 @@ def pytest_collection_modifyitems(
         from pytest_quantgate.plugin.suite_nodes import collect
 
         items.extend(collect(session, state))
-    if state.options.shard is not None:
+    if state.options.overrides.shard is not None:
         from pytest_quantgate.plugin.suite_nodes import deselect_other_shards
 
         deselect_other_shards(config, state, items)
@@ -176,6 +176,16 @@ def pytest_report_teststatus(
     return answer
 
 
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say which configuration the built-in suites use."""
+    state = config.stash[STATE]
+    if not state.options.any_suite:
+        return None
+    from pytest_quantgate.plugin.suite_nodes import header_line
+
+    return header_line(state)
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Start to show progress, in the process that has the terminal."""
     state = session.config.stash[STATE]
@@ -196,11 +206,13 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]
 
         check_something_judged(session, state)
     yield
-    if state.options.shard is not None and not state.is_xdist_worker:
+    if state.options.overrides.shard is not None and not state.is_xdist_worker:
         # After the others: syrupy joins its exit status to the one that the run had.
         from pytest_quantgate.plugin.terminal import excuse_empty_shard
 
         excuse_empty_shard(session, state)
+    if state.lost_report:
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(

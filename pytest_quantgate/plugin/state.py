@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_quantgate.config.project import project_folder as nearest_project
 from pytest_quantgate.plugin.options import Options, read_options
 
 if TYPE_CHECKING:
@@ -20,14 +21,15 @@ if TYPE_CHECKING:
 class State:
     """What hooks of one process share.
 
-    ``run`` is there once something was asked for; ``saw_cells`` tells that a test, perhaps in
-    another process of pytest-xdist, judged a cell.
+    ``run`` is there once something was asked for; ``saw_cells`` says that a test, perhaps in
+    another process of pytest-xdist, judged a cell; ``lost_report`` that one was not written.
     """
 
     config: pytest.Config
     options: Options
     run_id: str
     saw_cells: bool = False
+    lost_report: bool = False
     run: Run | None = None
     progress: Progress | None = None
 
@@ -47,7 +49,7 @@ class State:
             from pytest_quantgate.config.settings import load_settings
             from pytest_quantgate.matrix.run import Run
 
-            settings = load_settings(project_folder(self.config), self.options.overrides())
+            settings = load_settings(project_folder(self.config), self.options.overrides)
             hook = self.config.hook.pytest_quantgate_make_engine
             self.run = Run(
                 settings,
@@ -77,12 +79,13 @@ def project_folder(config: pytest.Config) -> Path:
     """Return the folder whose ``pyproject.toml`` configures the run.
 
     pytest takes an option's value that is a path for an argument, and may so find a root folder
-    above the project; the folder where it was started comes first if it has a configuration, or
-    if pytest found none anywhere.
+    above the project; the folder where it was started comes first if it has a configuration.
     """
     start = config.invocation_params.dir
-    is_project = (start / "pyproject.toml").is_file() or config.inipath is None
-    return start if is_project else config.rootpath
+    for folder in (start, config.rootpath):
+        if (folder / "pyproject.toml").is_file():
+            return folder
+    return nearest_project(start)
 
 
 STATE = pytest.StashKey[State]()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,6 +48,7 @@ def prepare(state: State) -> None:
         return
     try:
         run = state.open_run()
+        _check_reports(run.settings.reports)
         run.cache.prune()
         if state.options.shows_cells:
             _check_matrix(state, run)
@@ -53,6 +56,36 @@ def prepare(state: State) -> None:
         raise pytest.UsageError(str(error)) from error
     finally:
         state.close()
+
+
+def _check_reports(paths: Iterable[Path]) -> None:
+    """Refuse a report that could not be written, before anything is measured."""
+    for path in paths:
+        folder = next(folder for folder in path.parents if folder.exists())
+        if path.is_dir() or not folder.is_dir():
+            problem = "it is a folder" if path.is_dir() else f"{folder} is no folder"
+        elif not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+            problem = f"{folder} cannot be written to"
+        else:
+            continue
+        raise ConfigError(
+            f"--quant-report {str(path)!r}: {problem}; give the path of a file in a folder that"
+            " you may write to"
+        )
+
+
+def header_line(state: State) -> str:
+    """Return which configuration a run uses."""
+    settings = state.open_run().settings
+    name, path = settings.profile_name, settings.root / "pyproject.toml"
+    if not settings.uses_built_in_profile:
+        return f"quantgate: profile {name!r} of {path}"
+    lacks = "has no profile of that name" if path.is_file() else "does not exist"
+    explores = ", with other cells: those without a shipped baseline are measured, not gated"
+    return (
+        f"quantgate: the built-in profile {name!r} ({path} {lacks})"
+        f"{explores if settings.explores else ''}"
+    )
 
 
 def _check_matrix(state: State, run: Run) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gate.provenance import engine_facts, settings_used
 from pytest_quantgate.matrix.run import Run
 from pytest_quantgate.matrix.sharding import hash_matrix
@@ -85,6 +87,12 @@ _WITHOUT_TESTS = (
 _OF_THE_LAST_RUN = ("lf", "stepwise")
 
 
+def _must_gate(state: State, run: Run) -> bool:
+    """Return whether a run that gates no cell is red: in CI, unless its profile declines."""
+    in_ci = os.environ.get("CI", "").lower() not in {"", "0", "false", "no"}
+    return in_ci and not run.settings.declines_gate and not state.options.update_baselines
+
+
 def _must_judge(state: State, run: Run) -> bool:
     """Return whether a run that judges no cell is red.
 
@@ -92,13 +100,22 @@ def _must_judge(state: State, run: Run) -> bool:
     """
     excuses = (*_WITHOUT_TESTS, *_OF_THE_LAST_RUN)
     excused = any(state.config.getoption(name, False) for name in excuses)
-    return state.options.matrix and run.gated and bool(run.cells) and not excused
+    must = run.gated or _must_gate(state, run)
+    return state.options.matrix and must and bool(run.cells) and not excused
+
+
+def _is_gated(record: CellRecord) -> bool:
+    """Return whether a cell was held against something."""
+    return not record.is_skipped and record.kind is not VerdictKind.MEASURED
 
 
 def check_something_judged(session: pytest.Session, state: State) -> None:
-    """Make a gated run in which no cell was judged fail, but not a shard that has none."""
+    """Make a run red that had to judge or gate cells and did with none; not an empty shard."""
     run = state.open_run()
-    if _must_judge(state, run) and not read_records(run):
+    if not _must_judge(state, run):
+        return
+    records = read_records(run)
+    if not records or (_must_gate(state, run) and not any(map(_is_gated, records))):
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
@@ -115,7 +132,7 @@ def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
     if not any((run.folder / "records").glob("*.json")):
         # The models are not looked at here: the codecs alone need none of them.
         if state.options.shows_cells and run.settings.shard is not None:
-            _write_reports(reporter, run, make_record(state, run))
+            _write_reports(reporter, state, run, make_record(state, run))
         state.close()
         if run.settings.shard is not None and not run.cells:
             reporter.write_line(
@@ -123,7 +140,8 @@ def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
                 " there are, which is green"
             )
         elif _must_judge(state, run):
-            reporter.write_line("quantgate: no cell was judged, so the gated run is red", red=True)
+            what = "gated run" if run.gated else "run in CI"
+            reporter.write_line(f"quantgate: no cell was judged, so the {what} is red", red=True)
         return
     record = make_record(state, run)
     state.close()
@@ -133,6 +151,13 @@ def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
     for cell in record.cells:
         if cell.accepted:
             reporter.write_line(f"accepted {cell.id}: {cell.accepted}")
+    if state.options.matrix and _must_gate(state, run) and not any(map(_is_gated, record.cells)):
+        table = f"[tool.quantgate.profiles.{run.settings.profile_name}]"
+        reporter.write_line(
+            "quantgate: no cell was gated, so the run in CI is red; store baselines, or set"
+            f" gate = false in {table} to measure only",
+            red=True,
+        )
     unjudged = [c for c in record.cells if c.kind is VerdictKind.MEASURED and not c.accepted]
     if unjudged and not run.gated:
         reporter.write_line("No baseline is stored for these cells and settings. Store them with:")
@@ -144,10 +169,17 @@ def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
             f"quantgate: shard {run.settings.shard}, {len(run.cells)} of {len(run.matrix)} cells;"
             " join the records of all with quantgate merge"
         )
-    _write_reports(reporter, run, record)
+    _write_reports(reporter, state, run, record)
 
 
-def _write_reports(reporter: pytest.TerminalReporter, run: Run, record: RunRecord) -> None:
+def _write_reports(
+    reporter: pytest.TerminalReporter, state: State, run: Run, record: RunRecord
+) -> None:
     for path in run.settings.reports:
-        write_report(path, record)
-        reporter.write_line(f"wrote {path}")
+        try:
+            write_report(path, record)
+        except ConfigError as error:
+            state.lost_report = True
+            reporter.write_line(f"quantgate: {error}", red=True)
+        else:
+            reporter.write_line(f"wrote {path}")

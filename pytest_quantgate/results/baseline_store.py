@@ -99,6 +99,7 @@ class Store:
                 found.append(stored)
         return tuple(found)
 
-    def has_any(self, keys: Iterable[Key]) -> bool:
-        """Tell whether any of the keys has a file, readable or not."""
-        return any((folder / file_name(key)).exists() for key in keys for folder in self._folders)
+    def has_any(self, keys: Iterable[Key], *, shipped: bool = True) -> bool:
+        """Return whether any of the keys has a file, readable or not."""
+        folders = self._folders if shipped else [self.folder]
+        return any((folder / file_name(key)).exists() for key in keys for folder in folders)

@@ -16,7 +16,8 @@ import pytest
 
 from pytest_quantgate.artifacts.hub import HubFile, fetch, parse_hub_source
 from pytest_quantgate.artifacts.models import find_model, find_source
-from pytest_quantgate.config.settings import Overrides, load_settings
+from pytest_quantgate.config.options import Overrides
+from pytest_quantgate.config.settings import load_settings
 from pytest_quantgate.errors import CellUnavailable, ModelFileError
 from tests.conftest import Project
 

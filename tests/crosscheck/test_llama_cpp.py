@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from pytest_quantgate.artifacts.files import CellFile
-from pytest_quantgate.config.settings import Overrides, load_settings
+from pytest_quantgate.config.options import Overrides
+from pytest_quantgate.config.settings import load_settings
 from pytest_quantgate.engines.messages import Message, Score, SummedChunk
 from pytest_quantgate.gate.provenance import engine_facts
 from pytest_quantgate.matrix.run import Run

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_quantgate.config.settings import Overrides, load_settings
+from pytest_quantgate.config.options import Overrides
+from pytest_quantgate.config.settings import load_settings
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.engines.messages import Quantize
 from pytest_quantgate.errors import ConfigError

@@ -14,7 +14,8 @@ from pytest_quantgate.cli.doctor.project import Project, project_of
 from pytest_quantgate.cli.doctor.quietness import examine_quietness
 from pytest_quantgate.cli.doctor.storage import examine_storage
 from pytest_quantgate.cli.doctor.stored import examine_stored
-from pytest_quantgate.config.settings import Overrides, load_settings
+from pytest_quantgate.config.options import Overrides
+from pytest_quantgate.config.settings import load_settings
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gguf.embedded import EMBEDDED
 

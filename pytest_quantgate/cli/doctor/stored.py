@@ -13,7 +13,8 @@ from typing import Any
 from pytest_quantgate.artifacts.models import Model
 from pytest_quantgate.cli.doctor.findings import Section
 from pytest_quantgate.cli.doctor.project import Models, Project
-from pytest_quantgate.config.settings import BUILT_IN_PROFILES, Overrides, Settings, load_settings
+from pytest_quantgate.config.options import Overrides
+from pytest_quantgate.config.settings import BUILT_IN_PROFILES, Settings, load_settings
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.matrix.cells import expand_sources
 from pytest_quantgate.matrix.keys import key_of_cell
