@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -147,9 +148,30 @@ class Shares:
         )
 
 
-def as_any_change(change: Change, nll: PairedEstimate, kld: PairedEstimate, look: Look) -> Outcome:
-    """Decide as of any other change: each limit by itself, the divergence's with a lower floor."""
-    outcomes = [
+class Rule(Enum):
+    """How a change is judged."""
+
+    PERPLEXITY_ALONE = "by the limit on perplexity"
+    ANY_CHANGE = "by each limit by itself, the divergence's with a lower floor"
+    RUNTIME = "as a change of the runtime alone"
+
+
+def outcome_by(
+    rule: Rule, change: Change, nll: PairedEstimate, kld: PairedEstimate, look: Look
+) -> Outcome:
+    """Decide at a look."""
+    if rule is Rule.RUNTIME:
+        return decide_runtime_change(
+            nll,
+            kld,
+            ppl_limit_nats=change.ppl_limit_nats,
+            kld_limit_nats=change.kld_limit_nats,
+            look=look,
+        ).outcome
+    limits = [(nll, change.ppl_limit_nats)]
+    if rule is Rule.ANY_CHANGE:
+        limits.append((kld, max(KLD_SHARE * change.kld_nats, MIN_KLD_INCREASE_NATS)))
+    outcomes = {
         decide(
             estimate,
             limit,
@@ -158,14 +180,11 @@ def as_any_change(change: Change, nll: PairedEstimate, kld: PairedEstimate, look
             identical=False,
             last_look=look.is_last,
         ).outcome
-        for estimate, limit in (
-            (nll, change.ppl_limit_nats),
-            (kld, max(KLD_SHARE * change.kld_nats, MIN_KLD_INCREASE_NATS)),
-        )
-    ]
+        for estimate, limit in limits
+    }
     if Outcome.OUTSIDE in outcomes:
         return Outcome.OUTSIDE
-    return Outcome.INSIDE if set(outcomes) == {Outcome.INSIDE} else Outcome.UNDECIDED
+    return Outcome.INSIDE if outcomes == {Outcome.INSIDE} else Outcome.UNDECIDED
 
 
 def simulate(
@@ -174,8 +193,7 @@ def simulate(
     kld: FloatArray,
     looks: tuple[Look, ...],
     simulations: int,
-    *,
-    as_runtime: bool = True,
+    rule: Rule,
 ) -> Shares:
     """Draw texts, and count what is decided of (chunks,) sums of two metrics' differences."""
     rng = np.random.default_rng(7)
@@ -185,26 +203,26 @@ def simulate(
         tokens = change.text.chunks.tokens[picked]
         for number, look in enumerate(looks):
             head = picked[: look.chunks]
-            of_nll, of_kld = (
+            estimates = [
                 compare_paired(
                     np.zeros(head.size), sums[head], tokens[: head.size], labels[: head.size]
                 )
                 for sums in (nll, kld)
-            )
-            if as_runtime:
-                outcome = decide_runtime_change(
-                    of_nll,
-                    of_kld,
-                    ppl_limit_nats=change.ppl_limit_nats,
-                    kld_limit_nats=change.kld_limit_nats,
-                    look=look,
-                ).outcome
-            else:
-                outcome = as_any_change(change, of_nll, of_kld, look)
+            ]
+            outcome = outcome_by(rule, change, estimates[0], estimates[1], look)
             if outcome is not Outcome.UNDECIDED:
                 (green if outcome is Outcome.INSIDE else red)[number:] += 1
                 break
     return Shares(green=green / simulations, red=red / simulations)
+
+
+def skewnesses(change: Change) -> tuple[float, float]:
+    """Return the skewness of the chunks' differences a token, of perplexity and divergence."""
+    chunks = change.text.chunks
+    assert chunks.kld_nats is not None
+    columns = [sums / chunks.tokens for sums in (chunks.nats, chunks.kld_nats)]
+    nll, kld = (float(np.mean((x - x.mean()) ** 3) / x.std() ** 3) for x in columns)
+    return nll, kld
 
 
 def recentred(change: Change, nll_nats: float, kld_nats: float) -> tuple[FloatArray, FloatArray]:
@@ -248,30 +266,36 @@ def main() -> None:
         for change in harmless:
             nll, kld = recentred(change, 0, 0)
             rows = [
-                simulate(change, nll, kld, looks, count, as_runtime=as_runtime)
-                for as_runtime in (False, True)
+                simulate(change, nll, kld, looks, count, rule)
+                for rule in (Rule.ANY_CHANGE, Rule.RUNTIME)
             ]
             print(f"| {change.name} | {rows[0]} | {rows[1]} |", flush=True)
     if "levels" in arguments.tables:
-        # At its own limit each is green in at most 5 % and red in at most 0.1 %.
-        print("\n| at the limit | divergence: green | red | ppl: green | red | ppl × 4: green |")
-        print("|---|---|---|---|---|---|")
+        # At a limit, at most 5 % may be green and 0.1 % red.
+        print(
+            "\n| harmless change | skewness: PPL, KLD | PPL at its limit, alone: green | red |"
+            " KLD at its limit: green | red | PPL at 4 limits: green |"
+        )
+        print("|---|---|--:|--:|--:|--:|--:|")
         for change in harmless:
-            at = (
-                (0.0, change.kld_limit_nats),
-                (change.ppl_limit_nats, 0.0),
-                (PPL_ALLOWANCE * change.ppl_limit_nats, 0.0),
-            )
-            shares = [simulate(change, *recentred(change, *true), looks, count) for true in at]
-            last = ", ".join(f"{100 * share:.1f}" for share in shares[2].green)
-            print(f"| {change.name} | {shares[0]} | {shares[1]} | {last} |", flush=True)
+            skewed = ", ".join(f"{value:+.1f}" for value in skewnesses(change))
+            cells = []
+            for nll_nats, kld_nats, rule in (
+                (change.ppl_limit_nats, 0.0, Rule.PERPLEXITY_ALONE),
+                (0.0, change.kld_limit_nats, Rule.RUNTIME),
+                (PPL_ALLOWANCE * change.ppl_limit_nats, 0.0, Rule.RUNTIME),
+            ):
+                nll, kld = recentred(change, nll_nats, kld_nats)
+                at = simulate(change, nll, kld, looks, count, rule)
+                cells += [f"{100 * at.green[-1]:.2f}", f"{100 * at.red[-1]:.3f}"]
+            print(f"| {change.name} | {skewed} | {' | '.join(cells[:-1])} |", flush=True)
     if "damage" in arguments.tables:
         print("\n| damage | true change of PPL | green | red |\n|---|---|---|---|")
         for change in load(arguments.file, "damage"):
             for relative in (0.0025, 0.005, 0.01):
-                sums = scaled(change, relative)
-                if sums is not None and arguments.only in change.name:
-                    found = simulate(change, *sums, looks, count)
+                damage = scaled(change, relative)
+                if damage is not None and arguments.only in change.name:
+                    found = simulate(change, *damage, looks, count, Rule.RUNTIME)
                     print(f"| {change.name} | {100 * relative:+g} % | {found} |", flush=True)
 
 
