@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pytest_quantgate import stats
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.cause import find_cause
 from pytest_quantgate.gate.judges.batches import judge_batches
-from pytest_quantgate.gate.judges.bounds import Look, not_comparable
+from pytest_quantgate.gate.judges.bounds import not_comparable
 from pytest_quantgate.gate.judges.devices import judge_devices
 from pytest_quantgate.gate.judges.divergence import judge_divergence
 from pytest_quantgate.gate.judges.imatrix import judge_imatrix
@@ -29,17 +28,7 @@ from pytest_quantgate.results.verdicts import (
     VerdictKind,
     worst,
 )
-
-
-def declared_looks(chunks: tuple[int, ...]) -> tuple[Look, ...]:
-    """Return the looks of numbers of chunks declared beforehand."""
-    passing = stats.spending(chunks, stats.ALPHA_PASS)
-    regressed = stats.spending(chunks, stats.ALPHA_REGRESSED)
-    return tuple(
-        Look(alpha_pass=p, alpha_regressed=r, is_last=number == len(chunks) - 1)
-        for number, (p, r) in enumerate(zip(passing, regressed, strict=True))
-    )
-
+from pytest_quantgate.stats import Look
 
 BY_CHUNK = frozenset({"perplexity", "divergence"})
 """The metrics that need the text's chunks; the others are measured once, or read off the file."""

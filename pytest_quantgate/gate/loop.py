@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pytest_quantgate import stats
 from pytest_quantgate.config.limits import profile_limits
 from pytest_quantgate.errors import CellError
 from pytest_quantgate.gate.acceptance import make_baseline
-from pytest_quantgate.gate.judge import JUDGES, OF_SHAPES, conclude, declared_looks
+from pytest_quantgate.gate.judge import JUDGES, OF_SHAPES, conclude
 from pytest_quantgate.gate.judges.absent import judge_absent, notes_of_absent, why_nothing
-from pytest_quantgate.gate.judges.bounds import Look
 from pytest_quantgate.gate.measuring import CellMeasurement, measure_cell
 from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.gate.question import Answer, Asked, Question
@@ -108,7 +108,7 @@ def _answer(
     run.device(cell)  # one that is not there is refused before anything is made
     source = source_of(run, cell)
     asked = _ask(run, cell, questions, measured)
-    for n_chunks, look in _looks(run, cell, asked, full=full):
+    for n_chunks, look in _looks(run, cell, asked, source, full=full):
         now = measure_cell(run, cell, n_chunks, asked.measured)
         before = source.before(now, asked, n_chunks)
         seen = _observe(run, now, before, asked)
@@ -162,13 +162,22 @@ def _questions_of_shape(
     return kept, left_out
 
 
-def _looks(run: Run, cell: Cell, asked: Asked, *, full: bool) -> Iterator[tuple[int | None, Look]]:
+def _looks(
+    run: Run, cell: Cell, asked: Asked, source: BaselineSource, *, full: bool
+) -> Iterator[tuple[int | None, stats.Look]]:
     """Return the numbers of chunks at which the cell may be decided; None scores no text."""
     has_text = run.model(cell.model).shape is None
     if not (has_text and (full or needs_text(cell, asked.metrics))):
-        return iter([(None, declared_looks((1,))[0])])
-    looks = run.looks(cell)
-    return iter(zip(looks, declared_looks(looks), strict=True))
+        return iter([(None, stats.plan_looks((), 1, 1)[0])])
+    plan, budget = run.chunk_plan(cell.model, cell.text), run.looks(cell)[-1]
+    available = min(source.n_chunks or budget, plan.n_chunks)
+    looks = stats.plan_looks(
+        run.settings.profile.looks or (),
+        budget if full else available,
+        plan.n_chunks,
+        plan.clusters,
+    )
+    return iter((look.chunks, look) for look in looks)
 
 
 def _observe(run: Run, now: CellMeasurement, before: Before, asked: Asked) -> Observation:
@@ -205,7 +214,7 @@ def _is_same_computation(run: Run, now: CellMeasurement, before: Before) -> bool
 
 
 def _judge(
-    seen: Observation, before: Before, asked: Asked, source: BaselineSource, look: Look
+    seen: Observation, before: Before, asked: Asked, source: BaselineSource, look: stats.Look
 ) -> Verdict:
     """Judge all that was asked, and conclude."""
     judgements = [

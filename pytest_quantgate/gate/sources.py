@@ -61,6 +61,10 @@ class Before:
 class BaselineSource(Protocol):
     """Where what a cell is held against comes from."""
 
+    @property
+    def n_chunks(self) -> int | None:
+        """How many chunks it has, up to which runs go on; None where it has what the run has."""
+
     def before(self, now: CellMeasurement, asked: Asked, n_chunks: int | None) -> Before:
         """Return what stands as the baseline of as many chunks as were scored.
 
@@ -97,6 +101,14 @@ class StoredBaselines:
     def __init__(self, run: Run, cell: Cell) -> None:
         self._run, self._cell = run, cell
         self._stored = run.stored(cell)
+
+    @property
+    def n_chunks(self) -> int | None:
+        """Chunks of the stored baseline."""
+        baseline = self._stored.baseline
+        if baseline is None or baseline.perplexity is None:
+            return None
+        return len(baseline.perplexity.chunks)
 
     def before(self, now: CellMeasurement, asked: Asked, n_chunks: int | None) -> Before:
         """Return the stored baselines of the cell and its reference."""
@@ -184,6 +196,11 @@ class OldEngine:
             run.described_file(self._old_cell)
         except CellError as error:
             self._set_aside(error)
+
+    @property
+    def n_chunks(self) -> int | None:
+        """None: it measures the chunks that the run does."""
+        return None
 
     def _set_aside(self, error: CellError) -> None:
         """Go on without the old engine in a cell that it cannot measure: the new one can.

@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pytest_quantgate import stats
 from pytest_quantgate.artifacts.files import CellFile, Files
 from pytest_quantgate.artifacts.imatrix import Imatrices, Imatrix, read_header
 from pytest_quantgate.artifacts.models import Model, find_model
@@ -350,12 +351,15 @@ class Run:
             )
 
     def looks(self, cell: Cell) -> tuple[int, ...]:
-        """Return the numbers of chunks after which a cell may be decided; none for a shape."""
+        """Return the numbers of chunks up to the budget at which a cell may be decided.
+
+        A shape has none; a cell whose baseline is longer goes on to its end.
+        """
         if cell.text == NO_TEXT:
             return ()
-        available = self.chunk_plan(cell.model, cell.text).n_chunks
-        declared = self.settings.profile.look_chunks
-        return tuple(sorted({min(look, available) for look in declared}))
+        profile, n_chunks = self.settings.profile, self.chunk_plan(cell.model, cell.text).n_chunks
+        looks = stats.plan_looks(profile.looks or (), min(profile.chunks, n_chunks), n_chunks)
+        return tuple(look.chunks for look in looks)
 
     # Files
 

@@ -19,8 +19,8 @@ MIN_CLUSTERS = 8
 FIRST_LOOK = 16
 """The first look where none is declared; the further ones are 32, 64, 128, …"""
 
-_HALFWAY_SHARE = 0.25
-"""What a budget that ends halfway between two looks may spend of what lies between them."""
+_BETWEEN_SHARE = 0.25
+"""What a comparison that ends between two looks may spend of what the second one could."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +73,11 @@ def plan_looks(
 
     They are the declared ones (`FIRST_LOOK` if there are none), then twice the last one, four
     times, … up to what is available, and the end of the text, which may spend all that is left.
-    What is available short of the text's end ends at such a look or halfway to the next one. Each
-    look's share follows from its own number of chunks, the declared looks and the text alone, and
-    over all that could ever be available the shares add up to at most α: raising a budget, or
-    storing a longer baseline, never spends an error twice. (Where even the first look is beyond
-    what is available, that is the only look, and a larger budget begins anew.)
+    Where the chunks end between two looks they end with a look of their own. What each may spend
+    follows from its number of chunks, the declared looks and the text alone, and over all looks
+    of a text, with one end between each two of them, the shares add up to at most α: raising a
+    budget, or storing a longer baseline, never spends an error twice. (Where even the first look
+    is beyond what is available, that is the only look, and a larger budget begins anew.)
 
     Args:
         declared: numbers of chunks, increasing.
@@ -98,7 +98,7 @@ def plan_looks(
     _check_increasing(first_looks)
     if first_looks[0] > available:
         first_looks = (available,)
-    regular, halfway = _fractions(first_looks, text_chunks)
+    regular, between = _fractions(first_looks, text_chunks)
     labels = range(available) if clusters is None else clusters
     fractions: dict[int, float] = {}
     unspent = 0.0
@@ -107,10 +107,9 @@ def plan_looks(
             enough = len(set(labels[:chunks])) >= MIN_CLUSTERS
             fractions[chunks] = unspent + fraction if enough else 0.0
             unspent = 0.0 if enough else unspent + fraction
-    for chunks, fraction in halfway.items():
-        if max(fractions) < chunks <= available:
-            enough = len(set(labels[:chunks])) >= MIN_CLUSTERS
-            fractions[chunks] = fraction if enough else 0.0
+    if available not in fractions:
+        enough = len(set(labels[:available])) >= MIN_CLUSTERS
+        fractions[available] = between[max(fractions)] if enough else 0.0
     return tuple(
         Look(
             chunks=chunks,
@@ -125,24 +124,21 @@ def plan_looks(
 def _fractions(
     first_looks: Sequence[int], text_chunks: int
 ) -> tuple[dict[int, float], dict[int, float]]:
-    """Return what each look of a text may spend of an error, and each end halfway between two."""
+    """Return what each look of a text may spend of an error, and an end after each of them."""
     looks = list(first_looks)
     while looks[-1] < text_chunks:
         looks.append(2 * looks[-1])
     first = looks[0]
     regular = {first: spent_fraction(first, first)} if first < text_chunks else {}
-    halfway = {}
+    between = {}
     for low, high in pairwise(looks):
         added = spent_fraction(high, first) - spent_fraction(low, first)
-        middle = (low + high) // 2
-        if low < middle < text_chunks:
-            halfway[middle] = _HALFWAY_SHARE * added
+        if low < text_chunks:
+            between[low] = _BETWEEN_SHARE * added
         if high < text_chunks:
-            regular[high] = (1 - _HALFWAY_SHARE) * added
-        else:
-            break
-    regular[text_chunks] = 1 - sum(regular.values()) - sum(halfway.values())
-    return regular, halfway
+            regular[high] = (1 - _BETWEEN_SHARE) * added
+    regular[text_chunks] = 1 - sum(regular.values()) - sum(between.values())
+    return regular, between
 
 
 def _check_increasing(looks: Sequence[int]) -> None:

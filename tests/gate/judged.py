@@ -13,8 +13,7 @@ import numpy as np
 from pytest_quantgate.config.limits import default_limits
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.acceptance import make_baseline
-from pytest_quantgate.gate.judge import conclude, declared_looks
-from pytest_quantgate.gate.judges.bounds import Look
+from pytest_quantgate.gate.judge import conclude
 from pytest_quantgate.gate.judges.perplexity import judge_perplexity
 from pytest_quantgate.gate.judges.size import judge_size
 from pytest_quantgate.gate.observation import Observation
@@ -27,8 +26,9 @@ from pytest_quantgate.results.chunk_table import ChunkTable
 from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement, TokenChanges
 from pytest_quantgate.results.record import CellRecord
 from pytest_quantgate.results.verdicts import Verdict
+from pytest_quantgate.stats import Look, plan_looks
 
-LAST = declared_looks((16,))[0]
+LAST = plan_looks((16,), 16, 16)[0]
 FORMAT = find_format("Q4_K_M")
 TENSORS = (
     TensorDigest(name="token_embd.weight", type="Q6_K", sha256="a" * 64),

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_quantgate.config.limits import default_limits
 from pytest_quantgate.config.schema import Limits
-from pytest_quantgate.gate.judge import conclude, declared_looks
+from pytest_quantgate.gate.judge import conclude
 from pytest_quantgate.gate.judges.batches import judge_batches
 from pytest_quantgate.gate.judges.divergence import judge_divergence
 from pytest_quantgate.gate.judges.perplexity import judge_perplexity
@@ -18,9 +18,10 @@ from pytest_quantgate.results.baseline import Baseline, Divergence
 from pytest_quantgate.results.measurements.batches import BatchMeasurement, Geometry
 from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
 from pytest_quantgate.results.verdicts import VerdictKind
+from pytest_quantgate.stats import plan_looks
 from tests.gate.judged import BASELINE, FORMAT, change_cell, measurement, observe, wobble
 
-LAST = declared_looks((16,))[0]
+LAST = plan_looks((16,), 16, 16)[0]
 
 
 def diverging(kld: float, amplitude: float = 0.1) -> PerplexityMeasurement:

@@ -6,16 +6,16 @@ from dataclasses import replace
 
 from pytest_quantgate.config.limits import default_limits
 from pytest_quantgate.config.schema import Limits
-from pytest_quantgate.gate.judge import declared_looks
 from pytest_quantgate.gate.judges.routing import judge_routing
 from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.gguf.formats import find_format
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.measurements.routing import LayerRouting, RoutingMeasurement
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.stats import plan_looks
 from tests.gate.judged import BASELINE, baseline_of, change_cell, observe
 
-LAST = declared_looks((16,))[0]
+LAST = plan_looks((16,), 16, 16)[0]
 DEFAULT = default_limits(find_format("Q4_K_M"))
 
 

@@ -12,7 +12,6 @@ import pytest
 from pytest_quantgate.artifacts.imatrix import read_imatrix, write_gguf
 from pytest_quantgate.config.limits import default_limits
 from pytest_quantgate.config.schema import Limits
-from pytest_quantgate.gate.judge import declared_looks
 from pytest_quantgate.gate.judges.imatrix import judge_imatrix
 from pytest_quantgate.gguf.formats import find_format
 from pytest_quantgate.gguf.reader import GgufFile, read_gguf
@@ -20,10 +19,11 @@ from pytest_quantgate.metrics.imatrix import coverage
 from pytest_quantgate.metrics.registry import notes_of
 from pytest_quantgate.results.measurements.imatrix import Expert, ImatrixMeasurement, LayerCoverage
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.stats import plan_looks
 from tests.gate.judged import observe
 from tests.tiny_model import Shape, write_tiny_model
 
-LOOK = declared_looks((16,))[0]
+LOOK = plan_looks((16,), 16, 16)[0]
 COVERED = ImatrixMeasurement(
     imatrix="notes",
     sha256="0" * 64,

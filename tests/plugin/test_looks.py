@@ -35,6 +35,33 @@ def test_other_libraries_take_the_whole_budget(own_cache: Project) -> None:
     assert {(cell["verdict"], len(cell["chunks"]["index"])) for cell in cells} == {("PASS", 16)}
 
 
+def test_an_undecided_cell_goes_on_to_the_end_of_its_baseline(own_cache: Project) -> None:
+    """The budget is for what has no baseline; both sides have 16 chunks here."""
+    own_cache.configure(profile="looks = [8]")
+    own_cache.use_fake_engine()
+    assert own_cache.accept().ret == pytest.ExitCode.OK
+    own_cache.configure(profile="looks = [8]\nchunks = 8")
+    own_cache.set_faults(library="another build")
+    result = own_cache.matrix("--quant-report=report.json")
+    assert result.ret == pytest.ExitCode.OK
+    cells = json.loads((own_cache.root / "report.json").read_text())["cells"]
+    assert {(cell["verdict"], len(cell["chunks"]["index"])) for cell in cells} == {("PASS", 16)}
+
+
+def test_a_baseline_that_is_shorter_than_the_budget_ends_the_comparison(
+    own_cache: Project,
+) -> None:
+    """What only one side has says nothing of the change."""
+    own_cache.configure(profile="looks = [8]\nchunks = 8")
+    own_cache.use_fake_engine()
+    assert own_cache.accept().ret == pytest.ExitCode.OK
+    own_cache.configure(profile="looks = [8]")
+    own_cache.set_faults(library="another build")
+    own_cache.matrix("--quant-report=report.json")
+    cells = json.loads((own_cache.root / "report.json").read_text())["cells"]
+    assert {len(cell["chunks"]["index"]) for cell in cells} == {8}
+
+
 def test_a_later_look_adds_to_the_earlier_ones(own_cache: Project) -> None:
     """No chunk is scored twice."""
     own_cache.configure(formats=("F16", "Q8_0"), profile="looks = [4, 8, 16]")

@@ -25,6 +25,12 @@ class ChunkPlan:
         """Chunks in the whole text."""
         return len(self.order)
 
+    @property
+    def clusters(self) -> tuple[int, ...]:
+        """Each chunk's cluster, in the order of visits."""
+        documents = [self.documents[index] for index in self.order]
+        return tuple(stats.cluster_labels(documents, self.order).tolist())
+
 
 def make_plan(text: Text, scored_bytes: Sequence[tuple[int, int]], seed: int | None) -> ChunkPlan:
     """Plan the visits to a text's chunks.

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+from pytest_quantgate import stats
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.acceptance import make_baseline
 from pytest_quantgate.gate.cause import fields_changed, find_cause
 from pytest_quantgate.gate.compare.shifts import find_divergences, find_shift
 from pytest_quantgate.gate.compare.speed import NO_COSTS, Costs, find_costs
-from pytest_quantgate.gate.judge import BY_CHUNK, JUDGES, conclude, declared_looks
+from pytest_quantgate.gate.judge import BY_CHUNK, JUDGES, conclude
 from pytest_quantgate.gate.judges.bounds import not_comparable
 from pytest_quantgate.gate.observation import THE_OLD_RECORD, Observation
 from pytest_quantgate.gguf.digests import is_identity
@@ -238,7 +239,8 @@ def judge_cells(old: Side, new: Side) -> Verdict:
     """
     seen, baseline = _observe(new, old.reference), make_baseline(old.cell)
     limits = comparing_limits(new.cell)
-    (look,) = declared_looks((max(1, len(new.cell.chunks)),))
+    n_chunks = max(1, len(new.cell.chunks))
+    (look,) = stats.plan_looks((n_chunks,), n_chunks, n_chunks)
     judgements: list[Judgement] = []
     for name in _JUDGED:
         if name in BY_CHUNK and (not len(seen.chunks) or baseline.perplexity is None):

@@ -25,22 +25,19 @@ KIND_OF_OUTCOME = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """One look: the errors that it may spend, and whether it is the last one."""
-
-    alpha_pass: float
-    alpha_regressed: float
-    is_last: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How a metric is shown: its name, and an estimate's unit turned into what is printed."""
+    """How a metric is shown: its name, and an estimate's unit turned into what is printed.
+
+    ``text`` writes a value with its sign, ``size`` one without, and ``points`` the width of an
+    interval, which has no other sign than ±.
+    """
 
     metric: str
     name: str
     shown: Callable[[float], float]
     text: Callable[[float], str]
+    size: Callable[[float], str]
+    points: Callable[[float], str]
 
 
 def by_bounds(
@@ -48,7 +45,7 @@ def by_bounds(
     against: str,
     estimate: stats.PairedEstimate,
     limit: float,
-    look: Look,
+    look: stats.Look,
     chunks: ChunkTable,
     seen: Observation,
     *,
@@ -67,54 +64,109 @@ def by_bounds(
         final: bit-equal values here are bit-equal on every further chunk.
 
     """
-    identical = estimate.chunks_differing == 0
     decision = stats.decide(
         estimate,
         limit,
         alpha_pass=look.alpha_pass,
         alpha_regressed=look.alpha_regressed,
-        identical=identical,
+        identical=estimate.chunks_differing == 0,
         last_look=look.is_last or final,
     )
+    return by_decision(scale, against, estimate, decision, look, chunks, seen)
+
+
+def by_decision(
+    scale: Scale,
+    against: str,
+    estimate: stats.PairedEstimate,
+    decision: stats.Decision,
+    look: stats.Look,
+    chunks: ChunkTable,
+    seen: Observation,
+    *,
+    remark: str = "",
+) -> Judgement:
+    """Return a decision as a judgement, with its reason in words.
+
+    Arguments as in `by_bounds`; ``remark`` is what else the decision rests on.
+    """
     kind = KIND_OF_OUTCOME[decision.outcome]
-    low, high = scale.shown(decision.lower_bound), scale.shown(decision.upper_bound)
-    change, shown_limit = scale.shown(estimate.mean), scale.shown(limit)
     more = None
-    if identical:
+    if decision.reason is stats.Reason.IDENTICAL or estimate.chunks_differing == 0:
         digits = "" if chunks.is_exact else ", to the digits printed"
         same = f"{scale.name} identical to {noun(against, seen)}'s"
         reason = f"{same} on {estimate.tokens:,} tokens{digits}"
+        if kind is VerdictKind.INCONCLUSIVE:
+            reason += f": {decision.reason.value}"
     else:
-        bounds = f" [{scale.text(low)}, {scale.text(high)}]" if math.isfinite(high) else ""
+        if kind is VerdictKind.INCONCLUSIVE:
+            more = stats.chunks_to_decide(
+                estimate,
+                decision.limit,
+                alpha_pass=look.alpha_pass,
+                alpha_regressed=look.alpha_regressed,
+            )
         where = "" if against == "limit" else f" against {noun(against, seen)}"
-        reason = (
-            f"{scale.name} {scale.text(change)}{bounds}{where} over {estimate.chunks} chunks in"
-            f" {estimate.clusters} clusters, limit {scale.text(shown_limit)}"
-        )
-    if kind is VerdictKind.INCONCLUSIVE:
-        reason += f": {decision.reason.value}"
-        more = stats.chunks_to_decide(
-            estimate,
-            limit,
-            alpha_pass=look.alpha_pass,
-            alpha_regressed=look.alpha_regressed,
-        )
+        reason = f"{_change(scale, against, estimate)}{where} over {_sample(estimate)}"
+        reason += f"; the limit is {scale.text(scale.shown(decision.limit))}"
+        reason += _evidence(scale, estimate, decision, kind) + remark
         if more is not None and look.is_last:
             left = seen.n_chunks_in_text - estimate.chunks
-            reason += f"; about {more:,} more chunks would decide (the text has {left:,} more)"
-    if kind is VerdictKind.PASS and against == "baseline" and 0 < limit < -decision.upper_bound:
+            reason += f"; about {more:,} more chunks would decide ({_supply(left, more)})"
+    is_clear_gain = 0 < decision.limit < -decision.upper_bound
+    if kind is VerdictKind.PASS and against == "baseline" and is_clear_gain:
         kind = VerdictKind.IMPROVED
     return Judgement(
         metric=scale.metric,
         against=against,
         verdict=kind,
         reason=reason,
-        estimate=change,
-        low=low,
-        high=high,
-        limit=shown_limit,
+        estimate=scale.shown(estimate.mean),
+        low=scale.shown(decision.lower_bound),
+        high=scale.shown(decision.upper_bound),
+        limit=scale.shown(decision.limit),
         more_chunks=more,
     )
+
+
+def _change(scale: Scale, against: str, estimate: stats.PairedEstimate) -> str:
+    """Say how far a metric moved, with its interval of 95 %, or what it is where it has a limit."""
+    value = scale.shown(estimate.mean)
+    low, high = (scale.text(scale.shown(bound)) for bound in stats.interval(estimate))
+    interval = f" (95 %: {low} to {high})" if math.isfinite(estimate.standard_error) else ""
+    if against == "limit" or not math.isfinite(value):
+        return f"{scale.name} {scale.text(value)}{interval}"
+    direction = "rose" if value >= 0 else "fell"
+    return f"{scale.name} {direction} by {scale.size(abs(value))}{interval}"
+
+
+def _sample(estimate: stats.PairedEstimate) -> str:
+    if estimate.clusters == estimate.chunks:
+        return f"{estimate.chunks} chunks"
+    return f"{estimate.chunks} chunks in {estimate.clusters} clusters"
+
+
+def _evidence(
+    scale: Scale, estimate: stats.PairedEstimate, decision: stats.Decision, kind: VerdictKind
+) -> str:
+    """Say what makes a change certain, or how uncertain it is."""
+    if kind is VerdictKind.REGRESSED and decision.reason is stats.Reason.BOUND:
+        bound = scale.text(scale.shown(decision.lower_bound))
+        return f"; even at {100 - 100 * stats.ALPHA_REGRESSED:g} % confidence it is above {bound}"
+    if kind is not VerdictKind.INCONCLUSIVE:
+        return ""
+    if decision.reason is not stats.Reason.BETWEEN:
+        return f"; cannot tell: {decision.reason.value}"
+    low, high = (scale.shown(bound) for bound in stats.interval(estimate))
+    width = scale.points((high - low) / 2)
+    return f"; cannot tell: {estimate.chunks} chunks fix the change to ±{width}"
+
+
+def _supply(left: int, more: int) -> str:
+    """Say whether the text has what would decide."""
+    if left >= more:
+        return f"the text has {left:,} more: raise chunks, and store a baseline as long"
+    return f"the text has {left:,} more: take a longer text"
 
 
 def noun(against: str, seen: Observation) -> str:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
+from pytest_quantgate import stats
 from pytest_quantgate.config.limits import MAX_MEAN_KLD_NATS, MIN_KLD_INCREASE_NATS, are_of_a_marker
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import (
-    Look,
     Scale,
     at_most,
     by_bounds,
     not_comparable,
     only,
 )
+from pytest_quantgate.gate.judges.runtime import runtime_decision, runtime_kld_limit_nats
 from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.chunk_table import ChunkTable
@@ -25,20 +27,40 @@ def _plain_nats(nats: float) -> str:
     return f"{nats:.3g} nats"
 
 
-_KLD = Scale(metric="divergence", name="mean KLD", shown=float, text=_plain_nats)
-_KLD_CHANGE = Scale(
-    metric="divergence", name="mean KLD", shown=float, text=lambda x: f"{x:+.3g} nats"
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+_KLD = Scale(
+    metric="divergence",
+    name="mean KLD",
+    shown=float,
+    text=_plain_nats,
+    size=_plain_nats,
+    points=_plain_nats,
 )
 _OTHER_TOP = Scale(
     metric="divergence",
     name="share of tokens with another top token",
     shown=float,
-    text=lambda x: f"{100 * x:.2f} %",
+    text=_percent,
+    size=_percent,
+    points=_percent,
 )
 
 
+def _kld_change(before_nats: float) -> Scale:
+    """Return how a change of the mean divergence from what it was is shown."""
+
+    def with_share(nats: float) -> str:
+        share = f", {100 * nats / before_nats:.3g} %" if before_nats > 0 else ""
+        return f"{_plain_nats(nats)}{share}"
+
+    return replace(_KLD, text=lambda nats: f"{nats:+.3g} nats".replace("-", "−"), size=with_share)
+
+
 def judge_divergence(
-    seen: Observation, limits: Limits, baseline: Baseline | None, look: Look
+    seen: Observation, limits: Limits, baseline: Baseline | None, look: stats.Look
 ) -> list[Judgement]:
     """Judge the divergence from the reference; the reference itself has none."""
     chunks, divergence = seen.chunks, seen.cell.divergence
@@ -74,7 +96,7 @@ def judge_divergence(
     if limits.same_top_min is not None and seen.reference is not None:
         judgements += _same_top(seen, seen.reference, limits.same_top_min, look)
     if limits.kld_vs_baseline is not None and baseline is not None:
-        judgements.append(_against_baseline(seen, limits.kld_vs_baseline, baseline, look))
+        judgements.append(_against_baseline(seen, limits, limits.kld_vs_baseline, baseline, look))
     return judgements
 
 
@@ -84,14 +106,14 @@ def _within(
     chunks: ChunkTable,
     sums: Sequence[float],
     limit: float,
-    look: Look,
+    look: stats.Look,
 ) -> Judgement:
     """Judge a mean a token against a maximum."""
     return by_bounds(scale, "limit", chunks.excess(sums), limit, look, chunks, seen)
 
 
 def _same_top(
-    seen: Observation, reference: ChunkTable, least: float, look: Look
+    seen: Observation, reference: ChunkTable, least: float, look: stats.Look
 ) -> list[Judgement]:
     chunks = seen.chunks.paired(reference).after
     same = chunks.same_tops
@@ -101,7 +123,9 @@ def _same_top(
     return [_within(seen, _OTHER_TOP, chunks, others, 1 - least, look)]
 
 
-def _against_baseline(seen: Observation, limit: float, baseline: Baseline, look: Look) -> Judgement:
+def _against_baseline(
+    seen: Observation, limits: Limits, limit: float, baseline: Baseline, look: stats.Look
+) -> Judgement:
     """Judge the increase over the baseline; what cannot be compared is never green."""
     obstacle = not_comparable(seen, baseline)
     if obstacle is not None:
@@ -116,8 +140,11 @@ def _against_baseline(seen: Observation, limit: float, baseline: Baseline, look:
         reason = "the stored baseline has no divergence; delete its file and store it anew"
         return only("divergence", "nothing", VerdictKind.NO_BASELINE, reason)
     allowed = max(limit * baseline.divergence.mean_kld_nats, MIN_KLD_INCREASE_NATS)
+    if runtime_decision(seen, limits, baseline, look) is not None:
+        ppl_limit_nats = stats.ppl_limit_nats(limits.ppl_vs_baseline or 0.0)
+        allowed = runtime_kld_limit_nats(limits, baseline, ppl_limit_nats)
     return by_bounds(
-        _KLD_CHANGE,
+        _kld_change(baseline.divergence.mean_kld_nats),
         "baseline",
         pair.after.difference(pair.before.kld_sums or (), pair.after.kld_sums or ()),
         allowed,

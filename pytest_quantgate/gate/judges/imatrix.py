@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pytest_quantgate.config.limits import are_of_a_marker
 from pytest_quantgate.config.schema import Limits
-from pytest_quantgate.gate.judges.bounds import Look, only
+from pytest_quantgate.gate.judges.bounds import only
 from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.measurements.imatrix import NO_EXPERTS, ImatrixMeasurement
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.stats import Look
 
 
 def judge_imatrix(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pytest_quantgate.config.schema import Limits
-from pytest_quantgate.gate.judges.bounds import Look, at_most, grown_bytes, only, other_source
+from pytest_quantgate.gate.judges.bounds import at_most, grown_bytes, only, other_source
 from pytest_quantgate.gate.judges.hardware import of_other_settings, of_this_hardware
 from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.measurements.memory import MemoryMeasurement
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.stats import Look
 
 _SETTINGS = ("n_ctx", "n_batch", "n_ubatch")
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from pytest_quantgate.config.limits import MIN_KLD_INCREASE_NATS
 from pytest_quantgate.config.schema import Limits
-from pytest_quantgate.gate.judges.bounds import Look, only
+from pytest_quantgate.gate.judges.bounds import only
 from pytest_quantgate.gate.observation import Observation, percent
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.measurements.noise import NoiseMeasurement, SettingScores
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.stats import Look
 
 METRIC = "noise"
 

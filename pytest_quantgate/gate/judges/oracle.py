@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_quantgate.config.schema import Limits
-from pytest_quantgate.gate.judges.bounds import Look, at_most
+from pytest_quantgate.gate.judges.bounds import at_most
 from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.measurements.oracle import OracleMeasurement
 from pytest_quantgate.results.verdicts import Judgement
+from pytest_quantgate.stats import Look
 
 
 def judge_oracle(

@@ -8,13 +8,14 @@ from dataclasses import replace
 from pytest_quantgate import stats
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import (
-    Look,
     Scale,
     at_most,
     by_bounds,
+    by_decision,
     not_comparable,
     only,
 )
+from pytest_quantgate.gate.judges.runtime import runtime_decision
 from pytest_quantgate.gate.observation import (
     Observation,
     describe_token_changes,
@@ -24,11 +25,18 @@ from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.chunk_table import ChunkPair
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
 
-_PPL = Scale(metric="perplexity", name="PPL", shown=stats.ppl_change, text=percent)
+_PPL = Scale(
+    metric="perplexity",
+    name="PPL",
+    shown=stats.ppl_change,
+    text=percent,
+    size=lambda x: f"{100 * x:.2f} %",
+    points=lambda x: f"{100 * x:.2f} points",
+)
 
 
 def judge_perplexity(
-    seen: Observation, limits: Limits, baseline: Baseline | None, look: Look
+    seen: Observation, limits: Limits, baseline: Baseline | None, look: stats.Look
 ) -> list[Judgement]:
     """Judge perplexity against each limit that is set."""
     measured = seen.chunks
@@ -54,17 +62,23 @@ def judge_perplexity(
         judgements.append(only("perplexity", "baseline", VerdictKind.REGRESSED, reason))
         return judgements
     if limits.ppl_vs_baseline is not None:
-        judgements.append(_judge_change(seen, limits.ppl_vs_baseline, baseline, look))
+        judgements.append(_judge_change(seen, limits, limits.ppl_vs_baseline, baseline, look))
     if limits.ppl_vs_anchor is not None:
         judgements += _judge_drift(seen, limits, limits.ppl_vs_anchor, baseline, look)
     return judgements
 
 
-def _judge_change(seen: Observation, limit: float, baseline: Baseline, look: Look) -> Judgement:
+def _judge_change(
+    seen: Observation, limits: Limits, limit: float, baseline: Baseline, look: stats.Look
+) -> Judgement:
     """Judge the change since the last acceptance."""
     pair = seen.paired(baseline)
     nats = stats.ppl_limit_nats(limit)
-    change = _judge_pair(seen, "baseline", pair, nats, look, final=seen.same_computation)
+    runtime = runtime_decision(seen, limits, baseline, look)
+    if runtime is None:
+        change = _judge_pair(seen, "baseline", pair, nats, look, final=seen.same_computation)
+    else:
+        change = _of_runtime(seen, pair, runtime, look)
     tokens = seen.tokens_changed
     if change.verdict.is_green and tokens is not None and tokens.changed:
         # A red verdict says so in its cause.
@@ -72,8 +86,25 @@ def _judge_change(seen: Observation, limit: float, baseline: Baseline, look: Loo
     return change
 
 
+def _of_runtime(
+    seen: Observation, pair: ChunkPair, runtime: stats.RuntimeDecision, look: stats.Look
+) -> Judgement:
+    """Judge what equal weights give: the divergence vouches for what perplexity cannot tell."""
+    decision, remark = runtime.perplexity, ""
+    if runtime.outcome is stats.Outcome.INSIDE and decision.outcome is not stats.Outcome.INSIDE:
+        most = percent(stats.ppl_change(runtime.perplexity_allowance.upper_bound))
+        remark = (
+            f"; only the runtime changed, the distance from the reference did not rise, and the"
+            f" rise of PPL is below {most}"
+        )
+        decision = replace(decision, outcome=stats.Outcome.INSIDE)
+    return by_decision(
+        _PPL, "baseline", pair.nll(), decision, look, pair.after, seen, remark=remark
+    )
+
+
 def _judge_drift(
-    seen: Observation, limits: Limits, limit: float, baseline: Baseline, look: Look
+    seen: Observation, limits: Limits, limit: float, baseline: Baseline, look: stats.Look
 ) -> list[Judgement]:
     """Judge the sum of the accepted changes: steps that are small each can add up.
 
@@ -102,7 +133,7 @@ def _judge_pair(
     against: str,
     pair: ChunkPair,
     limit_nats: float,
-    look: Look,
+    look: stats.Look,
     *,
     final: bool = False,
 ) -> Judgement:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pytest_quantgate.config.limits import MIN_ROUTE_INCREASE, are_of_a_marker
 from pytest_quantgate.config.schema import Limits
-from pytest_quantgate.gate.judges.bounds import Look, not_comparable, only
+from pytest_quantgate.gate.judges.bounds import not_comparable, only
 from pytest_quantgate.gate.observation import Observation, percent
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.baseline import Routing as Stored
 from pytest_quantgate.results.measurements.routing import RoutingMeasurement
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.stats import Look
 
 _AT_LEAST = {
     "same_experts_min": ("same_experts", "the reference's experts chosen on"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import (
-    Look,
     at_most,
     grown_bytes,
     not_comparable,
@@ -15,6 +14,7 @@ from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.gguf.tensor_changes import compare_tensors
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.stats import Look
 
 
 def judge_size(

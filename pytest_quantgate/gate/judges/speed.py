@@ -12,7 +12,7 @@ import math
 
 from pytest_quantgate import stats
 from pytest_quantgate.config.schema import Limits
-from pytest_quantgate.gate.judges.bounds import KIND_OF_OUTCOME, Look, noun, only, other_source
+from pytest_quantgate.gate.judges.bounds import KIND_OF_OUTCOME, noun, only, other_source
 from pytest_quantgate.gate.judges.hardware import of_other_settings, of_this_hardware
 from pytest_quantgate.gate.observation import Observation, percent
 from pytest_quantgate.results.baseline import SPEED_SETTINGS, Baseline, SpeedBaseline
@@ -21,7 +21,7 @@ from pytest_quantgate.results.verdicts import Judgement, VerdictKind
 
 
 def judge_speed(
-    seen: Observation, limits: Limits, baseline: Baseline | None, _look: Look
+    seen: Observation, limits: Limits, baseline: Baseline | None, _look: stats.Look
 ) -> list[Judgement]:
     """Judge prefill and decoding, each against every limit of its own that is set."""
     measured = seen.find(SpeedMeasurement)
