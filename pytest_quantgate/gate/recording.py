@@ -106,7 +106,7 @@ def cell_record(
     size = measure_size(file.header, cell.format)
     of_file = replace(
         empty_record(run, cell),
-        notes=_notes(cell, size),
+        notes=_notes(run, cell, size, file),
         measured=measured or {},
         file_bytes=size.file_bytes,
         bits_per_weight=size.bits_per_weight,
@@ -151,8 +151,14 @@ def perplexity_shift(seen: PerplexityMeasurement, other: PerplexityMeasurement) 
     return seen.chunks.paired(other.chunks).shift(None if changes is None else changes.changed)
 
 
-def _notes(cell: Cell, size: SizeMeasurement) -> tuple[str, ...]:
+def _notes(run: Run, cell: Cell, size: SizeMeasurement, file: CellFile) -> tuple[str, ...]:
     notes = []
+    n_ctx, trained = run.settings.profile.n_ctx, file.header.hyperparameter("context_length")
+    if cell.text != NO_TEXT and trained is not None and n_ctx > trained:
+        notes.append(
+            f"n_ctx = {n_ctx:,} is more than the {trained:,} tokens that the model was trained for:"
+            " its perplexity is not what the model can do"
+        )
     if size.no_effect:
         types = ", ".join(kind for kind in size.bytes_by_type if kind != "F32")
         notes.append(

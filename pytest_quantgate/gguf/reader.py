@@ -39,6 +39,13 @@ _STRING, _ARRAY = 8, 9
 # Encoders, projectors and speech models load in llama.cpp but predict no next token.
 _NOT_LANGUAGE = re.compile(r"^(clip|.*bert.*|t5encoder|wavtokenizer.*|gemma-embedding)$")
 
+MAX_NAME_BYTES = 63
+"""The longest name of a tensor that llama.cpp takes (``GGML_MAX_NAME`` with its final NUL)."""
+
+_MAX_STRING_BYTES = 1 << 26  # a tokenizer's or a chat template's longest have some megabytes
+_MAX_ENTRIES = 1 << 24  # of a vocabulary or its merges
+_MAX_TENSORS = 1 << 20  # and fields
+
 _SPLIT_NAME = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
 Value = str | int | float | bool
@@ -129,6 +136,8 @@ class _Truncated(Exception):
 
 
 def _read(stream: BinaryIO, size: int) -> bytes:
+    if size > _MAX_STRING_BYTES:  # a damaged length, for which no memory is to be taken
+        raise _Truncated
     data = stream.read(size)
     if len(data) != size:
         raise _Truncated
@@ -146,10 +155,7 @@ def _number(stream: BinaryIO, layout: str) -> int:
 
 
 def _string(stream: BinaryIO) -> str:
-    size = _number(stream, "<Q")
-    if size > 1 << 30:
-        raise _Truncated
-    return _read(stream, size).decode("utf-8", errors="replace")
+    return _read(stream, _number(stream, "<Q")).decode("utf-8", errors="replace")
 
 
 def _value(stream: BinaryIO, kind: int) -> Value | None:
@@ -159,7 +165,7 @@ def _value(stream: BinaryIO, kind: int) -> Value | None:
         item_kind, count = _number(stream, "<I"), _number(stream, "<Q")
         if item_kind in _SCALARS:
             _skip(stream, count * struct.calcsize(_SCALARS[item_kind]))
-        elif item_kind == _STRING:
+        elif item_kind == _STRING and count <= _MAX_ENTRIES:
             for _ in range(count):
                 _skip(stream, _number(stream, "<Q"))
         else:
@@ -198,38 +204,23 @@ def _parse(path: Path, stream: BinaryIO) -> GgufFile:
             " convert it with llama.cpp's convert_hf_to_gguf.py"
         )
     version = _number(stream, "<I")
+    if version not in {2, 3} and int.from_bytes(version.to_bytes(4, "little"), "big") in {2, 3}:
+        raise ModelFileError(
+            f"model file {path} is big-endian, which llama.cpp reads on big-endian machines alone;"
+            " convert it: python -m gguf.scripts.gguf_convert_endian FILE little"
+        )
     if version not in {2, 3}:
         raise ModelFileError(f"model file {path} is GGUF version {version}; valid: 2, 3")
     n_tensors, n_fields = _number(stream, "<Q"), _number(stream, "<Q")
-    if n_tensors > 1 << 20 or n_fields > 1 << 20:
+    if n_tensors > _MAX_TENSORS or n_fields > _MAX_TENSORS:
         raise _Truncated
-    metadata: dict[str, Value] = {}
-    for _ in range(n_fields):
-        key = _string(stream)
-        value = _value(stream, _number(stream, "<I"))
-        if value is not None:
-            metadata[key] = value
-    tensors = []
-    for _ in range(n_tensors):
-        name = _string(stream)
-        n_dimensions = _number(stream, "<I")
-        if n_dimensions > 4:
-            raise _Truncated
-        shape = tuple(_number(stream, "<Q") for _ in range(n_dimensions))
-        if 0 in shape:
-            raise _Truncated
-        number, offset = _number(stream, "<I"), _number(stream, "<Q")
-        tensor_type = _BY_NUMBER.get(number)
-        if tensor_type is None:
-            raise ModelFileError(
-                f"model file {path}: tensor {name!r} has the unknown ggml type {number}"
-            )
-        tensors.append((name, tensor_type, shape, offset))
+    metadata = _read_fields(path, stream, n_fields)
+    tensors = _read_tensors(path, stream, n_tensors)
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
         raise ModelFileError(
-            f"model file {path} is damaged: general.alignment is {alignment!r}, no power of two;"
-            " get it again"
+            f"model file {path} is damaged: general.alignment is {alignment!r:.80}, no power of"
+            " two; get it again"
         )
     header_bytes = stream.tell()
     start = -(-header_bytes // alignment) * alignment
@@ -247,6 +238,57 @@ def _parse(path: Path, stream: BinaryIO) -> GgufFile:
     return GgufFile(
         files=(path,), metadata=metadata, tensors=found, n_bytes=n_bytes, states=(state,)
     )
+
+
+def _read_fields(path: Path, stream: BinaryIO, count: int) -> dict[str, Value]:
+    """Read the fields; arrays are skipped."""
+    metadata: dict[str, Value] = {}
+    keys: set[str] = set()
+    for _ in range(count):
+        key = _string(stream)
+        value = _value(stream, _number(stream, "<I"))
+        if key in keys:
+            raise ModelFileError(f"model file {path} is damaged: it has the key {key!r:.80} twice")
+        keys.add(key)
+        if value is not None:
+            metadata[key] = value
+    return metadata
+
+
+def _read_tensors(
+    path: Path, stream: BinaryIO, count: int
+) -> list[tuple[str, TensorType, tuple[int, ...], int]]:
+    """Read the table of tensors: name, type, shape and the offset from the data's start."""
+    tensors = []
+    names: set[str] = set()
+    for _ in range(count):
+        name = _string(stream)
+        where = f"model file {path}: tensor {name!r:.80}"
+        if len(name.encode()) > MAX_NAME_BYTES:
+            raise ModelFileError(
+                f"{where} has a name of {len(name.encode())} bytes, and llama.cpp takes"
+                f" {MAX_NAME_BYTES}; rename it and convert the model anew"
+            )
+        if name in names:
+            raise ModelFileError(f"{where} is in it twice; get it again")
+        names.add(name)
+        n_dimensions = _number(stream, "<I")
+        if n_dimensions > 4:
+            raise _Truncated
+        shape = tuple(_number(stream, "<Q") for _ in range(n_dimensions))
+        if 0 in shape:
+            raise _Truncated
+        number, offset = _number(stream, "<I"), _number(stream, "<Q")
+        tensor_type = _BY_NUMBER.get(number)
+        if tensor_type is None:
+            raise ModelFileError(f"{where} has the unknown ggml type {number}")
+        if math.prod(shape[:1]) % tensor_type.block_elements:
+            raise ModelFileError(
+                f"{where} has rows of {shape[0]} weights, no multiple of {tensor_type.name}'s"
+                f" {tensor_type.block_elements}; get it again"
+            )
+        tensors.append((name, tensor_type, shape, offset))
+    return tensors
 
 
 def part_names(name: str) -> tuple[str, ...]:

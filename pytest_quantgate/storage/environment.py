@@ -111,13 +111,20 @@ def path_below(root: Path, text: str) -> Path:
     """Return the path that a setting names, below a folder unless it is absolute.
 
     Raises:
-        EnvironmentProblem: it begins with ``~`` and there is no home folder.
+        EnvironmentProblem: it begins with ``~`` and there is no home folder, or its name is not
+            of UTF-8, as records and llama.cpp want it.
 
     """
     try:
-        return root / Path(text).expanduser()
+        path = root / Path(text).expanduser()
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise EnvironmentProblem(
+            f"the path {os.fsencode(path)!r} is not of UTF-8; rename the file or folder"
+        ) from error
     except RuntimeError as error:
         raise EnvironmentProblem(
             f"the path {text!r} is in a home folder, and {user_name()} has none; set HOME, or"
             " write the whole path"
         ) from error
+    return path

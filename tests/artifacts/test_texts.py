@@ -144,3 +144,11 @@ STORY = b" = One = \nonce upon\n = Two = \na time\n"
 def test_a_matrix_of_what_is_scored_is_refused(calibration: bytes) -> None:
     with pytest.raises(ConfigError, match="'i' is of text 'c', of which 's' is scored"):
         check_held_out("i", make_text("c", {"c": calibration}), make_text("s", {"s": STORY}))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_text_of_wide_characters_is_refused(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "wide.txt").write_bytes("A story of two millers. ".encode(encoding))
+    texts = {"wide": TextSettings(source="wide.txt")}
+    with pytest.raises(ConfigError, match="looks like UTF-16, not UTF-8; convert it: iconv"):
+        load_text("wide", texts, tmp_path)

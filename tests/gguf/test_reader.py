@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
+import tracemalloc
 from pathlib import Path
 
 import gguf
@@ -14,12 +16,13 @@ from hypothesis import strategies as st
 
 from pytest_quantgate.errors import ModelFileError
 from pytest_quantgate.gguf.digests import digest_tensors
-from pytest_quantgate.gguf.formats import FULL_PRECISION, find_format
+from pytest_quantgate.gguf.formats import FULL_PRECISION, TENSOR_TYPES, find_format
 from pytest_quantgate.gguf.reader import (
     check_language_model,
     read_gguf,
     split_files,
 )
+from pytest_quantgate.gguf.writer import TensorInfo, encode_field, encode_header
 from pytest_quantgate.results.measurements.size import measure_size
 
 
@@ -148,7 +151,7 @@ def test_a_name_that_only_looks_split_is_one_file(tmp_path: Path) -> None:
         (b"", "is no GGUF file: it begins with b''"),
         (b"PK\3\4zip", "is no GGUF file: it begins with b'PK.*convert_hf_to_gguf.py"),
         (b"GGUF\1\0\0\0" + bytes(16), "is GGUF version 1; valid: 2, 3"),
-        (b"GGUF\0\0\0\3" + bytes(16), "is GGUF version 50331648; valid: 2, 3"),
+        (b"GGUF\0\0\0\3" + bytes(16), "is big-endian"),
         (b"GGUF\3\0", "is truncated or damaged: its header ends early; get it again"),
         (b"GGUF\3\0\0\0" + b"\xff" * 16, "is truncated or damaged"),
     ],
@@ -237,6 +240,66 @@ def test_any_damage_is_refused_in_words_or_harmless(
     path = tmp_path / "damaged.gguf"
     path.write_bytes(data)
     _read_or_refuse(path)
+
+
+F16, Q8_0 = TENSOR_TYPES["F16"], TENSOR_TYPES["Q8_0"]
+NAMED = encode_field("general.architecture", "llama")
+
+
+@pytest.mark.parametrize(
+    ("fields", "tensors", "message"),
+    [
+        ([NAMED], [("a", F16, (32,), 0), ("a", F16, (32,), 64)], "tensor 'a' is in it twice"),
+        ([NAMED, NAMED], [], "it has the key 'general.architecture' twice"),
+        ([NAMED], [("n" * 63, F16, (32,), 0)], None),
+        ([NAMED], [("n" * 64, F16, (32,), 0)], "has a name of 64 bytes, and llama.cpp takes 63"),
+        ([NAMED], [("ü" * 32, F16, (32,), 0)], "has a name of 64 bytes"),
+        ([NAMED], [("a", Q8_0, (33,), 0)], "rows of 33 weights, no multiple of Q8_0's 32"),
+    ],
+)
+def test_what_llama_cpp_refuses_without_a_reason(
+    tmp_path: Path, fields: list[bytes], tensors: list[TensorInfo], message: str | None
+) -> None:
+    path = tmp_path / "odd.gguf"
+    path.write_bytes(encode_header(fields, tensors) + bytes(256))
+    if message is None:
+        assert len(read_gguf(path).tensors) == len(tensors)
+        return
+    with pytest.raises(ModelFileError, match=message) as error:
+        read_gguf(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_big_endian_file_is_called_so(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "big.gguf", "llama", endianess=gguf.GGUFEndian.BIG)
+    writer.add_tensor("token_embd.weight", np.ones((2, 32), dtype=np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ModelFileError, match="is big-endian, .* convert it: python -m gguf"):
+        read_gguf(tmp_path / "big.gguf")
+
+
+@pytest.mark.parametrize("kind", [8, 9])
+def test_a_damaged_length_takes_no_memory_and_no_time(tmp_path: Path, kind: int) -> None:
+    """Of a string, and of an array of strings in a file of zeros."""
+    path = tmp_path / "long.gguf"
+    start = b"GGUF" + (3).to_bytes(4, "little") + bytes(8) + (1).to_bytes(8, "little")
+    key = (1).to_bytes(8, "little") + b"k" + kind.to_bytes(4, "little")
+    item = (8).to_bytes(4, "little") if kind == 9 else b""
+    with path.open("wb") as stream:
+        stream.write(start + key + item + (1 << 29).to_bytes(8, "little"))
+        stream.truncate(5 << 30)
+    began_s = time.perf_counter()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelFileError, match="truncated or damaged"):
+            read_gguf(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert time.perf_counter() - began_s < 1
 
 
 @pytest.mark.parametrize("value", [0, 7])

@@ -12,6 +12,7 @@ import pytest
 from pytest_quantgate.reports.write import run_markdown
 from pytest_quantgate.results.record import read_record
 from tests.conftest import Project
+from tests.edited_model import edit_model
 
 
 def verdicts(project: Project) -> dict[str, str]:
@@ -255,3 +256,20 @@ def test_a_crash_of_the_reference_is_told_by_the_cells_that_need_it(fake: Projec
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert verdicts(fake)["F16"] == "CRASHED"
     assert "PASS" not in verdicts(fake).values()
+
+
+def test_more_context_than_the_model_was_trained_for_is_noted(fake: Project) -> None:
+    assert "was trained for" not in " ".join(read_notes(fake))
+    edit_model(fake.model, fake.root / "short.gguf", metadata={"llama.context_length": 32})
+    fake.configure(
+        profile='models = ["short"]', tables='[tool.quantgate.models.short]\nsource = "short.gguf"'
+    )
+    assert "n_ctx = 64 is more than the 32 tokens that the model was trained for" in " ".join(
+        read_notes(fake)
+    )
+
+
+def read_notes(fake: Project) -> tuple[str, ...]:
+    """Return the notes of the first cell of a run."""
+    run(fake)
+    return read_record(fake.root / "report.json").cells[0].notes

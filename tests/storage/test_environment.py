@@ -129,3 +129,8 @@ def test_no_temporary_folder_and_no_home(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Path, "expanduser", no_home)
     with pytest.raises(EnvironmentProblem, match="'~/m.gguf' is in a home folder, and .* has none"):
         path_below(Path(), "~/m.gguf")
+
+
+def test_a_name_that_is_not_of_utf_8_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match=r"m\\xe9\.gguf' is not of UTF-8; rename"):
+        path_below(tmp_path, os.fsdecode(b"m\xe9.gguf"))

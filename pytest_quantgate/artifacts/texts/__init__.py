@@ -6,6 +6,7 @@ A text is read as bytes, since a translated line end changes the tokens. Lines o
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
 from collections.abc import Mapping
@@ -144,4 +145,19 @@ def load_text(name: str, texts: Mapping[str, TextSettings], root: Path) -> Text:
                 f"text {name!r}: the file {path} cannot be read ({error.strerror});"
                 f" put it there or change [tool.quantgate.texts.{name}]"
             ) from error
+        _check_encoding(name, path, parts[domain])
     return make_text(name, parts)
+
+
+def _check_encoding(name: str, path: Path, data: bytes) -> None:
+    """Refuse a text of wide characters, whose bytes mean nothing to a tokenizer.
+
+    Raises:
+        ConfigError: it begins as UTF-16 or UTF-32 does, or holds NUL bytes as they do.
+
+    """
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:4096]:
+        raise ConfigError(
+            f"text {name!r}: the file {path} looks like UTF-16, not UTF-8; convert it:"
+            f" iconv -f UTF-16 -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix}"
+        )
