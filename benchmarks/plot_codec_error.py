@@ -32,8 +32,8 @@ def main(folder: Path) -> None:
     middle = (BINS[:-1] + BINS[1:]) / 2
     codecs = NativeCodecs()
     mpl.rcParams["svg.hashsalt"] = "codec-error"
-    figure, axes = plt.subplots(3, 5, figsize=(12, 7), sharex=True, layout="constrained")
-    for axis, name in zip(axes.ravel(), BOUNDS, strict=False):
+    figure, axes = plt.subplots(3, 6, figsize=(14, 7), sharex=True, layout="constrained")
+    for axis, name in zip(axes.ravel(), BOUNDS, strict=True):
         decoded = codecs.dequantize(name, codecs.quantize(name, sample))
         error = np.abs(sample.astype(np.float64) - decoded).ravel()
         bound = np.concatenate([BOUNDS[name](row[None, :]).ravel() for row in sample])

@@ -21,10 +21,7 @@ from pytest_quantgate.codecs import bounds_codebook, bounds_k
 from pytest_quantgate.codecs.rounding import FLOAT16_MAX, FLOAT32_ROUNDING, blocks, half_ulp16
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Float32Array = npt.NDArray[np.float32]
-    Float64Array = npt.NDArray[np.float64]
+    from pytest_quantgate.codecs.codec import Float32Array, Float64Array
 
 BoundFunction = Callable[["Float32Array"], "Float64Array"]
 
@@ -66,16 +63,70 @@ def mxfp4(rows: Float32Array) -> Float64Array:
     amax = x.max(axis=1, keepdims=True)
     _, exponent = np.frexp(amax)  # amax = m 2^exponent, 1/2 <= m < 1
     scale = np.ldexp(1.0, exponent - 3)
-
-    def staircase(d: Float64Array) -> Float64Array:
-        inside = np.where(x <= 2 * d, d / 4, np.where(x <= 4 * d, d / 2, d))
-        return np.where(x <= 6 * d, inside, x - 6 * d)
-
-    limit = staircase(scale)
+    limit = _e2m1(x, scale)
     near = amax >= np.ldexp(1.0, exponent) * (1 - 2.0**-16)
-    limit = np.where(near, np.maximum(limit, staircase(2 * scale)), limit)
+    limit = np.where(near, np.maximum(limit, _e2m1(x, 2 * scale)), limit)
     limit = np.where((amax < MXFP4_MIN) | (amax > MXFP4_MAX), np.inf, limit)
     return np.asarray(np.where(amax == 0, 0.0, limit))
+
+
+def _e2m1(x: Float64Array, d: Float64Array) -> Float64Array:
+    """Return half the gap of the levels (0, ½, 1, 1½, 2, 3, 4, 6) d around |x|, or |x| − 6 d."""
+    inside = np.where(x <= 2 * d, d / 4, np.where(x <= 4 * d, d / 2, d))
+    return np.where(x <= 6 * d, inside, x - 6 * d)
+
+
+UE4M3 = np.append(np.arange(8) * 2.0**-9, np.ldexp(np.arange(8, 16), np.arange(-9, 4)[:, None]))
+"""NVFP4's scales 0 … 120: three bits of mantissa; below 2^-6 in steps of 2^-9."""
+
+NVFP4_MAX = 6 * 116.0
+"""Up to here a sub-block's scale is rounded to a neighbour of :data:`UE4M3`."""
+
+
+def nvfp4(rows: Float32Array) -> Float64Array:
+    """NVFP4. As MXFP4 by sub-blocks of 16 with D = amax/6 rounded to three bits of mantissa.
+
+    Just below 2^-6 the engine may round D down where 2^-6 is nearer (docs: "NVFP4").
+    """
+    x = np.abs(blocks(rows, 16))
+    amax = x.max(axis=1, keepdims=True)
+    exact = amax / 6
+    above = np.searchsorted(UE4M3, exact, side="right").clip(1, UE4M3.size - 1)
+    lower, upper = UE4M3[above - 1], UE4M3[above]
+    to_lower, to_upper = exact - lower, upper - exact
+    slack = 4 * FLOAT32_ROUNDING * exact
+    limit = np.zeros(x.shape)
+    for scale, is_possible in (
+        (lower, (to_lower <= to_upper + slack) | (upper == 2.0**-6)),
+        (upper, to_upper <= to_lower + slack),
+    ):
+        limit = np.where(is_possible, np.maximum(limit, _e2m1(x, scale)), limit)
+    return (limit + 8 * FLOAT32_ROUNDING * x).reshape(-1, 64)
+
+
+def _ternary(rows: Float32Array, elements: int) -> Float64Array:
+    """TQ1_0, TQ2_0 and Q2_0: codes −1, 0, 1 of d = amax; 2 is never the nearest."""
+    x = np.abs(blocks(rows, elements))
+    d = x.max(axis=1, keepdims=True)
+    stored = np.where(x >= d / 2 * (1 - 8 * FLOAT32_ROUNDING), half_ulp16(d), 0.0)
+    return np.asarray(np.minimum(x, d - x) + stored + 8 * FLOAT32_ROUNDING * d)
+
+
+def tq(rows: Float32Array) -> Float64Array:
+    """TQ1_0 and TQ2_0. min(|x|, d − |x|) + 8 u d, and h(d) for |x| from d/2 up; d = amax of 256."""
+    return _ternary(rows, 256)
+
+
+def q2_0(rows: Float32Array) -> Float64Array:
+    """Q2_0. As TQ1_0 by blocks of 64."""
+    return _ternary(rows, 64)
+
+
+def q1_0(rows: Float32Array) -> Float64Array:
+    """Q1_0. ||x| − d| + h(d) + 136 u d, d the mean magnitude of 128."""
+    x = np.abs(blocks(rows, 128))
+    d = x.mean(axis=1, keepdims=True)
+    return np.asarray(np.abs(x - d) + half_ulp16(d) + 136 * FLOAT32_ROUNDING * d)
 
 
 def _symmetric(rows: Float32Array, levels: int) -> Float64Array:
@@ -154,6 +205,11 @@ BOUNDS: dict[str, Bound] = {
         Bound(name="Q6_K", function=bounds_k.q6_k, max_magnitude=2.0**12, factor=1.03),
         Bound(name="IQ4_NL", function=bounds_codebook.iq4_nl, max_magnitude=2.0**12, factor=1.14),
         Bound(name="IQ4_XS", function=bounds_codebook.iq4_xs, max_magnitude=2.0**12, factor=1.16),
+        Bound(name="NVFP4", function=nvfp4, max_magnitude=NVFP4_MAX, factor=1.01),
+        Bound(name="TQ1_0", function=tq, max_magnitude=FLOAT16_MAX, factor=1.01),
+        Bound(name="TQ2_0", function=tq, max_magnitude=FLOAT16_MAX, factor=1.01),
+        Bound(name="Q1_0", function=q1_0, max_magnitude=FLOAT16_MAX, factor=1.01),
+        Bound(name="Q2_0", function=q2_0, max_magnitude=FLOAT16_MAX, factor=1.01),
     )
 }
 """The proved bounds, by type name."""

@@ -69,6 +69,7 @@ KINDS: dict[str, Build] = {
     "two values": lambda rng, n: rng.choice(rng.uniform(-1, 1, 2), n),
     "integers": lambda rng, n: rng.integers(-8, 9, n).astype(np.float64),
     "zero": lambda _, n: np.zeros(n),
+    "near four levels": lambda rng, n: rng.integers(-2, 2, n) + rng.uniform(-0.02, 0.02, n),
 }
 """How a block's values are distributed, at magnitude one."""
 

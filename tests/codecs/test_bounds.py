@@ -10,6 +10,7 @@ import pytest
 from pytest_quantgate.codecs.bounds import BOUNDS
 from pytest_quantgate.codecs.bounds_codebook import scale_limits
 from pytest_quantgate.codecs.rounding import half_ulp16
+from pytest_quantgate.gguf.formats import TENSOR_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +51,24 @@ def affine(top: int) -> Block:
     return x
 
 
+def nvfp4() -> Block:
+    x = np.zeros(64)
+    x[:2] = 6.0, 5.0  # 5 lies between 4 and 6
+    return x
+
+
+def ternary(elements: int) -> Block:
+    x = np.zeros(elements)
+    x[:2] = np.array([1.0, 0.5001]) * BETWEEN_HALVES
+    return x
+
+
+def binary() -> Block:
+    x = np.ones(128)
+    x[:2] = 3.0, 0.5
+    return x
+
+
 def searched(seed: int) -> Block:
     """Sub-blocks on a coarse grid at different magnitudes; seeds are the best of 20,000."""
     rng = np.random.default_rng(seed)
@@ -84,6 +103,11 @@ EXAMPLES: dict[str, Callable[[], Block]] = {
     "Q6_K": lambda: searched(19519),
     "IQ4_NL": lambda: searched(2105),
     "IQ4_XS": lambda: searched(17014),
+    "NVFP4": nvfp4,
+    "TQ1_0": lambda: ternary(256),
+    "TQ2_0": lambda: ternary(256),
+    "Q1_0": binary,
+    "Q2_0": lambda: ternary(64),
 }
 
 
@@ -105,8 +129,9 @@ def test_bound_is_attained_within_its_factor(name: str, native_codecs: NativeCod
 
 @pytest.mark.parametrize("name", BOUNDS)
 def test_nothing_is_claimed_outside_the_domain(name: str) -> None:
-    elements = 256 if name in {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"} else 32
-    rows = np.full((1, elements), BOUNDS[name].max_magnitude * 1.5, dtype=np.float32)
+    rows = np.full(
+        (1, TENSOR_TYPES[name].block_elements), BOUNDS[name].max_magnitude * 1.5, dtype=np.float32
+    )
     rows[0, 0] *= -1
     assert np.isinf(BOUNDS[name](rows)).all()
     rows[0, 0] = np.nan

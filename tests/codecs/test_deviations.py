@@ -95,6 +95,15 @@ def test_mxfp4_takes_twice_the_scale_just_below_a_power_of_two(
     assert decoded[0, :2].tolist() == [8.0, 0.0]  # ½ is on the grid of D = 1
 
 
+def test_nvfp4_stores_its_largest_scale_from_248_up(native_codecs: NativeCodecs) -> None:
+    rows = np.zeros((1, 64), dtype=np.float32)
+    rows[0, [0, 16]] = 6 * 247, 6 * 250
+    data = native_codecs.quantize("NVFP4", rows)
+    assert data[0, :2].tolist() == [0x77, 0x7E]  # 240 and 448
+    # 6 · 448 is too far from 1500: the nearest level is 3 · 448
+    assert native_codecs.dequantize("NVFP4", data)[0, [0, 16]].tolist() == [1440.0, 1344.0]
+
+
 def test_zero_scale_takes_the_sign_of_the_first_zero(native_codecs: NativeCodecs) -> None:
     """Q5_0 of a block of zeros that begins with −0: gguf stores +0, ggml −0."""
     rows = np.zeros((1, 32), dtype=np.float32)

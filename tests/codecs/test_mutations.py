@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 
 from pytest_quantgate.codecs.adapters import NativeCodec
+from pytest_quantgate.codecs.bounds import BOUNDS
+from pytest_quantgate.codecs.golden import check_golden
+from pytest_quantgate.codecs.names import QUANTIZED_TYPES
+from pytest_quantgate.codecs.properties import PROPERTIES
 from pytest_quantgate.codecs.runner import CodecProfile, properties_of, run_property
 from pytest_quantgate.codecs.strategies import KINDS
 from pytest_quantgate.codecs.violation import Violation
+from tests.codecs import faulty
 from tests.codecs.reference import ReferenceMxfp4, ReferenceQ4K
 
 if TYPE_CHECKING:
@@ -36,18 +41,65 @@ MUTANTS: dict[str, Codec] = {
     "Q4_K decodes one group's nibbles swapped": ReferenceQ4K(swap_group=2),
 }
 
+KILLED: dict[str, tuple[tuple[type[NativeCodec], str], ...]] = {
+    "bound": (*((faulty.ScaleTooLarge, name) for name in BOUNDS),),
+    "finite": ((faulty.LargestOverflows, "IQ2_XS"), (faulty.LargestOverflows, "Q4_K")),
+    "grid": ((faulty.LastBitOff, "MXFP4"), (faulty.LastBitOff, "Q6_K")),
+    "fixed-point": ((faulty.ScaleTooLarge, "Q8_0"), (faulty.ScaleTooLarge, "Q4_K")),
+    "power-of-two": ((faulty.ExponentOffAboveOne, "MXFP4"),),
+    "sign": ((faulty.LastBitOff, "NVFP4"), (faulty.LastBitOff, "IQ4_NL")),
+    "locality": ((faulty.BlocksLeak, "IQ3_S"), (faulty.BlocksLeak, "Q4_K")),
+    "zeros": ((faulty.ZeroIsTiny, "IQ1_S"), (faulty.ZeroIsTiny, "Q4_0")),
+    "ties": ((faulty.HalvesDown, "Q8_0"), (faulty.HalvesDown, "Q5_1")),
+    "outside-domain": ((faulty.BlocksLeak, "Q5_0"), (faulty.BlocksLeak, "MXFP4")),
+    "imatrix": ((faulty.MatrixUpsideDown, "Q4_K"), (faulty.MatrixNotIgnored, "Q8_0")),
+    "gguf-dequantize": ((faulty.LastBitOff, "IQ2_XXS"), (faulty.LastBitOff, "Q3_K")),
+    "gguf-quantize": ((faulty.LastCodeOff, "TQ1_0"), (faulty.LastCodeOff, "Q4_1")),
+}
+"""Faults that each property notices by itself."""
+
+
+def test_every_property_has_a_fault_that_it_notices() -> None:
+    assert KILLED.keys() == PROPERTIES.keys()
+
+
+@pytest.mark.parametrize(
+    ("promise", "fault", "name"),
+    [(promise, *fault) for promise, faults in KILLED.items() for fault in faults],
+)
+def test_property_notices_the_fault_and_nothing_else(
+    promise: str, fault: type[NativeCodec], name: str, native_codecs: NativeCodecs
+) -> None:
+    with pytest.raises(Violation) as caught:
+        run_property(PROPERTIES[promise], fault(native_codecs, name), BUDGET)
+    assert caught.value.property_name == promise
+    run_property(PROPERTIES[promise], NativeCodec(native_codecs, name), BUDGET)
+
+
+@pytest.mark.parametrize("name", QUANTIZED_TYPES)
+def test_exchanged_neighbours_are_noticed_in_every_type(
+    name: str, native_codecs: NativeCodecs
+) -> None:
+    violation = first_violation(faulty.NeighboursExchanged(native_codecs, name))
+    assert violation is not None
+    assert violation.type_name == name
+
+
+@pytest.mark.parametrize("name", QUANTIZED_TYPES)
+def test_a_larger_error_fails_the_golden_figure_of_every_type(
+    name: str, native_codecs: NativeCodecs
+) -> None:
+    with pytest.raises(Violation, match="golden-rms"):
+        check_golden(faulty.NeighboursExchanged(native_codecs, name))
+
 
 def first_violation(codec: Codec) -> Violation | None:
-    for found in properties_of(codec):
+    for promise in properties_of(codec):
         try:
-            run_property(found, codec, BUDGET)
+            run_property(promise, codec, BUDGET)
         except Violation as violation:
             return violation
     return None
-
-
-def test_there_are_enough_faults() -> None:
-    assert len(MUTANTS) >= 12
 
 
 @pytest.mark.parametrize("name", MUTANTS)

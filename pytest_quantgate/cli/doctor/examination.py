@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Concatenate, ParamSpec
@@ -16,7 +17,7 @@ from pytest_quantgate.cli.doctor.storage import examine_storage
 from pytest_quantgate.cli.doctor.stored import examine_stored
 from pytest_quantgate.config.options import Overrides
 from pytest_quantgate.config.settings import load_settings
-from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.errors import ConfigError, EnvironmentProblem
 from pytest_quantgate.gguf.embedded import EMBEDDED
 
 P = ParamSpec("P")
@@ -53,19 +54,23 @@ def examine(
     yield _examined("Installed", examine_installed)
     configuration = Section(name="Configuration")
     names = [name for name in CHECKS if with_speed or name != SPEED]
+    project = None
     try:
         settings = load_settings(root, Overrides(profile=profile))
-    except (ConfigError, OSError, RuntimeError) as problem:  # RuntimeError: no home for a "~"
-        configuration.say("cannot be used; what follows is with the defaults")
+        project = project_of(settings, is_online=is_online)
+    except (ConfigError, EnvironmentProblem, OSError) as problem:
         configuration.error(str(problem))
         configuration.facts["is_valid"] = False
-        project = project_of(load_settings(EMBEDDED))  # a folder without a configuration
-        names = [*WITH_DEFAULTS]
+        names = []
+        with contextlib.suppress(EnvironmentProblem, OSError):
+            project = project_of(load_settings(EMBEDDED))  # a folder without a configuration
+            configuration.say("cannot be used; what follows is with the defaults")
+            names = [*WITH_DEFAULTS]
     else:
-        project = project_of(settings, is_online=is_online)
         _describe(configuration, project)
     yield configuration
     for name in names:
+        assert project is not None
         yield _examined(name, CHECKS[name], project)
 
 
@@ -84,7 +89,11 @@ def _examined(
         check(section, *arguments, **options)
     except Exception as problem:  # noqa: BLE001 # the other sections are still worth having
         what = f"{type(problem).__name__}: {problem}".partition("\n")[0]
-        blame = "" if isinstance(problem, OSError) else "; this is a fault of the doctor's"
+        blame = (
+            ""
+            if isinstance(problem, OSError | EnvironmentProblem)
+            else "; this is a fault of the doctor's"
+        )
         section.say("could not be examined")
         section.error(f"{name} could not be examined ({what}){blame}")
     return section
