@@ -185,7 +185,7 @@ OPTIONS = (
         takes=Takes.EACH,
         metavar="PATH",
         instead_of="report",
-        help="write the run record: .json, or a report of it: .md; may be repeated",
+        help="write the run record: .json, or a report of it: .md, .html; may be repeated",
     ),
     Option(
         name="shard",

@@ -62,6 +62,9 @@ BUILT_IN_PROFILES: Mapping[str, ProfileSettings] = types.MappingProxyType(
         ),
     }
 )
+REPORT_ENDINGS = (".json", ".md", ".html")
+"""The run record, and the reports of it."""
+
 _TEXT_ENDINGS = (".txt", ".raw", ".md")
 
 EVALUATION_TEXT = "evaluation"
@@ -372,9 +375,10 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
         tables = tables.model_copy(update={"cache_dir": overrides.cache_dir})
     reports = overrides.reports or tables.reports
     for report in reports:
-        if Path(report).suffix not in {".json", ".md"}:
+        if Path(report).suffix not in REPORT_ENDINGS:
             raise ConfigError(
-                f"--quant-report {report!r}: the ending tells the kind; valid: .json, .md"
+                f"--quant-report {report!r}: the ending tells the kind; valid:"
+                f" {', '.join(REPORT_ENDINGS)}"
             )
     return Settings(
         root=root,

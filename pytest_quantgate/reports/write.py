@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from pytest_quantgate.config.settings import REPORT_ENDINGS
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gate.compare.comparison import compare_engines
 from pytest_quantgate.reports.blocks import Block, Folded, Paragraph
@@ -49,24 +50,22 @@ def terminal_blocks(record: RunRecord, *, with_sections: bool = True) -> list[Bl
     ]
 
 
-ENDINGS = (".json", ".md")
-
-
 def check_ending(option: str, path: Path) -> None:
     """Refuse a report of no known kind.
 
     Raises:
-        ConfigError: the ending is none of ``ENDINGS``.
+        ConfigError: the ending is none of ``REPORT_ENDINGS``.
 
     """
-    if path.suffix not in ENDINGS:
+    if path.suffix not in REPORT_ENDINGS:
         raise ConfigError(
-            f"{option} {str(path)!r}: the ending tells the kind; valid: {', '.join(ENDINGS)}"
+            f"{option} {str(path)!r}: the ending tells the kind; valid:"
+            f" {', '.join(REPORT_ENDINGS)}"
         )
 
 
 def write_report(path: Path, record: RunRecord) -> None:
-    """Write ``.json`` (the record itself) or ``.md``.
+    """Write ``.json`` (the record itself), ``.md`` or ``.html``.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -74,6 +73,11 @@ def write_report(path: Path, record: RunRecord) -> None:
     """
     if path.suffix == ".md":
         text = run_markdown(record)
+    elif path.suffix == ".html":
+        # Late: only this kind needs jinja2.
+        from pytest_quantgate.reports.html.page import run_html  # noqa: PLC0415
+
+        text = run_html(record)
     else:
         text = json.dumps(to_plain(record), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
     try:

@@ -30,8 +30,8 @@ def add_parser(subparsers: Subparsers) -> None:
         type=Path,
         action="append",
         default=[],
-        help="write the joined record to this .json, or a report of it to this .md; may be"
-        " repeated",
+        help="write the joined record to this .json, or a report of it to this .md or .html;"
+        " may be repeated",
     )
 
 

@@ -1,4 +1,4 @@
-"""``quantgate report``: show a run record, or write it as Markdown."""
+"""``quantgate report``: show a run record, or write it as Markdown or HTML."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Subparsers) -> None:
     """Declare the command."""
-    parser = subparsers.add_parser("report", help="show a run record, or write it as Markdown")
+    parser = subparsers.add_parser(
+        "report", help="show a run record, or write it as Markdown or HTML"
+    )
     parser.add_argument("record", type=Path, help="a .json of --quant-report")
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--markdown", action="store_true", help="print Markdown")
-    way.add_argument("-o", "--output", type=Path, help="write to this .md or .json instead")
+    way.add_argument("-o", "--output", type=Path, help="write to this .md, .html or .json instead")
     way.add_argument(
         "--github",
         action="store_true",

@@ -1,0 +1,44 @@
+"""Writes the page: everything in it is escaped by the templates, and it fetches nothing."""
+
+from __future__ import annotations
+
+import functools
+
+import jinja2
+
+from pytest_quantgate import __version__
+from pytest_quantgate.config.values import duration
+from pytest_quantgate.reports.html.views import HEADINGS, group_views, matrix, red_cells
+from pytest_quantgate.reports.run_report import state
+from pytest_quantgate.reports.run_tables import group_cells
+from pytest_quantgate.results.record import RunRecord
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("pytest_quantgate.reports.html", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def run_html(record: RunRecord) -> str:
+    """Return the page of a run."""
+    groups = group_cells(record)
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            record=record,
+            state=state(record),
+            red=red_cells(record),
+            headings=HEADINGS,
+            matrix=matrix(groups),
+            groups=group_views(record),
+            duration=duration,
+            version=__version__,
+        )
+    )

@@ -1,0 +1,413 @@
+"""What the page shows of a record: the matrix's rows, plots, heat maps and plain tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_quantgate import stats
+from pytest_quantgate.reports.blocks import Prose, Table, plain
+from pytest_quantgate.reports.chunks import (
+    domain_klds_on,
+    domains_on,
+    kld_on,
+    perplexity_on,
+    same_top_on,
+)
+from pytest_quantgate.reports.html.plot import Plot, Point, make_plot
+from pytest_quantgate.reports.next_steps import next_step
+from pytest_quantgate.reports.run_tables import (
+    FAULT_DETECTOR,
+    Group,
+    group_cells,
+    group_change,
+    label,
+    run_tables,
+    speed_name,
+    verdict_word,
+)
+from pytest_quantgate.reports.words import (
+    NONE,
+    change,
+    first_line,
+    megabytes,
+    number,
+    rate,
+    share,
+    shortened,
+)
+from pytest_quantgate.results.measurements.memory import MemoryMeasurement
+from pytest_quantgate.results.measurements.routing import RoutingMeasurement
+from pytest_quantgate.results.measurements.speed import PHASES, SpeedMeasurement
+from pytest_quantgate.results.record import CellRecord, RunRecord
+
+_MOST_CHARACTERS = 60
+"""Characters of a reason in the matrix; the whole one shows when it is pointed at."""
+
+_PERCENTILES = ("50", "90", "95", "99", "99.9")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A figure as it is read, and the number that it is sorted by; None sorts last."""
+
+    text: str
+    value: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixRow:
+    """A cell of the matrix."""
+
+    cell: CellRecord
+    label: str
+    verdict: str
+    why: str
+    reason: str
+    figures: tuple[Figure, ...]
+    better: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedCell:
+    """A cell that fails the run: why, because of what, and what to type."""
+
+    cell: CellRecord
+    summary: str
+    details: str
+    next_step: Prose
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heat:
+    """A figure with the strength of its colour, from 0 to 1; None is not coloured."""
+
+    text: str
+    strength: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatMap:
+    """Figures of formats in columns; ``says`` tells what a darker colour means."""
+
+    title: str
+    says: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Heat, ...]], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """A speed: every process as a dot between 0 and 1, the fastest of the table at 1."""
+
+    name: str
+    text: str
+    ratio: str
+    spread: str
+    dots: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupView:
+    """What is shown of one model on one text and device."""
+
+    title: str
+    caveat: str
+    notes: tuple[str, ...]
+    plots: tuple[Plot, ...]
+    has_matrices: bool
+    heat_maps: tuple[HeatMap, ...]
+    experts: Mapping[str, Any] | None
+    speeds: tuple[tuple[str, tuple[Strip, ...]], ...]
+    memory: tuple[tuple[str, str, str], ...]
+
+
+HEADINGS = ("size MB", "bits/w", "PPL", "ΔPPL [95 %]", "KLD [95 %]", "same top")
+
+
+def matrix(groups: Sequence[Group]) -> tuple[MatrixRow, ...]:
+    """Return the rows of the matrix: red ones first, then by model and size."""
+    rows = [_matrix_row(cell, group) for group in groups for cell in group.cells]
+    return tuple(sorted(rows, key=lambda row: not row.cell.is_red))
+
+
+def _matrix_row(cell: CellRecord, group: Group) -> MatrixRow:
+    better = group.dominated_by(cell)
+    ppl = perplexity_on(cell, group.chunks)
+    shift = None if cell.is_reference else group_change(cell, group)
+    told = NONE if shift is None else change(*shift)
+    top = same_top_on(cell, group.chunks)
+    kld, low, high = kld_interval(cell, group)
+    interval = f" [{low:.4f}, {high:.4f}]" if math.isfinite(high) else ""
+    return MatrixRow(
+        cell=cell,
+        label=label(cell),
+        verdict=verdict_word(cell),
+        why=shortened(first_line(cell.reason), _MOST_CHARACTERS),
+        reason=cell.reason,
+        figures=(
+            Figure(text=megabytes(cell.file_bytes), value=cell.file_bytes),
+            Figure(text=number(cell.bits_per_weight, ".2f"), value=cell.bits_per_weight),
+            Figure(text=number(ppl, ".4f"), value=ppl),
+            Figure(
+                text="reference" if cell.is_reference else told,
+                value=None if shift is None else shift[0],
+            ),
+            Figure(text=NONE if kld is None else f"{kld:.4f}{interval}", value=kld),
+            Figure(text=share(top), value=top),
+        ),
+        better="" if better is None else label(better),
+    )
+
+
+def kld_interval(cell: CellRecord, group: Group) -> tuple[float | None, float, float]:
+    """Return the mean divergence on the group's chunks and its interval of 95 %."""
+    mean = kld_on(cell, group.chunks)
+    rows = cell.chunks.of_chunks(group.chunks)
+    if mean is None or rows.kld_sums is None or not math.isfinite(mean):
+        return mean, math.nan, math.inf
+    return mean, *stats.interval(rows.mean(rows.kld_sums))
+
+
+def red_cells(record: RunRecord) -> tuple[RedCell, ...]:
+    """Return what is red."""
+    return tuple(
+        RedCell(
+            cell=cell,
+            summary=first_line(cell.reason),
+            details=cell.reason.partition("\n")[2].strip(),
+            next_step=next_step(cell, record),
+        )
+        for cell in record.cells
+        if cell.is_red
+    )
+
+
+def group_views(record: RunRecord) -> tuple[GroupView, ...]:
+    """Return a view of each model, text, device and engine."""
+    tables = run_tables(record)
+    return tuple(
+        _group_view(group, table) for group, table in zip(group_cells(record), tables, strict=True)
+    )
+
+
+def _group_view(group: Group, table: Table) -> GroupView:
+    return GroupView(
+        title=group.title,
+        caveat=FAULT_DETECTOR if group.only_detects_faults else "",
+        notes=tuple(map(plain, table.notes)),
+        plots=tuple(filter(None, _plots(group))),
+        has_matrices=any(cell.imatrix for cell in group.cells),
+        heat_maps=(*_domain_maps(group), *_percentile_maps(group), *_layer_maps(group)),
+        experts=_experts(group),
+        speeds=_speeds(group),
+        memory=_memory(group),
+    )
+
+
+def _plots(group: Group) -> Iterable[Plot | None]:
+    by_ppl, by_kld = [], []
+    for cell in group.cells:
+        if cell.file_bytes is None:
+            continue
+        common: dict[str, Any] = {
+            "label": label(cell),
+            "size": cell.file_bytes / 1e6,
+            "is_red": cell.is_red,
+            "has_matrix": cell.imatrix is not None,
+        }
+        size = f"{label(cell)}: {megabytes(cell.file_bytes)} MB"
+        shift = (0.0, 0.0, 0.0) if cell.is_reference else group_change(cell, group)
+        if shift is not None:
+            told = "reference" if cell.is_reference else f"ΔPPL {change(*shift)}"
+            value, low, high = (100 * part for part in shift)
+            told = f"{size}, {told}, {cell.verdict}"
+            by_ppl.append(Point(told=told, value=value, low=low, high=high, **common))
+        kld, low, high = kld_interval(cell, group)
+        if kld is not None:
+            told = f"{size}, KLD {kld:.5f} [{low:.5f}, {high:.5f}] nats, {cell.verdict}"
+            by_kld.append(Point(told=told, value=kld, low=low, high=high, **common))
+    name = f"{group.first.model} on {group.first.device}"
+    yield make_plot(
+        by_ppl,
+        f"{name}: perplexity against size",
+        "ΔPPL vs reference (log beyond ±1 %)",
+        is_log=False,
+        unit=" %",
+    )
+    yield make_plot(
+        by_kld, f"{name}: divergence against size", "mean KLD in nats (log)", is_log=True
+    )
+
+
+def _strengths(values: Sequence[float | None], *, is_log: bool = False) -> list[float | None]:
+    """Return where each value lies between the smallest and the largest."""
+    scaled = [_scale(value, is_log=is_log) for value in values]
+    finite = [value for value in scaled if value is not None]
+    if not finite or min(finite) == max(finite):
+        return [None] * len(values)
+    low, high = min(finite), max(finite)
+    return [None if value is None else (value - low) / (high - low) for value in scaled]
+
+
+def _scale(value: float | None, *, is_log: bool) -> float | None:
+    if value is None or not math.isfinite(value) or (is_log and value <= 0):
+        return None
+    return math.log(value) if is_log else value
+
+
+def _heat_map(
+    title: str,
+    says: str,
+    headings: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[float | None], Sequence[str]]],
+    *,
+    is_log: bool = False,
+) -> HeatMap:
+    strengths = iter(_strengths([v for _, values, _ in rows for v in values], is_log=is_log))
+    return HeatMap(
+        title=title,
+        says=says,
+        headings=tuple(headings),
+        rows=tuple(
+            (name, tuple(Heat(text=text, strength=next(strengths)) for text in texts))
+            for name, _, texts in rows
+        ),
+    )
+
+
+def _domain_maps(group: Group) -> Iterable[HeatMap]:
+    reference = group.reference
+    before = {} if reference is None else domains_on(reference, group.chunks)
+    ppl_rows, kld_rows = [], []
+    for cell in group.cells:
+        now = domains_on(cell, group.chunks)
+        if cell.is_reference or not now:
+            continue
+        moves = [now[d] / before[d] - 1 if d in now else None for d in before]
+        texts = [NONE if m is None else f"{number(100 * m, '+.2f')} %" for m in moves]
+        ppl_rows.append((label(cell), moves, texts))
+        klds = domain_klds_on(cell, group.chunks)
+        values = [klds.get(domain) for domain in before]
+        kld_rows.append((label(cell), values, [number(value, ".4f") for value in values]))
+    if before and ppl_rows:
+        chunks = f"on {len(group.chunks)} chunks"
+        yield _heat_map(
+            "Domains: change of perplexity", f"darker is worse; {chunks}", list(before), ppl_rows
+        )
+        yield _heat_map(
+            "Domains: mean KLD in nats",
+            f"darker is further from the reference; {chunks}",
+            list(before),
+            kld_rows,
+            is_log=True,
+        )
+
+
+def _percentile_maps(group: Group) -> Iterable[HeatMap]:
+    rows, tokens = [], set()
+    for cell in group.cells:
+        measured = cell.divergence
+        if measured is None or not measured.kld_percentiles_nats:
+            continue
+        tokens.add(measured.tokens)
+        values = [measured.kld_percentiles_nats.get(name) for name in _PERCENTILES]
+        values.append(measured.max_kld_nats)
+        rows.append((label(cell), values, [number(value, ".4g") for value in values]))
+    if rows:
+        headings = ("median", *(f"{name} %" for name in _PERCENTILES[1:]), "max")
+        of = " to ".join(f"{count:,}" for count in sorted({min(tokens), max(tokens)}))
+        yield _heat_map(
+            "Distribution of the KLD over tokens",
+            f"percentiles in nats; darker is further from the reference; of {of} tokens a cell",
+            headings,
+            rows,
+            is_log=True,
+        )
+
+
+def _routing(cell: CellRecord) -> RoutingMeasurement | None:
+    measured = cell.measured.get("routing")
+    if not isinstance(measured, RoutingMeasurement) or not measured.layers:
+        return None
+    return None if measured.is_reference else measured
+
+
+def _layer_maps(group: Group) -> Iterable[HeatMap]:
+    rows = []
+    headings: tuple[str, ...] = ()
+    for cell in group.cells:
+        routing = _routing(cell)
+        if routing is not None:
+            headings = tuple(f"layer {layer.layer}" for layer in routing.layers)
+            moved = [1 - layer.same_experts / layer.tokens for layer in routing.layers]
+            rows.append((label(cell), moved, [share(value) for value in moved]))
+    if rows:
+        yield _heat_map("Layers: tokens that go to other experts", "darker is more", headings, rows)
+
+
+def _experts(group: Group) -> Mapping[str, Any] | None:
+    """Return each format's weight error by layer and expert, and its load, rounded for drawing."""
+    formats: dict[str, Any] = {}
+    for cell in group.cells:
+        routing = _routing(cell)
+        if routing is None:
+            continue
+        errors = {(item.layer, item.expert): item.relative_rms for item in routing.experts}
+        formats[label(cell)] = {
+            "layers": [layer.layer for layer in routing.layers],
+            "load": [[round(part, 4) for part in layer.load] for layer in routing.layers],
+            "error": [
+                [_rounded(errors.get((layer.layer, n))) for n in range(len(layer.load))]
+                for layer in routing.layers
+            ],
+        }
+    return formats or None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(f"{value:.3g}")
+
+
+def _speeds(group: Group) -> tuple[tuple[str, tuple[Strip, ...]], ...]:
+    measured = [
+        (label(cell), item)
+        for cell in group.cells
+        if isinstance(item := cell.measured.get("speed"), SpeedMeasurement)
+    ]
+    tables = []
+    for phase in PHASES if measured else ():
+        fastest = max(max(speed.rates(phase)) for _, speed in measured)
+        strips = []
+        for name, speed in measured:
+            rates, ratio = speed.rates(phase), speed.vs_reference(phase)
+            strips.append(
+                Strip(
+                    name=name,
+                    text=rate(speed.tokens_per_s(phase)),
+                    ratio=NONE
+                    if ratio is None
+                    else f"{ratio[0]:.2f}× [{ratio[1]:.2f}, {ratio[2]:.2f}]",
+                    spread=f"{rate(min(rates))} to {rate(max(rates))} in {len(rates)} processes",
+                    dots=tuple(round(value / fastest, 4) for value in rates),
+                )
+            )
+        threads = measured[0][1].fingerprint.n_threads
+        heading = f"{speed_name(phase, measured[0][1])}, tokens per second, {threads} threads"
+        tables.append((heading, tuple(strips)))
+    return tuple(tables)
+
+
+def _memory(group: Group) -> tuple[tuple[str, str, str], ...]:
+    rows = []
+    for cell in group.cells:
+        measured = cell.measured.get("memory")
+        if isinstance(measured, MemoryMeasurement):
+            buffers = ", ".join(
+                f"{item.kind} on {item.where} {megabytes(item.n_bytes)}"
+                for item in measured.buffers
+            )
+            rows.append((label(cell), megabytes(measured.peak_resident_bytes), buffers or NONE))
+    return tuple(rows)

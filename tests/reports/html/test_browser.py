@@ -1,0 +1,188 @@
+"""The page in a real browser: sorts, filters, hovers, goes dark, and is used by keyboard alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_quantgate.reports.write import write_report
+from tests.reports.html.test_page import HOSTILE, regressed
+from tests.reports.test_report import cell
+from tests.reports.test_sections import ROUTING, routed
+
+pytest.importorskip("selenium", reason="selenium drives the browser")
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+DRIVER = shutil.which("chromedriver")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (BROWSER and DRIVER), reason="no chromium and chromedriver here"),
+]
+
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A browser with a profile of its own."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(BROWSER)
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def page(driver: Any, tmp_path: Path) -> Any:
+    """The page of a run with a red cell, open at 1,280 pixels; nothing is logged or fetched."""
+    from dataclasses import replace
+
+    made = regressed()
+    experts = replace(routed("Q4_K_M", 21.0, ROUTING), model="mixture", id="mixture-Q4_K_M-cpu")
+    reference = replace(cell("F16", 20, 9), model="mixture", id="mixture-F16-cpu")
+    path = tmp_path / "run.html"
+    write_report(path, replace(made, cells=(*made.cells, reference, experts)))
+    driver.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {"features": [{"name": "prefers-color-scheme", "value": "light"}]},
+    )
+    driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+    )
+    driver.get_log("performance")
+    driver.get(path.as_uri())
+    driver.execute_script("try { localStorage.clear() } catch {}")
+    yield driver
+    assert driver.get_log("browser") == []
+    requests = [
+        entry["message"]
+        for entry in driver.get_log("performance")
+        if '"Network.requestWillBeSent"' in entry["message"]
+        and '"url":"data:' not in entry["message"]
+    ]
+    assert len(requests) == 1, "the page itself"
+
+
+def find(page: Any, selector: str) -> list[Any]:
+    found: list[Any] = page.find_elements("css selector", selector)
+    return found
+
+
+def column(page: Any, place: int) -> list[str]:
+    return [
+        element.text
+        for element in find(page, f"#cells tbody tr > :nth-child({place})")
+        if element.is_displayed()
+    ]
+
+
+def test_a_hostile_name_is_text(page: Any) -> None:
+    assert find(page, "img") == []
+    assert HOSTILE in find(page, ".card h3")[0].text
+
+
+def test_a_click_sorts_by_number_and_says_so(page: Any) -> None:
+    (head,) = [item for item in find(page, "#cells th[scope=col]") if item.text.startswith("size")]
+    place = page.execute_script("return arguments[0].cellIndex", head) + 1
+    head.find_element("css selector", "button").click()
+    assert head.get_attribute("aria-sort") == "ascending"
+    values = [float(text) for text in column(page, place)]
+    assert values == sorted(values)
+    head.find_element("css selector", "button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    assert [float(text) for text in column(page, place)] == sorted(values, reverse=True)
+
+
+def test_the_filter_leaves_what_is_red(page: Any) -> None:
+    from selenium.webdriver.support.ui import Select
+
+    assert len(column(page, 1)) == 5
+    Select(find(page, "#verdicts")[0]).select_by_visible_text("red only")
+    assert column(page, 1) == ["Q4_0"]
+    assert find(page, "#count")[0].text == "1 of 5 cells"
+    Select(find(page, "#verdicts")[0]).select_by_visible_text("all")
+    find(page, "#find")[0].send_keys("mixture q4")
+    assert column(page, 1) == ["Q4_K_M"]
+
+
+def test_a_point_says_what_it_is(page: Any) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    mark = find(page, ".mark.bad")[0]
+    page.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", mark)
+    target = mark.find_element("css selector", ".target")
+    ActionChains(page).move_to_element(target).perform()
+    (tip,) = find(page, "#tip")
+    assert tip.is_displayed()
+    assert tip.text.startswith("Q4_0: 5.0 MB, ΔPPL +10.00 %")
+    assert mark.get_attribute("aria-label") == tip.text
+
+
+def test_dark_and_back(page: Any) -> None:
+    def back() -> str:
+        colour: str = page.execute_script("return getComputedStyle(document.body).backgroundColor")
+        return colour
+
+    light = back()
+    (button,) = find(page, "#theme")
+    button.click()
+    assert button.get_attribute("aria-pressed") == "true"
+    dark = back()
+    assert dark != light
+    button.click()
+    assert back() == light
+    page.execute_script("delete document.documentElement.dataset.theme")
+    page.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {"features": [{"name": "prefers-color-scheme", "value": "dark"}]},
+    )
+    assert back() == dark, "the system's wish"
+
+
+def test_everything_is_reached_by_keyboard(page: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    reached = set()
+    for _ in range(80):
+        page.switch_to.active_element.send_keys(Keys.TAB)
+        reached.add(
+            page.execute_script(
+                "const e = document.activeElement; return e.id || e.closest('th')?.tagName"
+                " || (e.classList.contains('mark') && 'mark') || e.tagName"
+            )
+        )
+        if page.execute_script("return document.activeElement.classList.contains('mark')"):
+            assert find(page, "#tip")[0].is_displayed()
+    assert {"theme", "find", "verdicts", "models", "TH", "mark", "SUMMARY"} <= reached
+
+
+def test_experts_are_drawn_when_they_are_opened(page: Any) -> None:
+    summary = find(page, ".experts summary")[0]
+    page.execute_script("arguments[0].click()", summary)
+    page.execute_script("return new Promise(done => setTimeout(done, 50))")
+    texts = [cell.text for cell in find(page, ".experts td")]
+    assert texts == ["0.0710", "0.0820"]
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_the_page_never_scrolls_sideways(page: Any, width: int) -> None:
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500},
+    )
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width
