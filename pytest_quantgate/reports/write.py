@@ -59,8 +59,7 @@ def check_ending(option: str, path: Path) -> None:
     """
     if path.suffix not in REPORT_ENDINGS:
         raise ConfigError(
-            f"{option} {str(path)!r}: the ending tells the kind; valid:"
-            f" {', '.join(REPORT_ENDINGS)}"
+            f"{option} {str(path)!r}: the ending tells the kind; valid: {', '.join(REPORT_ENDINGS)}"
         )
 
 

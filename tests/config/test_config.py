@@ -206,7 +206,7 @@ def test_every_mistake_is_one_line(tmp_path: Path, mistake: tuple[str, list[str]
         (Overrides(engine="python="), "--quant-engine 'python=' names no path; write python="),
         (Overrides(against="tools="), "--quant-against 'tools=' names no path"),
         (Overrides(engine="other=/x"), "unknown engine 'other=/x'"),
-        (Overrides(reports=("x.html",)), "--quant-report 'x.html'"),
+        (Overrides(reports=("x.pdf",)), "--quant-report 'x.pdf'"),
     ],
 )
 def test_a_mistake_on_the_command_line(tmp_path: Path, overrides: Overrides, part: str) -> None:

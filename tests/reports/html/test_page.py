@@ -17,6 +17,7 @@ from pytest_quantgate.reports.html.views import matrix
 from pytest_quantgate.reports.run_tables import group_cells
 from pytest_quantgate.reports.write import write_report
 from pytest_quantgate.results.record import RunRecord
+from pytest_quantgate.results.verdicts import Cause, CauseKind
 from tests.reports.test_report import cell, divergence, record
 from tests.reports.test_sections import ROUTING, routed
 
@@ -54,7 +55,7 @@ def regressed() -> RunRecord:
         id=f"{HOSTILE}-Q4_0-cpu",
         verdict="REGRESSED",
         reason=f"PPL {HOSTILE}\n{HOSTILE}</script>",
-        cause="cause: kernels",
+        cause=Cause(kind=CauseKind.RUNTIME),
         divergence=divergence(0.1),
         notes=(HOSTILE,),
     )
@@ -95,7 +96,14 @@ def test_nothing_is_fetched() -> None:
 
 def test_the_verdict_and_what_to_do_stand_before_the_matrix() -> None:
     page = run_html(regressed())
-    order = ["1 of 3 cells red", "What is red", "cause: kernels", "Next:", 'id="matrix"', "<svg"]
+    order = [
+        "1 of 3 cells red",
+        "What is red",
+        "cause: runtime kernels",
+        "Next:",
+        'id="matrix"',
+        "<svg",
+    ]
     places = [page.index(words) for words in order]
     assert places == sorted(places)
     assert "--snapshot-update --quant-reason &#34;why&#34;" in page
