@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pytest_quantgate.artifacts.imatrix import COUNTS, SUMS, read_imatrix, write_gguf
+from pytest_quantgate.artifacts.imatrix import COUNTS, SUMS, read_imatrix, write_imatrix
 from pytest_quantgate.errors import CellInvalid, ConfigError
 from pytest_quantgate.gguf.embedded import EMBEDDED
 from pytest_quantgate.gguf.formats import find_format
@@ -63,7 +63,7 @@ def matrix_seed(model: GgufFile, folder: Path) -> Seed:
             arrays[tensor.name + SUMS] = np.ones((n_experts, tensor.shape[0]), np.float32)
             arrays[tensor.name + COUNTS] = np.ones(n_experts, np.float32)
     path = folder / "matrix.gguf"
-    write_gguf(path, arrays, "sha256:0", 1, 512)
+    write_imatrix(path, arrays, "sha256:0", 1, 512)
     data = path.read_bytes()
 
     def read(path: Path) -> None:

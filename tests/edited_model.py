@@ -9,6 +9,8 @@ from typing import Any
 import gguf
 import numpy as np
 
+from tests.tiny_model import finish
+
 Change = Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
 
 
@@ -48,8 +50,5 @@ def edit_model(
             data = np.ascontiguousarray(change(data.copy()))
         writer.add_tensor(tensor.name, data, raw_shape=data.shape, raw_dtype=tensor.tensor_type)
     assert not tensors, f"no such tensors: {sorted(tensors)}"
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return target

@@ -8,6 +8,15 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+
+def finish(writer: gguf.GGUFWriter) -> None:
+    """Write what a writer of the gguf package was given."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 BYTES = [*range(33, 127), *range(161, 173), *range(174, 256)]
 """Bytes that a byte-level BPE vocabulary writes as themselves; the rest moves above 255."""
 
@@ -109,10 +118,7 @@ def write_tiny_model(path: Path, shape: Shape | None = None) -> Path:
             matrix(f"{block}.ffn_up.weight", inner, hidden)
     norm("output_norm.weight")
     matrix("output.weight", n_tokens, hidden)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 
@@ -140,10 +146,7 @@ def write_untrained(source: Path, path: Path, layers: int, seed: int = 7) -> Pat
             spread = 1.5 / np.sqrt(values.shape[-1])
             values[:] = spread * random.standard_normal(values.shape, dtype=np.float32)
         writer.add_tensor(tensor.name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

@@ -20,10 +20,14 @@ from pytest_quantgate.config.schema import ImatrixSettings
 from pytest_quantgate.engines.engine import Engine, OnReply
 from pytest_quantgate.engines.messages import CollectImatrix
 from pytest_quantgate.errors import CellInvalid, ConfigError
+from pytest_quantgate.gguf.formats import TENSOR_TYPES
 from pytest_quantgate.gguf.reader import GgufFile, Tensor, read_gguf
+from pytest_quantgate.gguf.writer import FieldValue, encode_field, encode_header, write_gguf
 from pytest_quantgate.storage.cache import Cache
 from pytest_quantgate.storage.environment import path_below
 from pytest_quantgate.storage.keys import key_of
+
+_TYPES = {4: TENSOR_TYPES["F32"], 2: TENSOR_TYPES["F16"]}
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 
@@ -313,7 +317,7 @@ class Imatrices:
                 with np.load(collected, allow_pickle=False) as arrays:
                     # The text's hash, not a local path.
                     dataset = f"sha256:{text.sha256}"
-                    write_gguf(path, dict(arrays), dataset, reply.n_chunks, settings.n_ctx)
+                    write_imatrix(path, dict(arrays), dataset, reply.n_chunks, settings.n_ctx)
             finally:
                 collected.unlink(missing_ok=True)
             return {"chunks": reply.n_chunks}
@@ -323,23 +327,25 @@ class Imatrices:
         return _complete(found, model, "take a longer text, or another engine")
 
 
-def write_gguf(
+def write_imatrix(
     path: Path, arrays: Mapping[str, np.ndarray], dataset: str, n_chunks: int, n_ctx: int
 ) -> None:
     """Write a matrix as llama-imatrix does; ``dataset`` names what it was collected from."""
-    import gguf  # noqa: PLC0415 # a fifth of a second, and most runs write none
-
-    writer = gguf.GGUFWriter(path, arch="")
-    writer.add_type(gguf.GGUFType.IMATRIX)
-    writer.add_array(gguf.Keys.IMatrix.DATASETS, [dataset])
-    writer.add_uint32(gguf.Keys.IMatrix.CHUNK_COUNT, n_chunks)
-    writer.add_uint32(gguf.Keys.IMatrix.CHUNK_SIZE, n_ctx)
-    for name, array in sorted(arrays.items()):
-        if name.endswith(COUNTS):
-            writer.add_tensor(name, array.reshape(-1, 1))
-        else:
-            writer.add_tensor(name, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    fields: dict[str, FieldValue] = {
+        "general.type": "imatrix",
+        "imatrix.datasets": [dataset],
+        "imatrix.chunk_count": n_chunks,
+        "imatrix.chunk_size": n_ctx,
+    }
+    columns = {
+        name: array.reshape(-1, 1) if name.endswith(COUNTS) else array
+        for name, array in sorted(arrays.items())
+    }
+    header = encode_header(
+        [encode_field(key, value) for key, value in fields.items()],
+        [
+            (name, _TYPES[array.dtype.itemsize], array.shape[::-1])
+            for name, array in columns.items()
+        ],
+    )
+    write_gguf(path, header, ([array.tobytes()] for array in columns.values()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from pytest_quantgate.engines.messages import Encode, PlanQuantization
 from pytest_quantgate.errors import CellUnsupported
 from pytest_quantgate.gguf.formats import FILE_TYPES, TENSOR_TYPES, Format
 from pytest_quantgate.gguf.reader import GgufFile, Tensor
-from pytest_quantgate.gguf.writer import padded
+from pytest_quantgate.gguf.writer import Buffer, write_gguf
 from pytest_quantgate.storage.atomic import read_json, write_json
 from pytest_quantgate.storage.cache import Cache, Entry
 from pytest_quantgate.storage.keys import key_of
@@ -80,22 +80,21 @@ def write_shape(path: Path, header: bytes, file: GgufFile, encode: EncodeRows) -
 
     """
     pools: dict[tuple[int, str], Array] = {}
-    with path.open("wb") as stream:
-        stream.write(header)
-        for tensor in file.tensors:
-            if len(tensor.shape) == 1:
-                stream.write(_vector(tensor))
-            else:
-                key = (tensor.shape[0], tensor.type.name)
-                if key not in pools:
-                    pools[key] = _encoded_pool(*key, encode)
-                place = int.from_bytes(hashlib.sha256(tensor.name.encode()).digest()[:4], "big")
-                rows = np.roll(pools[key], -(place % POOL_ROWS), axis=0)
-                whole, rest = divmod(math.prod(tensor.shape[1:]), POOL_ROWS)
-                for _ in range(whole):
-                    stream.write(rows.data)
-                stream.write(rows[:rest].data)
-            stream.write(bytes(padded(tensor.n_bytes) - tensor.n_bytes))
+
+    def data(tensor: Tensor) -> Iterator[Buffer]:
+        if len(tensor.shape) == 1:
+            yield _vector(tensor)
+            return
+        key = (tensor.shape[0], tensor.type.name)
+        if key not in pools:
+            pools[key] = _encoded_pool(*key, encode)
+        place = int.from_bytes(hashlib.sha256(tensor.name.encode()).digest()[:4], "big")
+        rows = np.roll(pools[key], -(place % POOL_ROWS), axis=0)
+        whole, rest = divmod(math.prod(tensor.shape[1:]), POOL_ROWS)
+        yield from [rows.data] * whole
+        yield rows[:rest].data
+
+    write_gguf(path, header, map(data, file.tensors))
 
 
 class ShapeFiles:

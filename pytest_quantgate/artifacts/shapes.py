@@ -10,7 +10,6 @@ them: so a shape in full precision and a quantized one have the layout that quan
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -20,7 +19,14 @@ from types import MappingProxyType
 from pytest_quantgate.config.schema import ShapeSettings
 from pytest_quantgate.gguf.formats import FILE_TYPES, TENSOR_TYPES, FileType
 from pytest_quantgate.gguf.reader import GgufFile, Tensor, Value
-from pytest_quantgate.gguf.writer import FieldValue, TensorInfo, encode_field, encode_header, padded
+from pytest_quantgate.gguf.writer import (
+    FieldValue,
+    NewTensor,
+    data_bytes,
+    encode_field,
+    encode_header,
+    padded,
+)
 
 SHAPES: Mapping[str, ShapeSettings] = MappingProxyType(
     {
@@ -181,20 +187,16 @@ class Shape:
             types: the tensors' types where they are not those of full precision.
 
         """
-        header_bytes = len(self.header(FILE_TYPES["F16"]))
-        path = Path(f"shape:{self.name}")
-        tensors = tuple(
-            Tensor(
-                name=name,
-                type=kind,
-                shape=shape,
-                offset_bytes=header_bytes + offset_bytes,
-                file=path,
+        offset_bytes = len(self.header(FILE_TYPES["F16"]))
+        path, tensors = Path(f"shape:{self.name}"), []
+        for name, kind, shape in self._typed(types):
+            tensors.append(
+                Tensor(name=name, type=kind, shape=shape, offset_bytes=offset_bytes, file=path)
             )
-            for name, kind, shape, offset_bytes in self._infos(types)
+            offset_bytes += padded(data_bytes(kind, shape))
+        return GgufFile(
+            files=(path,), metadata=self.metadata, tensors=tuple(tensors), n_bytes=offset_bytes
         )
-        end = tensors[-1].offset_bytes + padded(tensors[-1].n_bytes)
-        return GgufFile(files=(path,), metadata=self.metadata, tensors=tensors, n_bytes=end)
 
     def header(self, file_type: FileType, types: Mapping[str, str] | None = None) -> bytes:
         """Return the header's bytes; its length is the same for all types."""
@@ -206,16 +208,13 @@ class Shape:
         }
         fields += _vocabulary(settings.vocabulary)
         fields += [encode_field(key, value) for key, value in last.items()]
-        return encode_header(fields, self._infos(types))
+        return encode_header(fields, self._typed(types))
 
-    def _infos(self, types: Mapping[str, str] | None) -> list[TensorInfo]:
-        infos, offset_bytes = [], 0
-        for name, full, shape in self.tensors:
-            kind = TENSOR_TYPES[full if types is None else types[name]]
-            infos.append((name, kind, shape, offset_bytes))
-            n_bytes = math.prod(shape) // kind.block_elements * kind.block_bytes
-            offset_bytes += padded(n_bytes)
-        return infos
+    def _typed(self, types: Mapping[str, str] | None) -> list[NewTensor]:
+        return [
+            (name, TENSOR_TYPES[full if types is None else types[name]], shape)
+            for name, full, shape in self.tensors
+        ]
 
     @cached_property
     def sha256(self) -> str:

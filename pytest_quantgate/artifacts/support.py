@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_quantgate.artifacts.imatrix import COUNTS, SUMS, read_imatrix, write_gguf
+from pytest_quantgate.artifacts.imatrix import COUNTS, SUMS, read_imatrix, write_imatrix
 from pytest_quantgate.artifacts.shape_files import write_shape
 from pytest_quantgate.artifacts.shapes import Shape
 from pytest_quantgate.config.schema import ShapeSettings
@@ -116,7 +116,7 @@ def _even_importances(path: Path, source: Path) -> tuple[tuple[str, str, int, in
         if len(tensor.shape) > 1:
             arrays[tensor.name + SUMS] = np.ones(tensor.shape[0], np.float32)
             arrays[tensor.name + COUNTS] = np.ones(1, np.float32)
-    write_gguf(path, arrays, "", 1, _TINY.settings.context)
+    write_imatrix(path, arrays, "", 1, _TINY.settings.context)
     return read_imatrix("even", path, "", model).rows()
 
 

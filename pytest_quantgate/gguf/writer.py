@@ -1,4 +1,4 @@
-"""Writes the header of a GGUF file into memory: fields and the table of tensors.
+"""Writes GGUF files: fields, the table of tensors, and their data as it comes.
 
 The ``gguf`` package's writer needs a file and packs each entry of a vocabulary by itself (half a
 second for 65,536 tokens). Layout: the GGUF specification, version 3, little-endian.
@@ -6,8 +6,10 @@ second for 65,536 tokens). Layout: the GGUF specification, version 3, little-end
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from pytest_quantgate.gguf.formats import TensorType
 
@@ -20,8 +22,10 @@ _UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 FieldValue = bool | int | float | str | Sequence[str] | Sequence[int]
 """A field's value: bool, uint32, float32, string, or an array of strings or int32."""
 
-TensorInfo = tuple[str, TensorType, tuple[int, ...], int]
-"""A tensor: name, type, shape with the row length first, offset in bytes from the data's start."""
+NewTensor = tuple[str, TensorType, tuple[int, ...]]
+"""A tensor to write: name, type, shape with the row length first."""
+
+Buffer = bytes | memoryview
 
 
 def padded(n_bytes: int) -> int:
@@ -56,19 +60,35 @@ def encode_field(key: str, value: FieldValue) -> bytes:
     return _string(key) + _value(value)
 
 
-def encode_header(fields: Sequence[bytes], tensors: Iterable[TensorInfo]) -> bytes:
+def data_bytes(tensor_type: TensorType, shape: tuple[int, ...]) -> int:
+    """Return the bytes of a tensor's data."""
+    return math.prod(shape) // tensor_type.block_elements * tensor_type.block_bytes
+
+
+def encode_header(fields: Sequence[bytes], tensors: Sequence[NewTensor]) -> bytes:
     """Return all that stands before the data, padded to where the data begins.
 
     Args:
         fields: from :func:`encode_field`, in the file's order.
-        tensors: in the file's order.
+        tensors: in the file's order, each of whose data begins where the last one's padding ends.
 
     """
-    infos = [
-        _string(name)
-        + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, tensor_type.number, offset_bytes)
-        for name, tensor_type, shape, offset_bytes in tensors
-    ]
-    start = b"GGUF" + struct.pack("<IQQ", _VERSION, len(infos), len(fields))
-    header = start + b"".join(fields) + b"".join(infos)
+    parts = [b"GGUF", struct.pack("<IQQ", _VERSION, len(tensors), len(fields)), *fields]
+    offset_bytes = 0
+    for name, tensor_type, shape in tensors:
+        numbers = struct.pack(
+            f"<I{len(shape)}QIQ", len(shape), *shape, tensor_type.number, offset_bytes
+        )
+        parts += [_string(name), numbers]
+        offset_bytes += padded(data_bytes(tensor_type, shape))
+    header = b"".join(parts)
     return header.ljust(padded(len(header)), b"\0")
+
+
+def write_gguf(path: Path, header: bytes, data: Iterable[Iterable[Buffer]]) -> None:
+    """Write a file: a header from :func:`encode_header`, and each tensor's data in pieces."""
+    with path.open("wb") as stream:
+        stream.write(header)
+        for pieces in data:
+            n_bytes = sum(stream.write(piece) for piece in pieces)
+            stream.write(bytes(padded(n_bytes) - n_bytes))

@@ -19,7 +19,7 @@ from pytest_quantgate.artifacts.imatrix import (
     dropped_weights,
     read_header,
     read_imatrix,
-    write_gguf,
+    write_imatrix,
 )
 from pytest_quantgate.artifacts.texts import make_text
 from pytest_quantgate.config.schema import ImatrixSettings
@@ -28,7 +28,7 @@ from pytest_quantgate.engines.messages import CollectImatrix, ImatrixCollected
 from pytest_quantgate.errors import CellInvalid, ConfigError
 from pytest_quantgate.gguf.reader import GgufFile, read_gguf
 from pytest_quantgate.storage.cache import Cache
-from tests.tiny_model import Shape, write_tiny_model
+from tests.tiny_model import Shape, finish, write_tiny_model
 
 EXPERTS = 4
 DOWN = "blk.1.ffn_down_exps.weight"
@@ -57,7 +57,7 @@ def arrays(model: GgufFile) -> Arrays:
 def written(folder: Path, arrays: Arrays) -> Path:
     """Write a matrix's file."""
     path = folder / "im.gguf"
-    write_gguf(path, arrays, "sha256:0", 5, 512)
+    write_imatrix(path, arrays, "sha256:0", 5, 512)
     return path
 
 
@@ -275,3 +275,15 @@ def test_a_weight_that_an_engine_dropped_while_collecting_is_missed(
         "importance matrix 'im' lacks blk.1.attn_k.weight and 1 more: llama.cpp would quantize it"
         " as without a matrix; take a longer text, or another engine"
     )
+
+
+def test_the_file_is_the_one_that_gguf_writes(arrays: Arrays, tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "theirs.gguf", arch="")
+    writer.add_type(gguf.GGUFType.IMATRIX)
+    writer.add_array(gguf.Keys.IMatrix.DATASETS, ["sha256:0"])
+    writer.add_uint32(gguf.Keys.IMatrix.CHUNK_COUNT, 5)
+    writer.add_uint32(gguf.Keys.IMatrix.CHUNK_SIZE, 512)
+    for name, array in sorted(arrays.items()):
+        writer.add_tensor(name, array.reshape(-1, 1) if name.endswith(".counts") else array)
+    finish(writer)
+    assert written(tmp_path, arrays).read_bytes() == (tmp_path / "theirs.gguf").read_bytes()

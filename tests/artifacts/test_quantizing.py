@@ -20,6 +20,7 @@ from pytest_quantgate.errors import CellError, CellUnsupported, EnvironmentProbl
 from pytest_quantgate.gguf.formats import find_format, make_recipe
 from pytest_quantgate.gguf.reader import read_gguf
 from tests.conftest import Project
+from tests.tiny_model import finish
 
 
 class Writer:
@@ -123,10 +124,7 @@ def test_llama_cpp_spoils_a_source_of_another_alignment(
             writer.add_key_value(name, field.contents(), kind, items[-1] if items else None)
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     project.configure(
         formats=("F16", "Q8_0"),
         profile='models = ["aligned"]',

@@ -22,8 +22,9 @@ from pytest_quantgate.gguf.reader import (
     read_gguf,
     split_files,
 )
-from pytest_quantgate.gguf.writer import TensorInfo, encode_field, encode_header
+from pytest_quantgate.gguf.writer import NewTensor, encode_field, encode_header
 from pytest_quantgate.results.measurements.size import measure_size
+from tests.tiny_model import finish
 
 
 def write_small(path: Path, architecture: str = "llama", kind: str | None = None) -> Path:
@@ -40,10 +41,7 @@ def write_small(path: Path, architecture: str = "llama", kind: str | None = None
     writer.add_uint64("some.long", 1 << 40)
     writer.add_tensor("token_embd.weight", np.arange(64, dtype=np.float16).reshape(2, 32))
     writer.add_tensor("blk.0.attn_norm.weight", np.ones(32, dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 
@@ -116,10 +114,7 @@ def test_split_files_are_one_model(tmp_path: Path) -> None:
         writer.add_tokenizer_model("gpt2")
         name = "token_embd.weight" if number == 1 else "blk.0.attn_q.weight"
         writer.add_tensor(name, np.full((2, 32), number, dtype=np.float16))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish(writer)
         parts.append(path)
     header = read_gguf(parts[0])
     assert header.files == tuple(parts)
@@ -249,16 +244,16 @@ NAMED = encode_field("general.architecture", "llama")
 @pytest.mark.parametrize(
     ("fields", "tensors", "message"),
     [
-        ([NAMED], [("a", F16, (32,), 0), ("a", F16, (32,), 64)], "tensor 'a' is in it twice"),
+        ([NAMED], [("a", F16, (32,)), ("a", F16, (32,))], "tensor 'a' is in it twice"),
         ([NAMED, NAMED], [], "it has the key 'general.architecture' twice"),
-        ([NAMED], [("n" * 63, F16, (32,), 0)], None),
-        ([NAMED], [("n" * 64, F16, (32,), 0)], "has a name of 64 bytes, and llama.cpp takes 63"),
-        ([NAMED], [("ü" * 32, F16, (32,), 0)], "has a name of 64 bytes"),
-        ([NAMED], [("a", Q8_0, (33,), 0)], "rows of 33 weights, no multiple of Q8_0's 32"),
+        ([NAMED], [("n" * 63, F16, (32,))], None),
+        ([NAMED], [("n" * 64, F16, (32,))], "has a name of 64 bytes, and llama.cpp takes 63"),
+        ([NAMED], [("ü" * 32, F16, (32,))], "has a name of 64 bytes"),
+        ([NAMED], [("a", Q8_0, (33,))], "rows of 33 weights, no multiple of Q8_0's 32"),
     ],
 )
 def test_what_llama_cpp_refuses_without_a_reason(
-    tmp_path: Path, fields: list[bytes], tensors: list[TensorInfo], message: str | None
+    tmp_path: Path, fields: list[bytes], tensors: list[NewTensor], message: str | None
 ) -> None:
     path = tmp_path / "odd.gguf"
     path.write_bytes(encode_header(fields, tensors) + bytes(256))
@@ -273,10 +268,7 @@ def test_what_llama_cpp_refuses_without_a_reason(
 def test_a_big_endian_file_is_called_so(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "big.gguf", "llama", endianess=gguf.GGUFEndian.BIG)
     writer.add_tensor("token_embd.weight", np.ones((2, 32), dtype=np.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     with pytest.raises(ModelFileError, match="is big-endian, .* convert it: python -m gguf"):
         read_gguf(tmp_path / "big.gguf")
 
@@ -307,10 +299,7 @@ def test_an_alignment_that_is_no_power_of_two_is_refused(tmp_path: Path, value: 
     writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
     writer.add_uint32("general.alignment", value)
     writer.add_tensor("token_embd.weight", np.ones((2, 32), dtype=np.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     with pytest.raises(ModelFileError, match=f"general.alignment is {value}, no power of two"):
         read_gguf(tmp_path / "a.gguf")
 
@@ -350,10 +339,7 @@ def test_what_is_no_language_model(
 def test_a_model_without_vocabulary_or_embedding_is_refused(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
     writer.add_tensor("blk.0.x", np.ones((2, 32), dtype=np.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     with pytest.raises(ModelFileError, match="it has no tokenizer"):
         check_language_model(read_gguf(tmp_path / "a.gguf"))
 
@@ -362,9 +348,7 @@ def test_a_file_without_tensors_is_not_called_truncated(tmp_path: Path) -> None:
     """Nothing pads its header: it is a vocabulary alone."""
     writer = gguf.GGUFWriter(tmp_path / "vocabulary.gguf", "llama")
     writer.add_tokenizer_model("gpt2")
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
+    finish(writer)
     header = read_gguf(tmp_path / "vocabulary.gguf")
     assert header.tensors == ()
     with pytest.raises(ModelFileError, match="it has no tensor token_embd.weight"):

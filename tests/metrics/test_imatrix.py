@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pytest_quantgate.artifacts.imatrix import read_imatrix, write_gguf
+from pytest_quantgate.artifacts.imatrix import read_imatrix, write_imatrix
 from pytest_quantgate.config.limits import default_limits
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.imatrix import judge_imatrix
@@ -53,7 +53,7 @@ def measured(model: GgufFile, folder: Path, counts: Mapping[str, list[int]]) -> 
         arrays[f"{name}.in_sum2"] = np.ones((len(seen), rows[name] * n // len(seen)), np.float32)
         arrays[f"{name}.counts"] = np.array(seen, dtype=np.float32)
     path = folder / "im.gguf"
-    write_gguf(path, arrays, "words", 1, 512)
+    write_imatrix(path, arrays, "words", 1, 512)
     return coverage(read_imatrix("notes", path, "hash", model), model)
 
 
@@ -68,7 +68,7 @@ def test_mean_squares_are_by_expert_and_one_where_nothing_was_seen(
     sums[1] = 0
     path = tmp_path / "im.gguf"
     arrays = {f"{name}.in_sum2": sums, f"{name}.counts": counts}
-    write_gguf(path, arrays, "words", 1, 512)
+    write_imatrix(path, arrays, "words", 1, 512)
     found = read_imatrix("notes", path, "hash", model)
     means = found.mean_squares(name, experts)
     assert means is not None

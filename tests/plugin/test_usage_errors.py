@@ -9,6 +9,7 @@ import gguf
 import pytest
 
 from tests.conftest import Project
+from tests.tiny_model import finish
 
 Change = Callable[[Project], tuple[str, ...]]
 
@@ -40,9 +41,7 @@ def _kind(architecture: str, kind: str | None) -> Change:
         writer = gguf.GGUFWriter(path, architecture)
         if kind is not None:
             writer.add_type(kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.close()
+        finish(writer)
         _source(project, path)
         return ()
 
