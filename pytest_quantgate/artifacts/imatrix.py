@@ -166,9 +166,14 @@ def _entry(name: str, weight: str, of: Tensor | None, sums: Tensor, counts: Tens
                 f"{where}: {what} {place} is {values[place]}, {kind} ({len(wrong)} of"
                 f" {len(values)}); quantizing with it would spoil the rows"
             )
-    return Entry(
-        sums=sums, counts_tensor=counts, counts=tuple(float(n) for n in _values(counts).round())
-    )
+    seen = _values(counts).round()
+    empty = np.flatnonzero((seen > 0) & ~_values(sums).reshape(len(seen), -1).any(axis=1))
+    if len(empty):
+        raise CellInvalid(
+            f"{where}: expert {empty[0]} saw {seen[empty[0]]:,.0f} tokens and its sums are all 0"
+            f" ({len(empty)} of {len(seen)}); its weights would be quantized as if none mattered"
+        )
+    return Entry(sums=sums, counts_tensor=counts, counts=tuple(map(float, seen)))
 
 
 def _values(tensor: Tensor) -> np.ndarray:

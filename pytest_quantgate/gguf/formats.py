@@ -75,6 +75,9 @@ TENSOR_TYPES: Mapping[str, TensorType] = MappingProxyType(
     }
 )
 
+NOT_QUANTIZED = frozenset({"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"})
+"""Types of activations and of other numbers, on which llama.cpp's quantizer aborts."""
+
 FULL_PRECISION = frozenset({"F32", "BF16", "F16"})
 
 
@@ -252,17 +255,22 @@ def find_file_type(name: str) -> FileType:
 
 
 def find_tensor_type(name: str) -> TensorType:
-    """Return a tensor type by name, whatever its case.
+    """Return a tensor type that llama.cpp quantizes to, by name, whatever its case.
 
     Raises:
-        ConfigError: no such tensor type.
+        ConfigError: no such tensor type, or one that weights are never stored in.
 
     """
-    found = TENSOR_TYPES.get(name.upper())
-    if found is None:
-        valid = list(TENSOR_TYPES)
-        raise ConfigError(f"unknown tensor type {name!r}; valid: {', '.join(valid)}")
-    return found
+    valid = [item for item in TENSOR_TYPES if item not in NOT_QUANTIZED]
+    if name.upper() in valid:
+        return TENSOR_TYPES[name.upper()]
+    if name.upper() in NOT_QUANTIZED:
+        raise ConfigError(
+            f"tensor type {name!r}: llama.cpp quantizes no weights to it; valid: {', '.join(valid)}"
+        )
+    raise ConfigError(
+        f"unknown tensor type {name!r}{_did_you_mean(name, valid)}; valid: {', '.join(valid)}"
+    )
 
 
 def make_recipe(name: str, base: str, overrides: Mapping[str, str]) -> Format:

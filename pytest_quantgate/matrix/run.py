@@ -316,6 +316,8 @@ class Run:
         known = self._plans.get((model_name, text_name))
         if known is not None:
             return known
+        if not self.settings.profile.speed:  # which nothing may disturb
+            self._files.prefetch(self.model(model_name))
         try:
             plan = self._cut(model_name, text_name, self.settings.profile.engine)
         except CellError:

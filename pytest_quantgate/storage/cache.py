@@ -142,10 +142,6 @@ class Cache:
         self.evict(keep=set(self._verified))
         return entry
 
-    def has_artifact(self, key: str, suffix: str) -> bool:
-        """Tell whether the file of a key is there; it may yet turn out not to be whole."""
-        return _stamp_path(self.sub("artifacts") / f"{key}{suffix}").is_file()
-
     def text(self, data: bytes, sha256: str) -> Path:
         """Return a file with these bytes, for a worker to read."""
         path = self.sub("texts") / f"{sha256}.txt"

@@ -110,6 +110,11 @@ def odd_counts(arrays: Arrays) -> None:
     arrays[f"{DOWN}.counts"] = np.ones(3, dtype=np.float32)
 
 
+def without_sums(arrays: Arrays) -> None:
+    arrays[f"{DOWN}.counts"][:] = 12
+    arrays[f"{DOWN}.in_sum2"][1] = 0
+
+
 def as_halves(arrays: Arrays) -> None:
     arrays[f"{DOWN}.in_sum2"] = arrays[f"{DOWN}.in_sum2"].astype(np.float16)
 
@@ -131,6 +136,7 @@ def of_another_model(arrays: Arrays) -> None:
         (without_counts, f"{DOWN} has sums and no counts"),
         (other_counts, f"{DOWN} has 1024 sums and 2 counts"),
         (odd_counts, f"{DOWN} has 1024 sums for 3 counts, no multiple"),
+        (without_sums, f"{DOWN}: expert 1 saw 12 tokens and its sums are all 0 (1 of 4)"),
         (as_halves, f"{DOWN} is F16 with counts F32, not F32"),
         (of_another_model, "is of another model: none of its 16 weights is in m.gguf"),
     ],

@@ -141,6 +141,13 @@ def test_a_recipe_names_groups_of_tensors() -> None:
     [
         ("Q4_K", "Q8_0", {}, "recipe 'Q4_K' has the name of a file type"),
         ("r", "Q9", {}, "unknown format 'Q9'"),
+        (
+            "r",
+            "Q8_0",
+            {"experts": "q8_k"},
+            "'q8_k': llama.cpp quantizes no weights to it",
+        ),
+        ("r", "Q8_0", {"experts": "I8"}, "'I8': llama.cpp quantizes no weights to it"),
         ("r", "Q8_0", {"experts": "Q9"}, "unknown tensor type 'Q9'; valid: F32"),
         ("r", "Q8_0", {"(": "Q4_K"}, "'\\(' is neither one of experts, .* nor a regular"),
         ("r", "F16", {"experts": "Q4_K"}, "llama.cpp ignores tensor overrides on the base F16"),
