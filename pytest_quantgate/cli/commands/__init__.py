@@ -11,7 +11,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from pytest_quantgate.cli.command import Command
-from pytest_quantgate.cli.commands import cache, claims, compare, devices, doctor, merge, report
+from pytest_quantgate.cli.commands import (
+    cache,
+    claims,
+    compare,
+    devices,
+    doctor,
+    merge,
+    recommend,
+    report,
+)
 
 COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
@@ -21,6 +30,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "devices": devices,
         "doctor": doctor,
         "merge": merge,
+        "recommend": recommend,
         "report": report,
     }
 )
