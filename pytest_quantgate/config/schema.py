@@ -16,7 +16,7 @@ from pytest_quantgate.config.values import (
     Margin,
     Positive,
 )
-from pytest_quantgate.gguf.formats import DEFAULT_FORMATS, TENSOR_TYPES
+from pytest_quantgate.gguf.formats import CACHE_TYPES, DEFAULT_FORMATS
 from pytest_quantgate.storage.environment import path_below
 
 
@@ -209,9 +209,12 @@ class ImatrixSettings(Table):
         return self
 
 
-def _check_tensor_type(key: str, value: str) -> None:
-    if value not in TENSOR_TYPES:
-        raise ValueError(f"{key} = {value!r} is no tensor type; valid: {', '.join(TENSOR_TYPES)}")
+def _check_cache_type(key: str, value: str) -> None:
+    if value not in CACHE_TYPES:
+        raise ValueError(
+            f"{key} = {value!r} is no type of llama.cpp's keys and values; valid:"
+            f" {', '.join(CACHE_TYPES)}"
+        )
 
 
 class DeviceSettings(Table):
@@ -251,7 +254,7 @@ class DeviceSettings(Table):
         if names == ("cpu",) and (self.n_gpu_layers is not None or self.split_mode != "layer"):
             raise ValueError('n_gpu_layers and split_mode are for devices other than "cpu"')
         for name in ("type_k", "type_v"):
-            _check_tensor_type(name, getattr(self, name) or "F16")
+            _check_cache_type(name, getattr(self, name) or "F16")
         return self
 
 
@@ -353,7 +356,7 @@ class ProfileSettings(Table):
             if repeated:
                 raise ValueError(f"{name} has {sorted(repeated)[0]!r} twice")
         for name in ("type_k", "type_v"):
-            _check_tensor_type(name, getattr(self, name))
+            _check_cache_type(name, getattr(self, name))
         looks = self.looks
         if looks is not None and (
             not looks or list(looks) != sorted(set(looks)) or looks[-1] > self.chunks

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -40,6 +41,7 @@ for. Figures stay the same to the last bit, times do not: speed is measured with
 """
 
 _LOG_TAIL_LINES = 8
+_TELLING = re.compile(r"GGML_A|assert|abort|error|fail|fatal|cannot|out of memory", re.IGNORECASE)
 
 
 def worker_sources() -> dict[str, tuple[bool, str]]:
@@ -63,17 +65,24 @@ def worker_sources() -> dict[str, tuple[bool, str]]:
     return sources
 
 
-def log_tail(path: Path, lines: int = _LOG_TAIL_LINES) -> str:
-    """Return the last lines of a log that say something, for a message."""
+def log_tail(path: Path, lines: int = _LOG_TAIL_LINES, begin: int = 0) -> list[str]:
+    """Return the last lines of a log from a byte on that say something."""
     try:
         with path.open("rb") as stream:
-            stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, stream.tell() - 16384))
+            stream.seek(max(begin, stream.seek(0, os.SEEK_END) - 16384))
             text = stream.read().decode(errors="replace")
     except OSError:
-        return "(no log)"
-    kept = [line.rstrip() for line in text.splitlines() if line.strip(" .")]
-    return "\n".join(kept[-lines:]) or "(empty log)"
+        return []
+    return [line.rstrip() for line in text.splitlines() if line.strip(" .")][-lines:]
+
+
+def with_log(what: str, path: Path, begin: int = 0) -> str:
+    """Add the end of a log to what went wrong; the first line says the most telling of it."""
+    tail = log_tail(path, begin=begin)
+    if not tail:
+        return f"{what}; nothing was logged"
+    telling = [line for line in tail if _TELLING.search(line)] or tail
+    return "\n".join([f"{what}; logged: {telling[-1].strip()}", "Last log lines:", *tail])
 
 
 def describe_exit(code: int | None) -> str:
@@ -152,6 +161,7 @@ class Worker:
         self._group: Any = None
         self._channel: Any = None
         self._number = 0
+        self._log_begin = 0
         self._is_answering = False
 
     def request(
@@ -184,6 +194,7 @@ class Worker:
         return reply
 
     def _ask(self, message: Message, on_reply: Callable[[Message], None] | None) -> Message:
+        self._log_begin = self._log.stat().st_size if self._log.exists() else 0
         self._open()
         self._number += 1
         try:
@@ -205,17 +216,14 @@ class Worker:
                 raise ValueError(f"it answers request {number}, not {self._number}")
             return from_wire(item)
         except channel.TimeoutError:
-            raise CellTimeout(
-                f"no sign of life for {self._stall_s:g} s; the worker was ended."
-                f" Last log lines:\n{log_tail(self._log)}"
-            ) from None
+            silence = f"no sign of life for {self._stall_s:g} s; the worker was ended"
+            raise CellTimeout(self._with_log(silence)) from None
         except (EOFError, OSError):
             raise self._death() from None
         except (TypeError, ValueError, channel.RemoteError) as error:
-            raise CellCrashed(
-                f"the worker sent what is no message ({str(error).strip().splitlines()[-1]})."
-                f" Last log lines:\n{log_tail(self._log)}"
-            ) from None
+            nonsense = str(error).strip().splitlines()[-1]
+            what = f"the worker sent what is no message ({nonsense})"
+            raise CellCrashed(self._with_log(what)) from None
 
     def close(self) -> None:
         """End the process, if one runs."""
@@ -231,16 +239,17 @@ class Worker:
         if reply.kind == "UNAVAILABLE":
             self._end()  # it could not be loaded, and the next one may be
             return CellUnavailable(reply.reason)
-        return CellCrashed(f"{reply.reason}. Last log lines:\n{log_tail(self._log)}")
+        return CellCrashed(self._with_log(reply.reason))
 
     def _death(self) -> CellCrashed:
         code: int | None = None
         if self._launcher.process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = self._launcher.process.wait(timeout=10)
-        return CellCrashed(
-            f"the worker died: {describe_exit(code)}. Last log lines:\n{log_tail(self._log)}"
-        )
+        return CellCrashed(self._with_log(f"the worker died: {describe_exit(code)}"))
+
+    def _with_log(self, what: str) -> str:
+        return with_log(what, self._log, self._log_begin)
 
     def _open(self) -> None:
         if self._channel is not None:

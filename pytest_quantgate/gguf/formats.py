@@ -254,6 +254,10 @@ def find_file_type(name: str) -> FileType:
     )
 
 
+CACHE_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "IQ4_NL", "Q5_0", "Q5_1")
+"""Types of keys and values in llama.cpp's memory, as its option ``--cache-type-k`` has them."""
+
+
 def find_tensor_type(name: str) -> TensorType:
     """Return a tensor type that llama.cpp quantizes to, by name, whatever its case.
 

@@ -119,7 +119,11 @@ MISTAKES = {
     "looks that fall": (BASE + "looks = [8, 4]", ["looks = [8, 4] must rise and end at or below"]),
     "looks beyond the budget": (BASE + "chunks = 8\nlooks = [4, 16]", ["at or below chunks = 8"]),
     "an unknown order": (BASE + 'chunk_order = "random"', ["'seeded' or 'text'", "'random'"]),
-    "an unknown KV type": (BASE + 'type_k = "Q9"', ["type_k = 'Q9' is no tensor type; valid: F32"]),
+    "an unknown KV type": (
+        BASE + 'type_k = "Q9"',
+        ["type_k = 'Q9' is no type of llama.cpp's keys and values; valid: F32, F16, BF16, Q8_0"],
+    ),
+    "a type that is no KV type": (BASE + 'type_v = "I8"', ["type_v = 'I8' is no type of"]),
     "a negative limit": (
         BASE + "[tool.quantgate.profiles.p.limits.Q4_0]\nppl_vs_reference = -0.1",
         ["ppl_vs_reference = -0.1: -0.1 is negative"],

@@ -32,6 +32,7 @@ from pytest_quantgate.engines.worker_process import (
     Worker,
     describe_exit,
     log_tail,
+    with_log,
     worker_sources,
 )
 from pytest_quantgate.errors import CellCrashed, CellTimeout, CellUnavailable, CellUnsupported
@@ -394,8 +395,32 @@ def test_how_a_process_ended(code: int | None, text: str) -> None:
 
 def test_the_tail_of_a_log_skips_lines_that_say_nothing(tmp_path: Path) -> None:
     log = tmp_path / "x.log"
-    assert log_tail(log) == "(no log)"
+    assert log_tail(log) == []
     log.write_text("")
-    assert log_tail(log) == "(empty log)"
+    assert log_tail(log) == []
     log.write_bytes(b"a\n\n....\n  \nb\xff\nc\n")
-    assert log_tail(log, 2) == "b�\nc"
+    assert log_tail(log, 2) == ["b�", "c"]
+    assert log_tail(log, begin=len(b"a\n\n....\n  \nb\xff")) == ["c"]
+
+
+def test_what_went_wrong_begins_with_a_line_that_is_complete(tmp_path: Path) -> None:
+    """A table shows the first line alone."""
+    log = tmp_path / "x.log"
+    assert with_log("it died", log) == "it died; nothing was logged"
+    log.write_text("one\nGGML_ASSERT(x) failed\ntwo\n")
+    assert with_log("it died", log).splitlines() == [
+        "it died; logged: GGML_ASSERT(x) failed",
+        "Last log lines:",
+        "one",
+        "GGML_ASSERT(x) failed",
+        "two",
+    ]
+
+
+def test_a_death_is_not_told_with_the_log_of_an_earlier_request(make_worker: MakeWorker) -> None:
+    worker = make_worker()
+    worker.request(ask("fine"))
+    with pytest.raises(CellCrashed) as caught:
+        worker.request(ask("exit"))
+    assert "asked for exit" in str(caught.value)
+    assert "asked for fine" not in str(caught.value)

@@ -198,7 +198,7 @@ def answer_lines(name: str, answer: Answer, *, computes: bool) -> list[str]:
 
 
 def _explained(problem: CellError | OSError) -> str:
-    first = str(problem).strip().partition("\n")[0].removesuffix("Last log lines:").rstrip(" .")
+    first = str(problem).strip().partition("\n")[0].rstrip(" .")
     if isinstance(problem, CellCrashed) and _SIGNALS.search(first):
         return (
             f"{first}. A build for the instruction sets of another CPU dies so, and on a CPU with"

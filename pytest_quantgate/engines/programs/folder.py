@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pytest_quantgate.engines.programs.output import read_refusal
 from pytest_quantgate.engines.programs.process import OnLine, run_program
-from pytest_quantgate.engines.worker_process import describe_exit, log_tail
+from pytest_quantgate.engines.worker_process import describe_exit, with_log
 from pytest_quantgate.errors import CellCrashed, CellError, CellUnavailable, CellUnsupported
 
 PERPLEXITY, QUANTIZE = "llama-perplexity", "llama-quantize"
@@ -110,17 +110,13 @@ class ProgramFolder:
         found = self.read_all(name, arguments, read)
         if not found:
             command = shlex.join(str(part) for part in (self.find(name), *arguments))
-            raise CellUnavailable(
-                f"{self.path} holds no {name} of llama.cpp that runs here; see what this prints:"
-                f" {command}. Last log lines:\n{log_tail(self._log)}"
-            )
+            what = f"{self.path} holds no {name} of llama.cpp that runs here; try: {command}"
+            raise CellUnavailable(with_log(what, self._log))
         return found[0]
 
     def crash(self, name: str, code: int, what: str) -> CellCrashed:
         """Return the error of a program that broke."""
-        return CellCrashed(
-            f"{name} {what} ({describe_exit(code)}). Last log lines:\n{log_tail(self._log)}"
-        )
+        return CellCrashed(with_log(f"{name} {what} ({describe_exit(code)})", self._log))
 
     def failure(self, name: str, code: int) -> CellError:
         """Tell a refusal of llama.cpp, with its reason, from a program that broke."""

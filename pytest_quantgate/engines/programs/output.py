@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 
 from pytest_quantgate.engines.messages import DivergenceSummary
+from pytest_quantgate.engines.worker.errors import join_reasons
 
 _NUMBER = r"([-+]?(?:\d+(?:\.\d+)?(?:e[-+]?\d+)?|nan|inf))(?:\([^)]*\))?"
 
@@ -26,7 +27,10 @@ _REFUSAL = re.compile(
     r"error loading model|failed to load model|unable to load model|failed to quantize"
     r"|failed to create (?:the )?context|invalid ftype|could not load model"
 )
-_REASON = re.compile(r"error|fail|invalid|unknown|missing|requires", re.IGNORECASE)
+_REASON = re.compile(
+    r"error|fail|invalid|unknown|missing|requires|duplicate|too long|expected", re.IGNORECASE
+)
+_ERROR = re.compile(r"^[\d.]+ E ")
 _PREFIX = re.compile(r"^[\d.]+ [A-Z] ")  # time and level, as llama.cpp's log puts them
 _TOKEN = re.compile(rb"^ *(\d+) -> '", re.MULTILINE)
 _TOKEN_COUNT = re.compile(rb"Total number of tokens: (\d+)\s*\Z")
@@ -72,10 +76,10 @@ def read_refusal(lines: list[str]) -> str | None:
     """Return why llama.cpp refused, None where the lines tell of no refusal."""
     if not any(_REFUSAL.search(line) for line in lines):
         return None
-    told = [_PREFIX.sub("", line).strip() for line in lines if _REASON.search(line)]
-    # A failed load ends with lines that only say so; the reason is the first that gives one.
-    reasons = [line for line in told if not line.endswith("failed to load model")]
-    return (reasons or told)[0]
+    # Some builds put the level before a line; in others an error is known by its words.
+    errors = [line for line in lines if _ERROR.match(line)]
+    errors = errors or [line for line in lines if _REASON.search(line)]
+    return join_reasons([_PREFIX.sub("", line) for line in errors])
 
 
 @dataclass(frozen=True, kw_only=True)

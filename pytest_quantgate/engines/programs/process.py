@@ -16,7 +16,7 @@ from typing import BinaryIO
 import psutil
 
 from pytest_quantgate.engines.worker import child
-from pytest_quantgate.engines.worker_process import QUIET_THREADS, log_tail
+from pytest_quantgate.engines.worker_process import QUIET_THREADS, log_tail, with_log
 from pytest_quantgate.errors import CellCrashed, CellTimeout, CellUnavailable
 
 OnLine = Callable[[str], None]
@@ -80,7 +80,7 @@ def run_program(
     finally:
         _end_group(process)
     if code == child.NOT_EXECUTABLE:
-        raise CellUnavailable(log_tail(log, 1))
+        raise CellUnavailable("".join(log_tail(log, 1, begin)) or f"{program} cannot be executed")
     return code
 
 
@@ -100,16 +100,16 @@ class _Follower:
     """Shows the whole lines that a file grows by."""
 
     def __init__(self, path: Path, begin: int, on_line: OnLine) -> None:
-        self._path = path
+        self.path = path
         self._on_line = on_line
         self._pending = b""
         self.n_bytes = 0
-        self._begin = begin
+        self.begin = begin
 
     def read(self, *, to_end: bool = False) -> bool:
         """Show what is new, and tell whether anything was."""
-        with self._path.open("rb") as stream:
-            stream.seek(self._begin + self.n_bytes)
+        with self.path.open("rb") as stream:
+            stream.seek(self.begin + self.n_bytes)
             data = stream.read()
         self.n_bytes += len(data)
         *whole, self._pending = (self._pending + data).split(b"\n")
@@ -137,19 +137,15 @@ def _follow(
         if output is not None and output.stat().st_size != written:
             written, grew = output.stat().st_size, True
         if follower.n_bytes + written > MAX_LOG_BYTES:
-            raise CellCrashed(
-                f"{program.name} printed {MAX_LOG_BYTES >> 20} MiB and went on; it was ended."
-                f" Last log lines:\n{log_tail(follower._path)}"
-            )
+            what = f"{program.name} printed {MAX_LOG_BYTES >> 20} MiB and went on; it was ended"
+            raise CellCrashed(with_log(what, follower.path, follower.begin))
         if code is not None:
             return code
         if grew:
             sign_s = time.monotonic()
         elif time.monotonic() - sign_s > stall_s:
-            raise CellTimeout(
-                f"{program.name} printed nothing for {stall_s:g} s; it was ended."
-                f" Last log lines:\n{log_tail(follower._path)}"
-            )
+            what = f"{program.name} printed nothing for {stall_s:g} s; it was ended"
+            raise CellTimeout(with_log(what, follower.path, follower.begin))
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

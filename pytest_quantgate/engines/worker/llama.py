@@ -9,7 +9,7 @@ import contextlib
 import ctypes
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from pytest_quantgate.engines.messages import DevicesListed, Message, ModelRequest, Progress
 from pytest_quantgate.engines.messages.placement import SPLIT_MODES, read_placement
-from pytest_quantgate.engines.worker.errors import EngineRefusal
+from pytest_quantgate.engines.worker.errors import EngineRefusal, join_reasons
 from pytest_quantgate.engines.worker.loading import low
 from pytest_quantgate.engines.worker.releases import (
     clear_memory,
@@ -102,39 +102,69 @@ def describe_device(device: str) -> tuple[str, str]:
     return f"{text}; {options}" if options else text, driver
 
 
+_ERROR, _CONTINUED = 4, 5  # enum ggml_log_level
+
+CACHE_TYPES = {
+    0: "F32",
+    1: "F16",
+    30: "BF16",
+    8: "Q8_0",
+    2: "Q4_0",
+    3: "Q4_1",
+    20: "IQ4_NL",
+    6: "Q5_0",
+    7: "Q5_1",
+}
+"""Types of keys and values; with others llama.cpp may die of a signal."""
+
+
 class LogTap:
-    """Writes llama.cpp's log to stderr, and shows each line to a listener."""
+    """Writes llama.cpp's log to stderr, shows each line to a listener, and keeps the errors."""
 
     def __init__(self) -> None:
         self.listener: Callable[[str], None] | None = None
-        self.lines: list[str] = []
+        self._errors: list[str] = []
         self._pending = ""
+        self._level = 0
 
-        def write(_level: int, text: bytes, _user: object) -> None:
+        def write(level: int, text: bytes, _user: object) -> None:
             decoded = text.decode(errors="replace")
             sys.stderr.write(decoded)
             sys.stderr.flush()
+            self._level = self._level if level == _CONTINUED else level
             self._pending += decoded
-            *whole, self._pending = self._pending.split("\n")
-            self.lines = (self.lines + whole)[-50:]
+            *lines, self._pending = self._pending.split("\n")
+            if self._level == _ERROR:
+                self._errors += lines
             if self.listener is not None:
-                for line in whole:
+                for line in lines:
                     self.listener(line)
 
         self._callback = low.llama_log_callback(write)
         low.llama_log_set(self._callback, ctypes.c_void_p(0))
 
-    def last_error(self) -> str:
-        """Return the last line that reports why something failed, or the last line."""
-        told = [line.strip() for line in reversed(self.lines) if line.strip()]
-        for line in told:
-            # llama.cpp ends a failed load with a line that only says so; the reason is above it.
-            says_why = not line.endswith("failed to load model")
-            if says_why and any(
-                word in line.lower() for word in ("error", "fail", "invalid", "unknown")
-            ):
-                return line
-        return told[0] if told else "no message"
+    @contextlib.contextmanager
+    def explain(self, what: str) -> Iterator[None]:
+        """Add what is logged as an error meanwhile to a refusal; ``what`` could not be done.
+
+        Raises:
+            EngineRefusal: for a :class:`Refused` in the block.
+
+        """
+        self._errors = []
+        try:
+            yield
+        except Refused:
+            reason = join_reasons(self._errors) or "llama.cpp gave no reason"
+            raise EngineRefusal(f"llama.cpp cannot {what}: {reason}") from None
+
+
+class Refused(Exception):
+    """llama.cpp returned that it failed; its log says why."""
+
+
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_UTF16_ZEROS = 0.2  # of its bytes at least, in texts of mostly Latin letters
 
 
 class Vocabulary:
@@ -148,20 +178,23 @@ class Vocabulary:
 
     def tokenize(self, text: bytes) -> np.ndarray:
         """Tokenize bytes with add_special=true, parse_special=false; int32 ids, shape (T,)."""
+        if text[:2] in _UTF16_MARKS or text.count(0) > len(text) * _UTF16_ZEROS:
+            raise EngineRefusal(
+                "the text looks like UTF-16 (every other byte is zero); save it as UTF-8:"
+                " iconv -f UTF-16 -t UTF-8 TEXT > TEXT.utf8"
+            )
         size = len(text) + 8
-        buffer = np.empty(size, dtype=np.int32)
-        count = low.llama_tokenize(
-            self._vocab,
-            text,
-            len(text),
-            buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-            size,
-            True,
-            False,
+        for _ in range(2):
+            buffer = np.empty(size, dtype=np.int32)
+            ids = buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
+            count = low.llama_tokenize(self._vocab, text, len(text), ids, size, True, False)
+            if count >= 0:
+                return buffer[:count].copy()
+            size = -count  # a negative count is the size that it takes
+        raise EngineRefusal(
+            f"llama.cpp cannot cut the text of {len(text):,} bytes into tokens: it asks for room"
+            f" for {size:,}, and again for more; see that the text is UTF-8"
         )
-        if count < 0:
-            raise EngineRefusal(f"llama_tokenize returned {count}")
-        return buffer[:count].copy()
 
     def piece_bytes(self, token: int) -> int:
         """Return how many bytes of text a token stands for."""
@@ -174,9 +207,10 @@ def load_vocabulary(path: str, log: LogTap) -> tuple[Vocabulary, Callable[[], No
     low.llama_backend_init()
     parameters = model_parameters()
     parameters.vocab_only = True
-    model = low.llama_model_load_from_file(path.encode(), parameters)
-    if not model:
-        raise EngineRefusal(f"llama.cpp cannot load the vocabulary: {log.last_error()}")
+    with log.explain("load the vocabulary"):
+        model = low.llama_model_load_from_file(path.encode(), parameters)
+        if not model:
+            raise Refused
     return Vocabulary(model), lambda: low.llama_model_free(model)
 
 
@@ -231,9 +265,10 @@ class Model:
         self._log = log
         self.context: Any = None
         self._batch: Any = None
-        self._model = low.llama_model_load_from_file(request.model.encode(), parameters)
-        if not self._model:
-            raise EngineRefusal(f"llama.cpp cannot load the model: {log.last_error()}")
+        with log.explain("load the model"):
+            self._model = low.llama_model_load_from_file(request.model.encode(), parameters)
+            if not self._model:
+                raise Refused
         self.vocabulary = Vocabulary(self._model)
 
     def __enter__(self) -> Self:
@@ -265,6 +300,12 @@ class Model:
 
         """
         self._close_context()
+        for kind in (request.type_k, request.type_v):
+            if kind not in CACHE_TYPES:
+                valid = ", ".join(f"{name} ({number})" for number, name in CACHE_TYPES.items())
+                raise EngineRefusal(
+                    f"keys and values cannot be of ggml type {kind}; valid: {valid}"
+                )
         options = context_parameters()
         options.n_ctx = n_ctx
         options.n_batch = n_batch
@@ -281,9 +322,10 @@ class Model:
         if graph_callback is not None:
             options.cb_eval = graph_callback
         self._graph_callback = graph_callback  # ctypes keeps no reference of its own
-        self.context = low.llama_init_from_model(self._model, options)
-        if not self.context:
-            raise EngineRefusal(f"llama.cpp cannot make a context: {self._log.last_error()}")
+        with self._log.explain("make a context"):
+            self.context = low.llama_init_from_model(self._model, options)
+            if not self.context:
+                raise Refused
         self._n_batch = n_batch
         self._batch = low.llama_batch_init(n_batch, 0, 1)
         for i in range(n_batch):

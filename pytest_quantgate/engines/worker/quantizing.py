@@ -23,8 +23,9 @@ from pytest_quantgate.engines.messages import (
     Quantized,
 )
 from pytest_quantgate.engines.worker.errors import EngineRefusal
-from pytest_quantgate.engines.worker.llama import LogTap
-from pytest_quantgate.engines.worker.loading import low
+from pytest_quantgate.engines.worker.llama import LogTap, Refused
+from pytest_quantgate.engines.worker.loading import library_folder, low
+from pytest_quantgate.engines.worker.native import NativeCodecs
 from pytest_quantgate.engines.worker.releases import (
     quantize_parameters,
     set_dry_run,
@@ -43,7 +44,21 @@ _NEEDS_IMATRIX = "will require an imatrix"
 
 
 def _parameters(request: Quantize | PlanQuantization) -> tuple[Any, Any]:
-    """Return llama.cpp's parameters, and what they point to."""
+    """Return llama.cpp's parameters, and what they point to.
+
+    Raises:
+        EngineRefusal: a type that this llama.cpp cannot write: its quantizer would abort.
+
+    """
+    if request.overrides:
+        types = {row.type_id: row.name for row in NativeCodecs(library_folder()).types()}
+        types |= {0: "F32", 1: "F16", 30: "BF16"}
+        for pattern, number in request.overrides:
+            if number not in types:
+                raise EngineRefusal(
+                    f"this llama.cpp cannot write tensors of ggml type {number} ({pattern!r});"
+                    f" valid: {', '.join(types.values())}"
+                )
     parameters = quantize_parameters()
     parameters.ftype = request.file_type
     parameters.allow_requantize = request.allow_requantize
@@ -55,13 +70,13 @@ def _parameters(request: Quantize | PlanQuantization) -> tuple[Any, Any]:
 def _run(source: str, destination: str, parameters: Any, log: LogTap, listen: Any) -> None:
     log.listener = listen
     try:
-        code = low.llama_model_quantize(
-            source.encode(), destination.encode(), ctypes.byref(parameters)
-        )
+        with log.explain("quantize"):
+            if low.llama_model_quantize(
+                source.encode(), destination.encode(), ctypes.byref(parameters)
+            ):
+                raise Refused
     finally:
         log.listener = None
-    if code != 0:
-        raise EngineRefusal(f"llama.cpp cannot quantize: {log.last_error()}")
 
 
 def quantize(request: Quantize, log: LogTap, send: Callable[[Message], None]) -> Quantized:

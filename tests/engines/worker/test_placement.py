@@ -56,7 +56,7 @@ MISTAKES = {
     "n_gpu_layers = 3": "n_gpu_layers and split_mode are for devices other than",
     'backend = "CUDA0"\nn_gpu_layers = -1': "n_gpu_layers = -1",
     'backend = "CUDA0"\nsplit_mode = "column"': "split_mode = 'column'",
-    'type_k = "Q9"': "type_k = 'Q9' is no tensor type; valid: F32",
+    'type_k = "Q9"': "type_k = 'Q9' is no type of llama.cpp's keys and values",
 }
 
 

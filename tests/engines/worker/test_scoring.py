@@ -185,7 +185,9 @@ def test_a_format_without_its_matrix_is_refused_and_leaves_nothing(
     engine: LlamaCppPython, tiny_model: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "x.gguf"
-    with pytest.raises(CellUnsupported, match="llama.cpp cannot quantize: .*imatrix"):
+    with pytest.raises(
+        CellUnsupported, match="llama.cpp cannot quantize: .*requires an importance"
+    ):
         quantize(engine, tiny_model, path, "IQ2_XXS")
     assert not list(tmp_path.iterdir())
 
@@ -226,7 +228,9 @@ def test_a_file_that_is_no_model_is_refused_and_the_next_request_works(
 ) -> None:
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(tiny_model.read_bytes()[:5000])
-    with pytest.raises(CellUnsupported, match="llama.cpp cannot load the model: .*[^l]$"):
+    with pytest.raises(
+        CellUnsupported, match="llama.cpp cannot load the model: .*failed to read tensor info$"
+    ):
         score(engine, bad, story)
     assert len(score(engine, tiny_model, story)) == 2
 
