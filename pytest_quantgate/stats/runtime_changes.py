@@ -59,7 +59,7 @@ def decide_runtime_change(
     The same weights computed otherwise move single tokens at random, and by so much that 16 chunks
     cannot tell perplexity's change from its limit. The reference's whole distribution says more of
     each position than the token that followed: the standard error of the divergence's change is
-    smaller by a factor of 2 to 13. So INSIDE needs the divergence inside its limit, and of
+    smaller by a factor of 2 to 16. So INSIDE needs the divergence inside its limit, and of
     perplexity only that a rise beyond `PPL_ALLOWANCE` times its limit is excluded. OUTSIDE is
     what is outside either limit, each with the look's α.
 
