@@ -17,6 +17,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pytest_quantgate import stats
 from pytest_quantgate.config.options import Overrides
 from pytest_quantgate.config.settings import Settings, load_settings
 from pytest_quantgate.gate.loop import answer
@@ -104,7 +105,7 @@ def main() -> None:
     print(f"profile {arguments.profile}: {len(full.verdicts)} cells\n")
     print("| | tokens decoded | wall s | chunks used: cells | verdicts |")
     print("|---|--:|--:|---|---|")
-    declared = ", ".join(map(str, settings.profile.look_chunks))
+    declared = ", ".join(map(str, settings.profile.looks or (stats.FIRST_LOOK,)))
     for label, done in ((f"looks {declared}", with_looks), ("full budget", full)):
         used = ", ".join(f"{chunks}: {count}" for chunks, count in sorted(done.chunks.items()))
         verdicts = ", ".join(f"{n} {kind}" for kind, n in Counter(done.verdicts.values()).items())

@@ -366,12 +366,6 @@ class ProfileSettings(Table):
             )
         return self
 
-    @property
-    def look_chunks(self) -> tuple[int, ...]:
-        """The numbers of chunks after which a cell may be decided, the budget last."""
-        declared = self.looks or ()
-        return (*(look for look in declared if look < self.chunks), self.chunks)
-
 
 class Tables(Table):
     """All of ``[tool.quantgate]``."""

@@ -177,7 +177,11 @@ def _looks(
         plan.n_chunks,
         plan.clusters,
     )
-    return iter((look.chunks, look) for look in looks)
+    # Beyond the budget goes only what the bounds leave undecided.
+    return iter(
+        (look.chunks, replace(look, is_last=look.is_last or look.chunks >= budget))
+        for look in looks
+    )
 
 
 def _observe(run: Run, now: CellMeasurement, before: Before, asked: Asked) -> Observation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from pytest_quantgate import stats
 from pytest_quantgate.artifacts.support import find_support
 from pytest_quantgate.errors import CellError
 from pytest_quantgate.matrix.run import Run
@@ -22,7 +23,7 @@ def settings_used(run: Run) -> dict[str, Any]:
         "type_k": profile.type_k,
         "type_v": profile.type_v,
         "chunks": profile.chunks,
-        "looks": list(profile.look_chunks),
+        "looks": list(profile.looks or (stats.FIRST_LOOK,)),
         "chunk_order": profile.chunk_order,
         "seed": profile.seed,
         "texts": {name: run.text(name).sha256 for name in profile.texts},

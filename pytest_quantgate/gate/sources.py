@@ -40,6 +40,9 @@ _NEEDS_BASELINE = ("_vs_baseline", "_vs_anchor", "_vs_same_hardware", "_tokens_p
 
 NOT_STORED_YET = "measured; no baseline is stored yet"
 
+_MOST_CHUNKS = 64
+"""How far two engines go on measuring an undecided cell where the budget is smaller."""
+
 _ONCE = ("routing", "memory")
 """What an old engine measures too; speed is measured of both sides at once."""
 
@@ -63,7 +66,10 @@ class BaselineSource(Protocol):
 
     @property
     def n_chunks(self) -> int | None:
-        """How many chunks it has, up to which runs go on; None where it has what the run has."""
+        """How many chunks it has or can be given, up to which an undecided cell goes on.
+
+        None where there is nothing to compare with.
+        """
 
     def before(self, now: CellMeasurement, asked: Asked, n_chunks: int | None) -> Before:
         """Return what stands as the baseline of as many chunks as were scored.
@@ -199,8 +205,10 @@ class OldEngine:
 
     @property
     def n_chunks(self) -> int | None:
-        """None: it measures the chunks that the run does."""
-        return None
+        """Chunks of the text, within a bound: it measures what the run does."""
+        if self._run.old_cell(self._cell) is None:
+            return None
+        return max(self._run.settings.profile.chunks, _MOST_CHUNKS)
 
     def _set_aside(self, error: CellError) -> None:
         """Go on without the old engine in a cell that it cannot measure: the new one can.

@@ -28,6 +28,7 @@ class Look:
     """One look: how many chunks it has, the errors that it may spend, and whether it is the last.
 
     A look that may spend nothing has too few clusters; bit-equal values alone are decided there.
+    At the last one, or one that has the whole budget, it is no more asked what the rest may hold.
     """
 
     chunks: int

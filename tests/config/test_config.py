@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_quantgate.config.options import Overrides
-from pytest_quantgate.config.schema import EngineSettings, Limits, ProfileSettings
+from pytest_quantgate.config.schema import EngineSettings, Limits
 from pytest_quantgate.config.settings import load_settings
 from pytest_quantgate.config.values import parse_relative
 from pytest_quantgate.errors import ConfigError
@@ -224,7 +224,7 @@ def test_without_any_configuration_the_embedded_models_are_measured(tmp_path: Pa
     settings = load_settings(tmp_path)
     assert settings.uses_built_in_profile
     assert settings.profile.models == ("olmoe-mini", "lfm2moe-mini")
-    assert settings.profile.look_chunks == (16,)
+    assert (settings.profile.chunks, settings.profile.looks) == (16, None)
     assert len(settings.formats) == 14
     assert settings.baselines_dir == tmp_path / "baselines"
 
@@ -233,7 +233,7 @@ def test_smollm2_is_a_built_in_profile_of_its_own(tmp_path: Path) -> None:
     settings = load_settings(tmp_path, Overrides(profile="smollm2"))
     assert settings.uses_built_in_profile
     assert settings.profile.models == ("smollm2",)
-    assert settings.profile.look_chunks == (4, 16)
+    assert settings.profile.looks == (4, 16)
     assert len(settings.formats) == 14
 
 
@@ -315,13 +315,6 @@ def test_a_relative_change_is_finite_or_refused(text: str) -> None:
     except ValueError:
         return
     assert abs(number) < float("inf")
-
-
-def test_looks_end_with_the_budget() -> None:
-    profile = ProfileSettings(models=("m",), chunks=16, looks=(4, 16))
-    assert profile.look_chunks == (4, 16)
-    assert ProfileSettings(models=("m",), chunks=16).look_chunks == (16,)
-    assert ProfileSettings(models=("m",), chunks=16, looks=(4,)).look_chunks == (4, 16)
 
 
 def test_limits_cannot_be_changed() -> None:

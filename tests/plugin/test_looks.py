@@ -36,16 +36,19 @@ def test_other_libraries_take_the_whole_budget(own_cache: Project) -> None:
 
 
 def test_an_undecided_cell_goes_on_to_the_end_of_its_baseline(own_cache: Project) -> None:
-    """The budget is for what has no baseline; both sides have 16 chunks here."""
+    """What is decided, such as bit-equal values, stops at the budget; both sides have 16 here."""
     own_cache.configure(profile="looks = [8]")
     own_cache.use_fake_engine()
     assert own_cache.accept().ret == pytest.ExitCode.OK
     own_cache.configure(profile="looks = [8]\nchunks = 8")
-    own_cache.set_faults(library="another build")
-    result = own_cache.matrix("--quant-report=report.json")
-    assert result.ret == pytest.ExitCode.OK
+    own_cache.set_faults(library="another build", Q4_0="noisy")
+    own_cache.matrix("--quant-report=report.json")
     cells = json.loads((own_cache.root / "report.json").read_text())["cells"]
-    assert {(cell["verdict"], len(cell["chunks"]["index"])) for cell in cells} == {("PASS", 16)}
+    assert {cell["format"]: (cell["verdict"], len(cell["chunks"]["index"])) for cell in cells} == {
+        "F16": ("PASS", 8),
+        "Q8_0": ("PASS", 8),
+        "Q4_0": ("INCONCLUSIVE", 16),
+    }
 
 
 def test_a_baseline_that_is_shorter_than_the_budget_ends_the_comparison(
