@@ -80,7 +80,7 @@ class FileHashes:
         return self.identity(file) if is_identity(stored) else self.sha256(file)
 
     def is_known(self, file: GgufFile, stored: str) -> bool:
-        """Tell whether :meth:`like` has nothing to work out."""
+        """Return whether :meth:`like` has nothing to work out."""
         kind = _KIND if is_identity(stored) else "sha256"
         return all(self._hashes.known(path, kind) is not None for path in file.files)
 

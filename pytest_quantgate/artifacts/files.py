@@ -103,7 +103,7 @@ class Files:
     def cell_file(
         self,
         model: Model,
-        wanted: Format,
+        target: Format,
         imatrix: Imatrix | None,
         engine: Engine,
         on_reply: OnReply,
@@ -116,32 +116,32 @@ class Files:
 
         """
         if model.shape is not None:
-            entry = self._shapes.file(model.shape, wanted, engine)
+            entry = self._shapes.file(model.shape, target, engine)
             return _describe_shape(model.shape, read_gguf(entry.path), entry.identity, engine)
         if model.source is None:
-            header = model.files[wanted.name]
-            self._check_pin(model, wanted.name, header)
+            header = model.files[target.name]
+            self._check_pin(model, target.name, header)
             return self._describe(header, None, None)
         origin, origin_id, source_id = self.origin(model, engine, on_reply)
-        if wanted.is_full_precision and wanted.name == origin.main_type():
+        if target.is_full_precision and target.name == origin.main_type():
             return self._describe(origin, source_id, engine if model.is_requantized else None)
-        header, _ = self._quantized(origin, origin_id, wanted, imatrix, engine, on_reply)
+        header, _ = self._quantized(origin, origin_id, target, imatrix, engine, on_reply)
         return self._describe(header, source_id, engine, imatrix)
 
-    def describe_shape(self, shape: Shape, wanted: Format, engine: Engine) -> CellFile:
+    def describe_shape(self, shape: Shape, target: Format, engine: Engine) -> CellFile:
         """Return a shape's file without making it.
 
         Raises:
             CellError: the engine cannot tell what it would be.
 
         """
-        return _describe_shape(shape, self._shapes.plan(shape, wanted, engine), None, engine)
+        return _describe_shape(shape, self._shapes.plan(shape, target, engine), None, engine)
 
     def _quantized(
         self,
         source: GgufFile,
         source_id: str,
-        wanted: Format,
+        target: Format,
         imatrix: Imatrix | None,
         engine: Engine,
         on_reply: OnReply,
@@ -150,8 +150,8 @@ class Files:
         key = key_of(
             kind="quantized",
             source=source_id,
-            file_type=wanted.file_type.number,
-            overrides=override_numbers(wanted),
+            file_type=target.file_type.number,
+            overrides=override_numbers(target),
             imatrix=imatrix.sha256 if imatrix is not None else None,
             quantizer=engine.identity().quantizer_sha256,
         )
@@ -159,9 +159,9 @@ class Files:
         def make(path: Path) -> dict[str, Any]:
             with self._hold_device():
                 seconds_s = quantize_file(
-                    path, source, wanted, imatrix, engine, self._n_threads, on_reply
+                    path, source, target, imatrix, engine, self._n_threads, on_reply
                 )
-            return {"format": wanted.name, "seconds_s": seconds_s}
+            return {"format": target.name, "seconds_s": seconds_s}
 
         entry = self._cache.artifact(key, ".gguf", make, self._hashes.path_identity)
         return read_gguf(entry.path), entry.identity

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantgate.errors import CellUnavailable, ModelFileError
-from pytest_quantgate.gguf.reader import part_names
+from pytest_quantgate.gguf.reader import split_names
 
 _SOURCE = re.compile(
     r"^(?P<repository>[\w.-]+/[\w.-]+)/(?P<file>[^@\s]+\.gguf)(?:@(?P<revision>[\w./-]+))?$"
@@ -51,8 +51,8 @@ def parse_hub_source(source: str, model: str) -> HubFile:
     return HubFile(repository=match["repository"], file=match["file"], revision=match["revision"])
 
 
-def fetch(wanted: HubFile, root: Path, model: str, *, is_offline: bool = False) -> Path:
-    """Return the file of the hub library's cache, downloaded if need be; all parts if it is split.
+def fetch(hub_file: HubFile, root: Path, model: str, *, is_offline: bool = False) -> Path:
+    """Return the first file of a model in the hub library's cache, downloaded if need be.
 
     With ``is_offline`` nothing is downloaded, and the hub is not asked.
 
@@ -61,55 +61,55 @@ def fetch(wanted: HubFile, root: Path, model: str, *, is_offline: bool = False) 
             says what to type, and which file to place where instead.
 
     """
-    hub = _library(wanted, root, model)
+    hub = _library(hub_file, root, model)
     how = {"local_files_only": True} if is_offline else {}
     paths = []
-    for part in _parts(wanted):
+    for name in _files(hub_file):
         try:
-            path = hub.hf_hub_download(wanted.repository, part, revision=wanted.revision, **how)
+            path = hub.hf_hub_download(hub_file.repository, name, revision=hub_file.revision, **how)
         # The library raises its own errors, those of its HTTP client and the system's.
         except Exception as error:
             if _is_refusal(error):
-                raise _refused(wanted, root, model, error) from error
-            why = "" if is_offline else f" and could not be downloaded ({_said(error)})"
-            revision = f" --revision {wanted.revision}" if wanted.revision else ""
+                raise _refused(hub_file, root, model, error) from error
+            why = "" if is_offline else f" and could not be downloaded ({_describe(error)})"
+            revision = f" --revision {hub_file.revision}" if hub_file.revision else ""
             raise CellUnavailable(
-                f"model {model!r}: {wanted.file} of {wanted.repository} is not in the hub's"
+                f"model {model!r}: {hub_file.file} of {hub_file.repository} is not in the hub's"
                 f" cache{why}; with a network, type:"
-                f" hf download {wanted.repository} {wanted.file}{revision};"
-                f" {_by_hand(wanted, root, model)}"
+                f" hf download {hub_file.repository} {hub_file.file}{revision};"
+                f" {_by_hand(hub_file, root, model)}"
             ) from error
         paths.append(Path(path))
     return paths[0]
 
 
-def ask_for(wanted: HubFile, root: Path, model: str) -> int:
-    """Return a file's bytes, those of all parts if it is split, as the hub tells; without them.
+def ask_for(hub_file: HubFile, root: Path, model: str) -> int:
+    """Return a file's bytes, those of all files of a split model, as the hub tells; without them.
 
     Raises:
         CellUnavailable: the library is not installed, or the hub does not give the file: it is
             not there, or not for this token.
 
     """
-    hub = _library(wanted, root, model)
+    hub = _library(hub_file, root, model)
     n_bytes = 0
-    for part in _parts(wanted):
+    for name in _files(hub_file):
         try:
-            url = hub.hf_hub_url(wanted.repository, part, revision=wanted.revision)
+            url = hub.hf_hub_url(hub_file.repository, name, revision=hub_file.revision)
             n_bytes += hub.get_hf_file_metadata(url).size or 0
         except Exception as error:
             if _is_refusal(error):
-                raise _refused(wanted, root, model, error) from error
+                raise _refused(hub_file, root, model, error) from error
             # A failed connection's text names hosts, a proxy's too; this goes into reports.
             raise CellUnavailable(
-                f"model {model!r}: the hub does not tell of {part} of {wanted.repository}"
-                f" ({type(error).__name__}); {_by_hand(wanted, root, model)}"
+                f"model {model!r}: the hub gives no size of {name} of {hub_file.repository}"
+                f" ({type(error).__name__}); {_by_hand(hub_file, root, model)}"
             ) from error
     return n_bytes
 
 
 def has_token() -> bool | None:
-    """Tell whether the hub's library has a token, None where it is not installed."""
+    """Return whether the hub's library has a token, None where it is not installed."""
     try:
         hub: Any = importlib.import_module("huggingface_hub")
     except ImportError:
@@ -117,37 +117,38 @@ def has_token() -> bool | None:
     return bool(hub.get_token())
 
 
-def _library(wanted: HubFile, root: Path, model: str) -> Any:
+def _library(hub_file: HubFile, root: Path, model: str) -> Any:
     try:
         return importlib.import_module("huggingface_hub")
     except ImportError:
         raise CellUnavailable(
             f"model {model!r}: a source hf: needs the hub's library; type: pip install"
-            f' "pytest-quantgate[hf]"; {_by_hand(wanted, root, model)}'
+            f' "pytest-quantgate[hf]"; {_by_hand(hub_file, root, model)}'
         ) from None
 
 
-def _parts(wanted: HubFile) -> list[str]:
-    """Return the paths of a file's parts in its repository."""
-    folder, _, name = wanted.file.rpartition("/")
-    return [f"{folder}/{part}" if folder else part for part in part_names(name)]
+def _files(hub_file: HubFile) -> list[str]:
+    """Return the paths of a model's files in its repository."""
+    folder, _, name = hub_file.file.rpartition("/")
+    return [f"{folder}/{file}" if folder else file for file in split_names(name)]
 
 
-def _refused(wanted: HubFile, root: Path, model: str, error: Exception) -> CellUnavailable:
+def _refused(hub_file: HubFile, root: Path, model: str, error: Exception) -> CellUnavailable:
     return CellUnavailable(
-        f"model {model!r}: the hub refused {wanted.file} of {wanted.repository} ({_said(error)});"
+        f"model {model!r}: the hub refused {hub_file.file} of {hub_file.repository}"
+        f" ({_describe(error)});"
         " if the repository is gated or private, set HF_TOKEN to a token that may read it,"
         " in CI from a secret, which a pull request from a fork does not get;"
-        f" {_by_hand(wanted, root, model)}"
+        f" {_by_hand(hub_file, root, model)}"
     )
 
 
-def _said(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Tell whether the hub answered that this token, or none, may not read the repository.
+    """Return whether the hub answered that this token, or none, may not read the repository.
 
     It says of a private repository that it does not exist, as of one that does not.
     """
@@ -156,8 +157,8 @@ def _is_refusal(error: Exception) -> bool:
     return status in {401, 403} or bool(names & {"GatedRepoError", "RepositoryNotFoundError"})
 
 
-def _by_hand(wanted: HubFile, root: Path, model: str) -> str:
-    place = Path("models") / wanted.name
+def _by_hand(hub_file: HubFile, root: Path, model: str) -> str:
+    place = Path("models") / hub_file.name
     return (
         f'or place the file at {root / place} and set source = "{place.as_posix()}" under'
         f" [tool.quantgate.models.{model}]"

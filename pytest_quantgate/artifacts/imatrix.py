@@ -36,7 +36,7 @@ _LAYER = re.compile(r"^blk\.(\d+)\.(.+)$")
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One weight's part of a matrix; ``counts`` has the tokens that each expert saw."""
+    """What a matrix has of one weight; ``counts`` are the tokens that went through each expert."""
 
     sums: Tensor
     counts_tensor: Tensor
@@ -77,8 +77,8 @@ class Imatrix:
             return None
         sums = _values(entry.sums).reshape(n_experts, -1)
         counts = np.broadcast_to(np.array(entry.counts, dtype=np.float32), (n_experts,))[:, None]
-        seen = counts > 0
-        means: np.ndarray = np.where(seen, sums / np.where(seen, counts, 1), 1)
+        is_used = counts > 0
+        means: np.ndarray = np.where(is_used, sums / np.where(is_used, counts, 1), 1)
         return means.astype(np.float32)
 
 
@@ -150,11 +150,11 @@ def _entry(name: str, weight: str, of: Tensor | None, sums: Tensor, counts: Tens
         )
     if of is not None:
         n_experts = of.shape[2] if len(of.shape) > 2 else 1
-        wanted = of.shape[0] * n_experts
-        if sums.n_elements != wanted or counts.n_elements not in {1, n_experts}:
+        n_sums = of.shape[0] * n_experts
+        if sums.n_elements != n_sums or counts.n_elements not in {1, n_experts}:
             raise CellInvalid(
                 f"{where} has {sums.n_elements} sums and {counts.n_elements} counts, the model's"
-                f" weight takes {wanted} and {n_experts}: it was made from another model"
+                f" weight takes {n_sums} and {n_experts}: it was made from another model"
             )
     for tensor, what in ((sums, "sum"), (counts, "count")):
         values = _values(tensor)
@@ -166,14 +166,14 @@ def _entry(name: str, weight: str, of: Tensor | None, sums: Tensor, counts: Tens
                 f"{where}: {what} {place} is {values[place]}, {kind} ({len(wrong)} of"
                 f" {len(values)}); quantizing with it would spoil the rows"
             )
-    seen = _values(counts).round()
-    empty = np.flatnonzero((seen > 0) & ~_values(sums).reshape(len(seen), -1).any(axis=1))
+    tokens = _values(counts).round()
+    empty = np.flatnonzero((tokens > 0) & ~_values(sums).reshape(len(tokens), -1).any(axis=1))
     if len(empty):
         raise CellInvalid(
-            f"{where}: expert {empty[0]} saw {seen[empty[0]]:,.0f} tokens and its sums are all 0"
-            f" ({len(empty)} of {len(seen)}); its weights would be quantized as if none mattered"
+            f"{where}: expert {empty[0]} saw {tokens[empty[0]]:,.0f} tokens and its sums are all 0"
+            f" ({len(empty)} of {len(tokens)}); its weights would be quantized as if none mattered"
         )
-    return Entry(sums=sums, counts_tensor=counts, counts=tuple(map(float, seen)))
+    return Entry(sums=sums, counts_tensor=counts, counts=tuple(map(float, tokens)))
 
 
 def _values(tensor: Tensor) -> np.ndarray:
@@ -188,7 +188,7 @@ def dropped_weights(entries: Mapping[str, Entry], model: GgufFile) -> tuple[str,
     matrix has the same one of another layer and another one of the same layer, and experts
     wherever the matrix has anything else of their layer. Layers of which it has nothing are not
     part of the graph, as those that predict a second token. A weight that is there without a
-    token lacks its part as well; of experts the coverage tells which saw none.
+    token is missed as well; which experts saw none is in the coverage.
     """
     present = [match for name in entries if (match := _LAYER.match(name))]
     layers, kinds = {match[1] for match in present}, {match[2] for match in present}
@@ -206,21 +206,21 @@ def _has_tokens(entry: Entry | None) -> bool:
     return entry is not None and (len(entry.counts) > 1 or any(entry.counts))
 
 
-def _complete(found: Imatrix, model: GgufFile, advice: str) -> Imatrix:
+def _complete(matrix: Imatrix, model: GgufFile, advice: str) -> Imatrix:
     """Return a matrix that has every weight that it should.
 
     Raises:
         CellInvalid: it lacks weights; the message ends with the advice.
 
     """
-    dropped = dropped_weights(found.entries, model)
+    dropped = dropped_weights(matrix.entries, model)
     if dropped:
         more = f" and {len(dropped) - 1} more" if len(dropped) > 1 else ""
         raise CellInvalid(
-            f"importance matrix {found.name!r} lacks {dropped[0]}{more}: llama.cpp would quantize"
+            f"importance matrix {matrix.name!r} lacks {dropped[0]}{more}: llama.cpp would quantize"
             f" it as without a matrix; {advice}"
         )
-    return found
+    return matrix
 
 
 class Imatrices:
@@ -252,9 +252,9 @@ class Imatrices:
         """
         path = self.path_of(file)
         header = read_header(name, path)
-        found = read_imatrix(name, header.files[0], self._cache.sha256_of(path), model)
+        matrix = read_imatrix(name, header.files[0], self._cache.sha256_of(path), model)
         return _complete(
-            found, model, "make the file anew with a current llama-imatrix, or name a text instead"
+            matrix, model, "make the file anew with a current llama-imatrix, or name a text instead"
         )
 
     def path_of(self, file: str) -> Path:
@@ -328,8 +328,8 @@ class Imatrices:
             return {"chunks": reply.n_chunks}
 
         entry = self._cache.artifact(key, ".gguf", make)
-        found = read_imatrix(name, entry.path, entry.identity, model)
-        return _complete(found, model, "take a longer text, or another engine")
+        matrix = read_imatrix(name, entry.path, entry.identity, model)
+        return _complete(matrix, model, "take a longer text, or another engine")
 
 
 def write_imatrix(

@@ -26,7 +26,7 @@ class Model:
     """A model whose files were found and read.
 
     ``source`` is what is quantized, None for a model of existing files; ``files`` has the
-    existing file of a format. ``is_miniature`` tells a model that ships here: it detects faults
+    existing file of a format. ``is_miniature`` marks a model that ships here: it detects faults
     and does not rank formats. ``oracle`` has what another implementation computes from the
     source's weights, for a model that ships with it. Of a ``shape``, ``source`` is what its file
     would be.
@@ -117,13 +117,13 @@ def find_shape(model: ModelSettings, name: str) -> Shape:
     """
     if model.shape is not None:
         return Shape(name=name, settings=model.shape)
-    wanted = (model.source or "").removeprefix("shape:")
-    if wanted not in SHAPES:
+    shape_name = (model.source or "").removeprefix("shape:")
+    if shape_name not in SHAPES:
         raise ModelFileError(
-            f"model {name!r}: there is no shape {wanted!r}; valid: {', '.join(SHAPES)}, or one"
+            f"model {name!r}: there is no shape {shape_name!r}; valid: {', '.join(SHAPES)}, or one"
             f" written as [tool.quantgate.models.{name}.shape]"
         )
-    return Shape(name=wanted, settings=SHAPES[wanted])
+    return Shape(name=shape_name, settings=SHAPES[shape_name])
 
 
 def find_model(name: str, settings: Settings, *, is_offline: bool = False) -> Model:

@@ -27,15 +27,15 @@ _SPOILED = "llama.cpp's quantizer spoiled its file"
 _COMPARED_BYTES = 1 << 20  # norms and biases, which are copied as they are
 
 
-def override_numbers(wanted: Format) -> tuple[tuple[str, int], ...]:
+def override_numbers(target: Format) -> tuple[tuple[str, int], ...]:
     """Return a format's overrides with llama.cpp's numbers of the types."""
-    return tuple((pattern, TENSOR_TYPES[name].number) for pattern, name in wanted.overrides)
+    return tuple((pattern, TENSOR_TYPES[name].number) for pattern, name in target.overrides)
 
 
 def quantize_file(
     path: Path,
     source: GgufFile,
-    wanted: Format,
+    target: Format,
     imatrix: Imatrix | None,
     engine: Engine,
     n_threads: int,
@@ -49,13 +49,13 @@ def quantize_file(
         CellError: the engine died or hung.
 
     """
-    _check_overrides(source, wanted)
-    _check_disk(path, _least_bytes(source, wanted))
+    _check_overrides(source, target)
+    _check_disk(path, _least_bytes(source, target))
     request = Quantize(
         source=str(source.files[0]),
         destination=str(path),
-        file_type=wanted.file_type.number,
-        overrides=override_numbers(wanted),
+        file_type=target.file_type.number,
+        overrides=override_numbers(target),
         allow_requantize=source.main_type() not in FULL_PRECISION,
         n_threads=n_threads,
         imatrix=imatrix.rows() if imatrix is not None else (),
@@ -68,17 +68,17 @@ def quantize_file(
     except CellError as error:
         path.unlink(missing_ok=True)
         _check_disk(path, _planned_bytes(source, request, engine))
-        if not isinstance(error, CellUnsupported) or imatrix or not wanted.needs_imatrix:
+        if not isinstance(error, CellUnsupported) or imatrix or not target.needs_imatrix:
             raise
         raise CellUnsupported(
-            f"{wanted.name} needs an importance matrix; give it one with"
+            f"{target.name} needs an importance matrix; give it one with"
             ' --quant-imatrix calibration or imatrices = ["calibration"] in the profile'
             f" ({error})"
         ) from error
     return reply.seconds_s
 
 
-def _check_overrides(source: GgufFile, wanted: Format) -> None:
+def _check_overrides(source: GgufFile, target: Format) -> None:
     """Refuse an override that fits no tensor; a group of a recipe may be absent from a model.
 
     Raises:
@@ -86,21 +86,21 @@ def _check_overrides(source: GgufFile, wanted: Format) -> None:
 
     """
     names = [tensor.name for tensor in source.tensors]
-    for pattern, type_name in wanted.overrides[1 if wanted.part else 0 :]:
+    for pattern, type_name in target.overrides[1 if target.part else 0 :]:
         if pattern in TENSOR_GROUPS.values() or any(re.search(pattern, name) for name in names):
             continue
         kinds = sorted({re.sub(r"^blk\.\d+\.|\.weight$", "", name) for name in names})
         close = difflib.get_close_matches(pattern, kinds, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise CellUnsupported(
-            f"format {wanted.name!r}: the override {pattern!r} = {type_name!r} fits no tensor of"
+            f"format {target.name!r}: the override {pattern!r} = {type_name!r} fits no tensor of"
             f" {source.files[0].name}{hint}; its tensors are: {', '.join(kinds)}"
         )
 
 
-def _least_bytes(source: GgufFile, wanted: Format) -> int:
+def _least_bytes(source: GgufFile, target: Format) -> int:
     """Return a number of bytes that a format's file has at least."""
-    types = [wanted.file_type.main_type, *(name for _, name in wanted.overrides)]
+    types = [target.file_type.main_type, *(name for _, name in target.overrides)]
     bits = min(TENSOR_TYPES[name].bits_per_weight for name in types)
     return int(source.n_parameters * bits / 8)
 
@@ -155,7 +155,7 @@ def _check_made(path: Path, source: GgufFile) -> None:
 
 
 def _is_made(source: Tensor, made: Tensor | None) -> bool:
-    """Tell whether a tensor has its source's shape, and its bytes where it was only copied."""
+    """Return whether a tensor has its source's shape, and its bytes where it was only copied."""
     if made is None or made.shape != source.shape:
         return False
     is_copied = made.type == source.type and source.n_bytes <= _COMPARED_BYTES

@@ -109,7 +109,7 @@ class ShapeFiles:
         self._cache = cache
         self._identify = FileHashes(cache.hashes).path_identity
 
-    def plan(self, shape: Shape, wanted: Format, engine: Engine) -> GgufFile:
+    def plan(self, shape: Shape, target: Format, engine: Engine) -> GgufFile:
         """Return what the file of a format would be: its exact bytes and each tensor's type.
 
         Raises:
@@ -118,16 +118,16 @@ class ShapeFiles:
             CellError: the engine could not be asked.
 
         """
-        return shape.file(self._types(shape, wanted, engine))
+        return shape.file(self._types(shape, target, engine))
 
-    def file(self, shape: Shape, wanted: Format, engine: Engine) -> Entry:
+    def file(self, shape: Shape, target: Format, engine: Engine) -> Entry:
         """Return the file of a format, written if it is not in the cache.
 
         Raises:
             CellError: as :meth:`plan`.
 
         """
-        types = self._types(shape, wanted, engine)
+        types = self._types(shape, target, engine)
 
         def encode(type_name: str, rows: Array) -> Array:
             kind = TENSOR_TYPES[type_name]
@@ -144,45 +144,45 @@ class ShapeFiles:
             return np.frombuffer(reply.data, dtype=np.uint8).reshape(len(rows), row_bytes)
 
         def make(path: Path) -> dict[str, Any]:
-            write_shape(path, shape.header(wanted.file_type, types), shape.file(types), encode)
-            return {"format": wanted.name}
+            write_shape(path, shape.header(target.file_type, types), shape.file(types), encode)
+            return {"format": target.name}
 
-        key = self._key(shape, wanted, engine, "shape")
+        key = self._key(shape, target, engine, "shape")
         return self._cache.artifact(key, ".gguf", make, self._identify)
 
-    def _key(self, shape: Shape, wanted: Format, engine: Engine, kind: str) -> str:
+    def _key(self, shape: Shape, target: Format, engine: Engine, kind: str) -> str:
         return key_of(
             kind=kind,
             source=shape.sha256,
-            file_type=wanted.file_type.number,
-            overrides=wanted.overrides,
+            file_type=target.file_type.number,
+            overrides=target.overrides,
             quantizer=engine.identity().quantizer_sha256,
         )
 
-    def _types(self, shape: Shape, wanted: Format, engine: Engine) -> Mapping[str, str] | None:
+    def _types(self, shape: Shape, target: Format, engine: Engine) -> Mapping[str, str] | None:
         """Return the tensors' types in a format; None for those of full precision."""
-        if wanted.is_full_precision and wanted.name == FILE_TYPES["F16"].name:
+        if target.is_full_precision and target.name == FILE_TYPES["F16"].name:
             return None
-        key = self._key(shape, wanted, engine, "plan")
+        key = self._key(shape, target, engine, "plan")
         stored = self._cache.sub("plans") / f"{key}.json"
         plan = read_json(stored)
         if not isinstance(plan, dict):
-            plan = self._ask(shape, wanted, engine)
+            plan = self._ask(shape, target, engine)
             write_json(stored, plan)
         if plan["needs_imatrix"]:
             raise CellUnsupported(
-                f"format {wanted.name} needs an importance matrix, and the shape {shape.name!r}"
+                f"format {target.name} needs an importance matrix, and the shape {shape.name!r}"
                 " has no activations to make one from"
             )
         types = dict(plan["types"])
         if list(types) != [name for name, _, _ in shape.tensors]:
             raise CellUnsupported(
-                f"the engine's plan for {wanted.name} does not have the shape's tensors in their"
+                f"the engine's plan for {target.name} does not have the shape's tensors in their"
                 " order: this llama.cpp writes files otherwise"
             )
         return types
 
-    def _ask(self, shape: Shape, wanted: Format, engine: Engine) -> dict[str, Any]:
+    def _ask(self, shape: Shape, target: Format, engine: Engine) -> dict[str, Any]:
         # The dry run wants the file at its full length; most file systems store no zeros for it.
         with tempfile.TemporaryDirectory(dir=self._cache.sub("plans")) as folder:
             path = Path(folder) / "shape.gguf"
@@ -192,8 +192,8 @@ class ShapeFiles:
             reply = engine.ask(
                 PlanQuantization(
                     source=str(path),
-                    file_type=wanted.file_type.number,
-                    overrides=override_numbers(wanted),
+                    file_type=target.file_type.number,
+                    overrides=override_numbers(target),
                     allow_requantize=False,
                 )
             )

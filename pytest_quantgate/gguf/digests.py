@@ -83,7 +83,7 @@ def identity_of(files: Sequence[FileDigest]) -> str:
 
 
 def is_identity(text: str) -> bool:
-    """Tell whether this is an identity, and not the plain SHA-256 of a file."""
+    """Return whether this is an identity, and not the plain SHA-256 of a file."""
     return text.startswith(IDENTITY_PREFIX)
 
 
@@ -113,7 +113,7 @@ def _span(tensor: Tensor) -> Span:
 
 
 def _outside(tensors: Sequence[Tensor], n_bytes: int) -> Iterator[Span]:
-    """Give the spans of a file that are in no tensor: its header, padding, and what comes after."""
+    """Yield the spans of a file that are in no tensor: its header, padding and what follows."""
     place = 0
     for start, end in sorted(map(_span, tensors)):
         if start > place:

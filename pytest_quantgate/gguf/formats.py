@@ -85,7 +85,7 @@ FULL_PRECISION = frozenset({"F32", "BF16", "F16"})
 class FileType:
     """One row of the table: a file type that llama.cpp can write.
 
-    ``needs_imatrix`` tells the types that llama.cpp refuses to write without an importance
+    ``needs_imatrix`` marks the types that llama.cpp refuses to write without an importance
     matrix for the model's blocks.
     """
 
@@ -242,12 +242,12 @@ def find_file_type(name: str) -> FileType:
         ConfigError: no such file type, or one that llama.cpp cannot write.
 
     """
-    wanted = name.upper()
+    upper = name.upper()
     for row in FILE_TYPES.values():
-        if wanted == row.name or wanted in row.aliases:
+        if upper == row.name or upper in row.aliases:
             return row
-    if wanted in NOT_WRITABLE:
-        raise ConfigError(f"format {name!r} cannot be made: {NOT_WRITABLE[wanted]}")
+    if upper in NOT_WRITABLE:
+        raise ConfigError(f"format {name!r} cannot be made: {NOT_WRITABLE[upper]}")
     raise ConfigError(
         f"unknown format {name!r}{_did_you_mean(name, list(FILE_TYPES))}; valid:"
         f" {', '.join(FILE_TYPES)}, or a recipe under [tool.quantgate.formats]"

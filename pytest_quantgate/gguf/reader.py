@@ -179,7 +179,7 @@ def _value(stream: BinaryIO, kind: int) -> Value | None:
 
 
 def read_one(path: Path) -> GgufFile:
-    """Read the header of one file, which may be a part of a split model.
+    """Read the header of one file, which may be one of a split model.
 
     Raises:
         ModelFileError: no GGUF, truncated or damaged.
@@ -226,17 +226,17 @@ def _parse(path: Path, stream: BinaryIO) -> GgufFile:
     start = -(-header_bytes // alignment) * alignment
     state = FileState.of(path)
     n_bytes = state.n_bytes
-    found = tuple(
+    placed = tuple(
         Tensor(name=name, type=kind, shape=shape, offset_bytes=start + offset, file=path)
         for name, kind, shape, offset in tensors
     )
-    end = max((tensor.offset_bytes + tensor.n_bytes for tensor in found), default=header_bytes)
+    end = max((tensor.offset_bytes + tensor.n_bytes for tensor in placed), default=header_bytes)
     if end > n_bytes:
         raise ModelFileError(
             f"model file {path} is truncated: {n_bytes:,} bytes of {end:,}; get it again"
         )
     return GgufFile(
-        files=(path,), metadata=metadata, tensors=found, n_bytes=n_bytes, states=(state,)
+        files=(path,), metadata=metadata, tensors=placed, n_bytes=n_bytes, states=(state,)
     )
 
 
@@ -291,8 +291,8 @@ def _read_tensors(
     return tensors
 
 
-def part_names(name: str) -> tuple[str, ...]:
-    """Return the names of all parts of a split model whose first part has this name."""
+def split_names(name: str) -> tuple[str, ...]:
+    """Return the names of all files of a split model whose first file has this name."""
     match = _SPLIT_NAME.match(name)
     if match is None:
         return (name,)
@@ -303,10 +303,10 @@ def part_names(name: str) -> tuple[str, ...]:
 
 
 def split_files(path: Path) -> tuple[Path, ...]:
-    """Return every file of a model of which ``path`` is one part, or just ``path``.
+    """Return every file of the split model that begins with ``path``, or just ``path``.
 
     Raises:
-        ModelFileError: a part is missing, or ``path`` is not the first part.
+        ModelFileError: a file is missing, or ``path`` is not the first one.
 
     """
     match = _SPLIT_NAME.match(path.name)
@@ -315,32 +315,33 @@ def split_files(path: Path) -> tuple[Path, ...]:
     count = int(match["count"])
     if int(match["number"]) != 1:
         raise ModelFileError(
-            f"model file {path} is part {int(match['number'])} of {count}; name part 1:"
+            f"model file {path} is file {int(match['number'])} of {count} of a split model; name"
+            " the first:"
             f" {match['stem']}-00001-of-{count:05d}.gguf"
         )
-    parts = tuple(path.with_name(name) for name in part_names(path.name))
-    for part in parts:
-        if not part.is_file():
-            raise ModelFileError(f"model file {part} is missing: part of the {count} of {path}")
-    return parts
+    files = tuple(path.with_name(name) for name in split_names(path.name))
+    for file in files:
+        if not file.is_file():
+            raise ModelFileError(f"model file {file} is missing: one of the {count} of {path}")
+    return files
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """Read the header of a model, of all its parts if it is split.
+    """Read the header of a model, of all its files if it is split.
 
     Raises:
-        ModelFileError: no GGUF, truncated, damaged, a part missing.
+        ModelFileError: no GGUF, truncated, damaged, a file missing.
 
     """
     if not path.is_file():
         raise ModelFileError(f"model file {path} does not exist")
-    parts = [read_one(part) for part in split_files(path)]
+    headers = [read_one(file) for file in split_files(path)]
     return GgufFile(
-        files=tuple(file for part in parts for file in part.files),
-        metadata=parts[0].metadata,
-        tensors=tuple(tensor for part in parts for tensor in part.tensors),
-        n_bytes=sum(part.n_bytes for part in parts),
-        states=tuple(state for part in parts for state in part.states),
+        files=tuple(file for header in headers for file in header.files),
+        metadata=headers[0].metadata,
+        tensors=tuple(tensor for header in headers for tensor in header.tensors),
+        n_bytes=sum(header.n_bytes for header in headers),
+        states=tuple(state for header in headers for state in header.states),
     )
 
 

@@ -57,7 +57,7 @@ class TensorChanges:
         return bool(self.types_changed or self.bytes_changed or self.added_or_gone)
 
     def describe_types(self) -> str:
-        """Say which tensors changed type, from what to what, in which layers."""
+        """Describe which tensors changed type, from what to what, in which layers."""
         moves: dict[str, list[str]] = {}
         for name, old, new in self.types_changed:
             moves.setdefault(f"{_kind(name)} {old} → {new}", []).append(name)
@@ -67,22 +67,22 @@ class TensorChanges:
         )
 
     def describe(self) -> str:
-        """Say all that changed in one phrase."""
-        parts = []
+        """Describe all that changed in one phrase."""
+        phrases = []
         if self.types_changed:
-            parts.append(self.describe_types())
+            phrases.append(self.describe_types())
         if self.bytes_changed:
             kinds: dict[str, list[str]] = {}
             for name in self.bytes_changed:
                 kinds.setdefault(_kind(name), []).append(name)
-            parts.append(
+            phrases.append(
                 f"{len(self.bytes_changed)} of {self.n_tensors} tensors changed bytes at equal type"
                 f" ({_by_layer(kinds)})"
             )
         if self.added_or_gone:
             some = ", ".join(self.added_or_gone[:4]) + (" …" if len(self.added_or_gone) > 4 else "")
-            parts.append(f"{len(self.added_or_gone)} tensors added or gone ({some})")
-        return "; ".join(parts) or f"all {self.n_tensors} tensors same"
+            phrases.append(f"{len(self.added_or_gone)} tensors added or gone ({some})")
+        return "; ".join(phrases) or f"all {self.n_tensors} tensors same"
 
 
 def _kind(name: str) -> str:
@@ -91,11 +91,11 @@ def _kind(name: str) -> str:
 
 def _by_layer(groups: Mapping[str, list[str]]) -> str:
     """Name each group of tensors with its layers: ``ffn_down in blk.0, 2-5; output``."""
-    parts = []
+    phrases = []
     for label, names in groups.items():
         layers = [int(match[1]) for match in map(_LAYER.match, names) if match]
-        parts.append(f"{label} in blk.{_ranges(layers)}" if layers else label)
-    return "; ".join(parts)
+        phrases.append(f"{label} in blk.{_ranges(layers)}" if layers else label)
+    return "; ".join(phrases)
 
 
 def _ranges(numbers: Iterable[int]) -> str:

@@ -73,15 +73,15 @@ def encode_header(fields: Sequence[bytes], tensors: Sequence[NewTensor]) -> byte
         tensors: in the file's order, each of whose data begins where the last one's padding ends.
 
     """
-    parts = [b"GGUF", struct.pack("<IQQ", _VERSION, len(tensors), len(fields)), *fields]
+    pieces = [b"GGUF", struct.pack("<IQQ", _VERSION, len(tensors), len(fields)), *fields]
     offset_bytes = 0
     for name, tensor_type, shape in tensors:
         numbers = struct.pack(
             f"<I{len(shape)}QIQ", len(shape), *shape, tensor_type.number, offset_bytes
         )
-        parts += [_string(name), numbers]
+        pieces += [_string(name), numbers]
         offset_bytes += padded(data_bytes(tensor_type, shape))
-    header = b"".join(parts)
+    header = b"".join(pieces)
     return header.ljust(padded(len(header)), b"\0")
 
 

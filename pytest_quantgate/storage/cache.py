@@ -38,11 +38,11 @@ _PID_DIGITS = 11  # a random name of 32 digits is no number of a process
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class Folder:
     """A folder of the cache.
 
     ``kept_s`` is how long an entry is kept after it was last written, None for without end;
-    ``is_made_again`` tells that a run makes what it misses there.
+    ``is_made_again`` says that a run makes what it misses there.
     """
 
     what: str
@@ -50,20 +50,20 @@ class Part:
     is_made_again: bool = True
 
 
-PARTS: Mapping[str, Part] = MappingProxyType(
+FOLDERS: Mapping[str, Folder] = MappingProxyType(
     {
-        "artifacts": Part(what="quantized files and importance matrices", kept_s=None),
-        "references": Part(what="distributions of the references", kept_s=60 * _DAY_S),
-        "measurements": Part(what="chunks and per-token values", kept_s=7 * _DAY_S),
-        "tokens": Part(
+        "artifacts": Folder(what="quantized files and importance matrices", kept_s=None),
+        "references": Folder(what="distributions of the references", kept_s=60 * _DAY_S),
+        "measurements": Folder(what="chunks and per-token values", kept_s=7 * _DAY_S),
+        "tokens": Folder(
             what="per-token values of accepted baselines", kept_s=None, is_made_again=False
         ),
-        "chunks": Part(what="how texts fall into chunks", kept_s=60 * _DAY_S),
-        "plans": Part(what="tensor types of shapes", kept_s=60 * _DAY_S),
-        "texts": Part(what="the texts' bytes", kept_s=60 * _DAY_S),
-        "support": Part(what="which formats engines make", kept_s=60 * _DAY_S),
-        "hashes": Part(what="hashes of files and their tensors", kept_s=365 * _DAY_S),
-        "runs": Part(what="records, events and logs", kept_s=7 * _DAY_S, is_made_again=False),
+        "chunks": Folder(what="how texts fall into chunks", kept_s=60 * _DAY_S),
+        "plans": Folder(what="tensor types of shapes", kept_s=60 * _DAY_S),
+        "texts": Folder(what="the texts' bytes", kept_s=60 * _DAY_S),
+        "support": Folder(what="which formats engines make", kept_s=60 * _DAY_S),
+        "hashes": Folder(what="hashes of files and their tensors", kept_s=365 * _DAY_S),
+        "runs": Folder(what="records, events and logs", kept_s=7 * _DAY_S, is_made_again=False),
     }
 )
 """All folders of the cache but that of the locks; artifacts go by size instead of age."""
@@ -154,7 +154,7 @@ class Cache:
         return self.hashes.sha256(path)
 
     def is_locked(self, name: str) -> bool:
-        """Tell whether a process holds a lock; one that a killed process left goes with this."""
+        """Return whether a process holds a lock; one that a killed process left goes with this."""
         path = self.folder / "locks" / f"{name}.lock"
         if not path.exists():
             return False
@@ -171,7 +171,7 @@ class Cache:
     def contents(self) -> dict[str, tuple[int, int]]:
         """Return the number of files and bytes of each folder; unknown ones come last."""
         there = {path.name for path in _entries(self.folder) if path.is_dir()} - {"locks"}
-        names = [*PARTS, *sorted(there - set(PARTS))]
+        names = [*FOLDERS, *sorted(there - set(FOLDERS))]
         return {name: _sum_of(self.folder / name) for name in names}
 
     def clear(self) -> None:
@@ -180,16 +180,16 @@ class Cache:
         So are runs that may go on, with their logs.
         """
         self.evict(keep=set(), max_bytes=0)
-        for name, part in PARTS.items():
-            if part.is_made_again and name != "artifacts":
+        for name, folder in FOLDERS.items():
+            if folder.is_made_again and name != "artifacts":
                 _remove(_entries(self.folder / name))
         _remove(_older(self.folder / "runs", _GOING_ON_S))
 
     def prune(self) -> None:
         """Remove what nothing will ask for again, and what killed processes left."""
-        for name, part in PARTS.items():
-            if part.kept_s is not None:
-                _remove(_older(self.folder / name, part.kept_s))
+        for name, folder in FOLDERS.items():
+            if folder.kept_s is not None:
+                _remove(_older(self.folder / name, folder.kept_s))
         _remove(self.leftovers())
         for name in self.locks():
             self.is_locked(name)
@@ -200,7 +200,7 @@ class Cache:
         That is an artifact's ``.partial`` under no lock, another's whose process has ended and
         that was not written to for minutes, and what bears no process's number for a day.
         """
-        found = []
+        left = []
         for path in sorted(self.folder.rglob("*.partial")):
             number = path.name.split(".")[-2]
             if path.parent.name == "artifacts":
@@ -211,9 +211,9 @@ class Cache:
             else:
                 is_left = _is_older(path, _GOING_ON_S)
             if is_left:
-                found.append(path)
+                left.append(path)
         temporary = (path for path in _entries(self.folder / "plans") if path.is_dir())
-        return [*found, *(path for path in temporary if _is_older(path, _GOING_ON_S))]
+        return [*left, *(path for path in temporary if _is_older(path, _GOING_ON_S))]
 
     def note_end(self, run_id: str) -> None:
         """Note that a run came to its end, whatever came out."""
@@ -333,7 +333,7 @@ def _older(folder: Path, age_s: float) -> list[Path]:
 
 
 def _is_older(path: Path, age_s: float) -> bool:
-    """Tell whether a file, or all that is in a folder, was last written longer ago."""
+    """Return whether a file, or all that is in a folder, was last written longer ago."""
     times = []
     for item in (path, *path.rglob("*")):
         with contextlib.suppress(FileNotFoundError):
@@ -342,7 +342,7 @@ def _is_older(path: Path, age_s: float) -> bool:
 
 
 def _is_alive(number: str) -> bool:
-    """Tell whether a process of a number runs."""
+    """Return whether a process of a number runs."""
     return number.isdecimal() and len(number) < _PID_DIGITS and psutil.pid_exists(int(number))
 
 

@@ -61,7 +61,7 @@ def free_bytes(path: Path) -> int:
 
 
 def describe_free(path: Path) -> str:
-    """Say how much of a path's disk is free."""
+    """Describe how much of a path's disk is free."""
     return f"{free_bytes(path) / 1e6:,.1f} MB are free on its disk"
 
 

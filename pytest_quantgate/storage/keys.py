@@ -1,4 +1,4 @@
-"""Keys by content: what the same parts make has the same name."""
+"""Keys by content: what the same fields make has the same name."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 
-def key_of(**parts: object) -> str:
-    """Return the key of what these parts determine: SHA-256 of their canonical JSON."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+def key_of(**fields: object) -> str:
+    """Return the key of what these fields determine: SHA-256 of their canonical JSON."""
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

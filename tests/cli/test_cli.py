@@ -13,7 +13,7 @@ import pytest
 
 from pytest_quantgate.cli.main import main
 from pytest_quantgate.reports.write import write_report
-from pytest_quantgate.storage.cache import PARTS
+from pytest_quantgate.storage.cache import FOLDERS
 from tests.reports.test_report import cell, record
 
 
@@ -53,7 +53,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pyproject.toml").write_text('[tool.quantgate]\ncache_dir = "kept"\n')
     folder = tmp_path / "kept"
-    for name in PARTS:
+    for name in FOLDERS:
         path = folder / name / "entry" / "file" if name == "runs" else folder / name / "file"
         path.parent.mkdir(parents=True)
         path.write_bytes(b"1" * 1000)
@@ -69,9 +69,9 @@ def test_the_configured_cache_is_shown(cache: Path, capsys: pytest.CaptureFixtur
     assert main(["cache"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{cache}:"
-    assert [line.split()[:2] for line in lines[1:-1]] == [[name, "1"] for name in PARTS]
-    assert lines[-1].split() == ["in", "all", str(len(PARTS)), "files", "0.0", "MB"]
-    assert parts_left(cache) == set(PARTS)
+    assert [line.split()[:2] for line in lines[1:-1]] == [[name, "1"] for name in FOLDERS]
+    assert lines[-1].split() == ["in", "all", str(len(FOLDERS)), "files", "0.0", "MB"]
+    assert parts_left(cache) == set(FOLDERS)
 
 
 def test_clearing_keeps_what_is_not_made_again(cache: Path) -> None:

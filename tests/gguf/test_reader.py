@@ -128,10 +128,12 @@ def test_split_files_are_one_model(tmp_path: Path) -> None:
         hashlib.sha256(np.full(64, number, dtype=np.float16).tobytes()).hexdigest()
         for number in (1, 2)
     ]
-    with pytest.raises(ModelFileError, match="is part 2 of 2; name part 1: big-00001-of-00002"):
+    with pytest.raises(
+        ModelFileError, match="is file 2 of 2 of a split model; name the first: big-00001-of-00002"
+    ):
         read_gguf(parts[1])
     parts[1].unlink()
-    with pytest.raises(ModelFileError, match="big-00002-of-00002.gguf is missing: part of the 2"):
+    with pytest.raises(ModelFileError, match="big-00002-of-00002.gguf is missing: one of the 2"):
         read_gguf(parts[0])
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import pytest_quantgate
 from pytest_quantgate.storage.atomic import read_json, write_atomically, write_json
-from pytest_quantgate.storage.cache import PARTS, Cache
+from pytest_quantgate.storage.cache import FOLDERS, Cache
 from pytest_quantgate.storage.keys import file_sha256, key_of
 
 KEY = key_of(kind="test")
@@ -230,7 +230,7 @@ def test_every_folder_that_is_used_is_one_of_the_parts() -> None:
         for match in re.finditer(r"(?:cache|self)\.sub\(f?\"([^\"]+)", path.read_text("utf-8"))
     }
     # The folder of hashes is made with the first of them.
-    assert used | {"hashes"} == {*PARTS, "locks"}
+    assert used | {"hashes"} == {*FOLDERS, "locks"}
 
 
 def test_an_artifact_of_a_killed_process_is_a_leftover(tmp_path: Path) -> None:

@@ -64,20 +64,20 @@ def _documents(data: bytes) -> tuple[Span, ...]:
     )
 
 
-def make_text(name: str, parts: Mapping[str, bytes]) -> Text:
-    """Join a text from its parts, a domain each; a single part is a text without domains."""
-    data = b"".join(parts.values())
+def make_text(name: str, data_of: Mapping[str, bytes]) -> Text:
+    """Join a text from the bytes of its domains; with a single one it is a text without."""
+    data = b"".join(data_of.values())
     domains = []
     offset = 0
-    for domain, part in parts.items():
-        domains.append(Span(start=offset, end=offset + len(part), name=domain))
-        offset += len(part)
+    for domain, of_domain in data_of.items():
+        domains.append(Span(start=offset, end=offset + len(of_domain), name=domain))
+        offset += len(of_domain)
     return Text(
         name=name,
         data=data,
         sha256=hashlib.sha256(data).hexdigest(),
         documents=_documents(data),
-        domains=tuple(domains) if len(parts) > 1 else (),
+        domains=tuple(domains) if len(data_of) > 1 else (),
     )
 
 
@@ -114,8 +114,8 @@ def check_held_out(imatrix: str, calibration: Text, scored: Text) -> None:
     """
     shared = calibration.data in scored.data or scored.data in calibration.data
     if not shared:
-        parts = {calibration.data[span.start : span.end] for span in calibration.documents}
-        shared = any(scored.data[span.start : span.end] in parts for span in scored.documents)
+        documents = {calibration.data[span.start : span.end] for span in calibration.documents}
+        shared = any(scored.data[span.start : span.end] in documents for span in scored.documents)
     if shared:
         raise ConfigError(
             f"importance matrix {imatrix!r} is of text {calibration.name!r}, of which"
@@ -135,18 +135,18 @@ def load_text(name: str, texts: Mapping[str, TextSettings], root: Path) -> Text:
     if settings is None:
         return built_in_text(name)
     sources = settings.domains or {name: settings.source or ""}
-    parts = {}
+    data_of = {}
     for domain, source in sources.items():
         path = path_below(root, source)
         try:
-            parts[domain] = path.read_bytes()
+            data_of[domain] = path.read_bytes()
         except OSError as error:
             raise ConfigError(
                 f"text {name!r}: the file {path} cannot be read ({error.strerror});"
                 f" put it there or change [tool.quantgate.texts.{name}]"
             ) from error
-        _check_encoding(name, path, parts[domain])
-    return make_text(name, parts)
+        _check_encoding(name, path, data_of[domain])
+    return make_text(name, data_of)
 
 
 def _check_encoding(name: str, path: Path, data: bytes) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_quantgate.config.project import project_folder
 from pytest_quantgate.config.schema import Tables
 from pytest_quantgate.config.settings import read_tables
-from pytest_quantgate.storage.cache import PARTS, Cache
+from pytest_quantgate.storage.cache import FOLDERS, Cache
 
 if TYPE_CHECKING:
     from pytest_quantgate.cli.command import Subparsers
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{cache.folder}:")
     contents = cache.contents()
     for name, (count, n_bytes) in contents.items():
-        what = PARTS[name].what if name in PARTS else "not of this release"
+        what = FOLDERS[name].what if name in FOLDERS else "not of this release"
         more = f", at most {tables.cache_max_gib:g} GiB (cache_max_gib)"
         told = f"{what}{more if name == 'artifacts' else ''}"
         print(f"  {name:<14}{count:>7,} files  {n_bytes / 1e6:>10,.1f} MB  {told}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pytest_quantgate.cli.doctor.findings import Section
 from pytest_quantgate.cli.doctor.project import Project
-from pytest_quantgate.storage.cache import PARTS, Cache
+from pytest_quantgate.storage.cache import FOLDERS, Cache
 
 FULL_SHARE = 0.9
 """From this share of its bound on, a cache is reported as full."""
@@ -24,12 +24,12 @@ def examine_storage(section: Section, project: Project) -> None:
     contents = cache.contents()
     for name, (count, n_bytes) in contents.items():
         if count:
-            what = PARTS[name].what if name in PARTS else "not of this release"
+            what = FOLDERS[name].what if name in FOLDERS else "not of this release"
             of = f" of {bound / 1e6:,.0f}" if name == "artifacts" else ""
             section.say(f"{name:<14}{n_bytes / 1e6:>9,.1f} MB{of}: {count:,} files, {what}")
     artifacts = contents["artifacts"][1]
     again = sum(
-        n for name, (_, n) in contents.items() if name in PARTS and PARTS[name].is_made_again
+        n for name, (_, n) in contents.items() if name in FOLDERS and FOLDERS[name].is_made_again
     )
     section.say(f"quantgate cache --clear would free {again / 1e6:,.1f} MB")
     if artifacts >= FULL_SHARE * bound:
@@ -81,7 +81,9 @@ def _size(path: Path) -> int:
 def _disk(section: Section, folder: Path, may_grow_bytes: int, again_bytes: int) -> int | None:
     """Compare the disk's free space with what the cache may still take; return it."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    parts = [folder / name for name in PARTS if (folder / name).exists()] if there == folder else []
+    parts = (
+        [folder / name for name in FOLDERS if (folder / name).exists()] if there == folder else []
+    )
     for path in (there, *parts):
         reason = why_not_writable(path)
         if reason is not None:

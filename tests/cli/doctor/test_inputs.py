@@ -281,7 +281,7 @@ def test_a_connection_that_fails_names_no_host(
     monkeypatch.setattr(hub, "get_hf_file_metadata", fail)
     section = examine(configure(HUB, 'models = ["far"]'), is_online=True)
     (finding,) = section.findings
-    assert "the hub does not tell of far.gguf of org/repo (ConnectionError)" in finding.what
+    assert "the hub gives no size of far.gguf of org/repo (ConnectionError)" in finding.what
     assert "proxy.example" not in str(section)
 
 
