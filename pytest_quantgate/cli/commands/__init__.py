@@ -13,6 +13,7 @@ from types import MappingProxyType
 from pytest_quantgate.cli.command import Command
 from pytest_quantgate.cli.commands import (
     cache,
+    card,
     claims,
     compare,
     devices,
@@ -25,6 +26,7 @@ from pytest_quantgate.cli.commands import (
 COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
         "cache": cache,
+        "card": card,
         "claims": claims,
         "compare": compare,
         "devices": devices,

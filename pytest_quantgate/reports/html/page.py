@@ -8,6 +8,7 @@ import jinja2
 
 from pytest_quantgate import __version__
 from pytest_quantgate.config.values import duration
+from pytest_quantgate.reports.html.plot import Plot
 from pytest_quantgate.reports.html.views import HEADINGS, group_views, matrix, red_cells
 from pytest_quantgate.reports.run_report import state
 from pytest_quantgate.reports.run_tables import group_cells
@@ -23,6 +24,11 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def plot_svg(plot: Plot) -> str:
+    """Return a plot as a file of its own."""
+    return _environment().get_template("plot.svg").render(plot=plot)
 
 
 def run_html(record: RunRecord) -> str:

@@ -176,7 +176,7 @@ def _group_view(group: Group, table: Table) -> GroupView:
         title=group.title,
         caveat=FAULT_DETECTOR if group.only_detects_faults else "",
         notes=tuple(map(plain, table.notes)),
-        plots=tuple(filter(None, _plots(group))),
+        plots=tuple(filter(None, group_plots(group))),
         has_matrices=any(cell.imatrix for cell in group.cells),
         heat_maps=heat_maps(group),
         experts=expert_data(group),
@@ -185,7 +185,8 @@ def _group_view(group: Group, table: Table) -> GroupView:
     )
 
 
-def _plots(group: Group) -> Iterable[Plot | None]:
+def group_plots(group: Group) -> Iterable[Plot | None]:
+    """Return perplexity and divergence against size; None for too few points."""
     by_ppl, by_kld = [], []
     for cell in group.cells:
         if cell.file_bytes is None:

@@ -1,0 +1,62 @@
+"""``quantgate card``: write a model card of a run record."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.reports.card import card_blocks, card_csv, card_groups, front_matter
+from pytest_quantgate.reports.html.page import plot_svg
+from pytest_quantgate.reports.html.views import group_plots
+from pytest_quantgate.reports.markdown import escape, markdown
+from pytest_quantgate.results.record import read_record
+from pytest_quantgate.storage.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from pytest_quantgate.cli.command import Subparsers
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    parser = subparsers.add_parser(
+        "card", help="write a model card of a run record: which formats to ship, and why"
+    )
+    parser.add_argument("record", type=Path, help="a .json of --quant-report")
+    parser.add_argument("--model", metavar="NAME", help="the model, where the record has several")
+    parser.add_argument(
+        "--max-kld",
+        type=float,
+        metavar="NATS",
+        help="the divergence up to which a format is shipped (default: the profile's kld_mean_max)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="write to this .md, with its plots as .svg beside it, or to this .csv",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print or write the card."""
+    output: Path | None = arguments.output
+    if output is not None and output.suffix not in {".md", ".csv"}:
+        raise ConfigError(f"--output {str(output)!r}: valid endings: .md, .csv")
+    record = read_record(arguments.record)
+    groups = card_groups(record, arguments.model)
+    if output is not None and output.suffix == ".csv":
+        write_atomically(output, card_csv(groups, arguments.max_kld).encode())
+        return 0
+    card = front_matter(groups) + markdown(card_blocks(record, groups, arguments.max_kld))
+    if output is None:
+        print(card, end="")
+        return 0
+    plots = [plot for group in groups for plot in group_plots(group) if plot is not None]
+    for number, plot in enumerate(plots, start=1):
+        path = output.with_name(f"{output.stem}-{number}.svg")
+        write_atomically(path, plot_svg(plot).encode())
+        card += f"\n![{escape(plot.title)}](<{path.name}>)\n"
+    write_atomically(output, card.encode())
+    return 0

@@ -1,0 +1,240 @@
+"""A model card: for a publisher, which formats to ship, with the evidence; Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.gguf.formats import FULL_PRECISION, find_format
+from pytest_quantgate.reports.blocks import (
+    Block,
+    Bullets,
+    Column,
+    Heading,
+    Paragraph,
+    Row,
+    Table,
+    code,
+    intervals,
+    plain,
+    row,
+    words,
+)
+from pytest_quantgate.reports.chunks import domains_on, perplexity_on, same_top_on
+from pytest_quantgate.reports.html.views import kld_interval
+from pytest_quantgate.reports.run_tables import (
+    FAULT_DETECTOR,
+    Group,
+    group_cells,
+    group_change,
+    label,
+    twin_notes,
+)
+from pytest_quantgate.reports.words import NONE, change, megabytes, number, share
+from pytest_quantgate.results.record import CellRecord, RunRecord
+
+
+class Advice(Enum):
+    """What a card says of a format."""
+
+    SHIP = "ship"
+    DO_NOT = "don't"
+    CANNOT_TELL = "can't tell"
+    REFERENCE = "reference"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A format on a card: the advice, and what decides it."""
+
+    cell: CellRecord
+    advice: Advice
+    why: str
+
+
+def card_groups(record: RunRecord, model: str | None) -> tuple[Group, ...]:
+    """Return the groups of one model.
+
+    Raises:
+        ConfigError: the record has none of the model, or several models and none was named.
+
+    """
+    names = list(dict.fromkeys(cell.model for cell in record.cells))
+    if model is None and len(names) == 1:
+        model = names[0]
+    if model not in names:
+        wrong = "several models" if model is None else f"no model {model!r}"
+        raise ConfigError(f"the record has {wrong}; name one with --model: {', '.join(names)}")
+    return tuple(group for group in group_cells(record) if group.first.model == model)
+
+
+def judge(cell: CellRecord, group: Group, max_kld_nats: float | None) -> Judged:
+    """Judge a format by its divergence: the whole interval has to lie on one side of the limit."""
+    if cell.is_red:
+        return Judged(cell=cell, advice=Advice.DO_NOT, why=f"the gate says {cell.verdict}")
+    if cell.is_reference:
+        return Judged(cell=cell, advice=Advice.REFERENCE, why="")
+    limit = max_kld_nats if max_kld_nats is not None else cell.limits.get("kld_mean_max")
+    kld, low, high = kld_interval(cell, group)
+    if kld is None or limit is None or not (math.isfinite(low) and math.isfinite(high)):
+        missing = "no limit is set: --max-kld" if limit is None else "no interval of its divergence"
+        return Judged(cell=cell, advice=Advice.CANNOT_TELL, why=missing)
+    if high <= limit:
+        return Judged(cell=cell, advice=Advice.SHIP, why=f"KLD at most {high:.4f}, limit {limit:g}")
+    if low > limit:
+        why = f"KLD at least {low:.4f}, limit {limit:g}"
+        return Judged(cell=cell, advice=Advice.DO_NOT, why=why)
+    why = f"the limit {limit:g} lies within the interval: measure more chunks"
+    return Judged(cell=cell, advice=Advice.CANNOT_TELL, why=why)
+
+
+def formats_table(group: Group, max_kld_nats: float | None) -> Table:
+    """Return the formats by size; a column that is empty in every row is left out."""
+    rows = []
+    for cell in group.cells:
+        judged = judge(cell, group, max_kld_nats)
+        kld, low, high = kld_interval(cell, group)
+        interval = f" [{low:.4f}, {high:.4f}]" if math.isfinite(high) else ""
+        shift = None if cell.is_reference else group_change(cell, group)
+        rows.append(
+            (
+                label(cell),
+                megabytes(cell.file_bytes),
+                number(cell.bits_per_weight, ".2f"),
+                number(perplexity_on(cell, group.chunks), ".4f"),
+                NONE if shift is None else change(*shift),
+                NONE if kld is None else f"{kld:.4f}{interval}",
+                share(same_top_on(cell, group.chunks)),
+                judged.advice.value,
+                judged.why or NONE,
+            )
+        )
+    figures = [Column(heading=name) for name in ("size MB", "bits per weight", "PPL")]
+    columns = [
+        words("format"),
+        *figures,
+        intervals("ΔPPL [95 %]"),
+        intervals("KLD [95 %]"),
+        Column(heading="same top"),
+        words("advice"),
+        words("what decides"),
+    ]
+    return _without_empty(columns, rows, notes=twin_notes(group.cells))
+
+
+def _without_empty(
+    columns: Sequence[Column], rows: Sequence[tuple[str, ...]], notes: Sequence[str] = ()
+) -> Table:
+    kept = [n for n in range(len(columns)) if any(texts[n] != NONE for texts in rows)]
+    return Table(
+        columns=tuple(columns[n] for n in kept),
+        rows=tuple(Row(cells=tuple(texts[n] for n in kept)) for texts in rows),
+        notes=tuple(notes),
+    )
+
+
+def _domains(group: Group) -> list[Block]:
+    reference = group.reference
+    before = {} if reference is None else domains_on(reference, group.chunks)
+    rows = []
+    for cell in group.cells:
+        now = domains_on(cell, group.chunks)
+        if cell.is_reference or not now:
+            continue
+        moves = [now[name] / before[name] - 1 if name in now else None for name in before]
+        rows.append(row(label(cell), *(_percent(move) for move in moves)))
+    if not before or not rows:
+        return []
+    columns = (words("format"), *(Column(heading=name) for name in before))
+    lead = "Change of perplexity from the reference, by domain of the text."
+    return [Heading(text="Domains"), Paragraph(text=lead), Table(columns=columns, rows=tuple(rows))]
+
+
+def _percent(value: float | None) -> str:
+    return NONE if value is None else f"{number(100 * value, '+.2f')} %"
+
+
+def _is_named_by_llama_cpp(name: str) -> bool:
+    try:
+        return name not in FULL_PRECISION and not find_format(name).overrides
+    except ConfigError:
+        return False  # a recipe of the project, or a part of a model
+
+
+def _commands(group: Group) -> list[Block]:
+    """Return llama.cpp's commands that make the files, of formats that it knows by name."""
+    model, source = group.first.model, group.first.reference
+    items = []
+    for cell in group.cells:
+        if cell.is_reference or not _is_named_by_llama_cpp(cell.format):
+            continue
+        command = ["llama-quantize"]
+        if cell.is_requantized:
+            command.append("--allow-requantize")
+        if cell.imatrix is not None:
+            command += ["--imatrix", f"{cell.imatrix}.gguf"]
+        name = f"{cell.format}-{cell.imatrix}" if cell.imatrix else cell.format
+        command += [f"{model}-{source}.gguf", f"{model}-{name}.gguf", cell.format]
+        items.append((code(shlex.join(command)),))
+    return [Heading(text="How the files are made"), Bullets(items=tuple(items))] if items else []
+
+
+def card_blocks(record: RunRecord, groups: Sequence[Group], max_kld: float | None) -> list[Block]:
+    """Return the card below its front matter."""
+    blocks: list[Block] = [Heading(text=groups[0].first.model, level=1)]
+    for group in groups:
+        first = group.first
+        blocks.append(Heading(text=f"Quantized formats on {first.device}"))
+        if group.only_detects_faults:
+            blocks.append(Paragraph(text=f"This model is a {FAULT_DETECTOR}."))
+        text = f", on {len(group.chunks)} chunks of the text {first.text}" if first.text else ""
+        told = f"By size{text}; the reference is {first.reference}. Intervals are of 95 %."
+        blocks += [Paragraph(text=told), formats_table(group, max_kld), *_domains(group)]
+    blocks += _commands(groups[0])
+    engine = record.engine
+    if "version" in engine:
+        llama = f", llama.cpp {engine.get('llama_cpp_version', '')}".rstrip(", ")
+        by = f"Measured by pytest-quantgate with {engine['kind']} {engine['version']}{llama}"
+        blocks.append(Paragraph(text=f"{by} on {engine['cpu_name']}, {record.started[:10]}."))
+    return blocks
+
+
+def front_matter(groups: Sequence[Group]) -> str:
+    """Return Hugging Face's metadata with its model-index; strings are JSON, which YAML reads."""
+    lines = ["---", "tags:", "- gguf", "- quantized", "model-index:"]
+    lines += [f"- name: {json.dumps(groups[0].first.model)}", "  results:"]
+    for group in groups:
+        metrics = []
+        for cell in group.cells:
+            ppl = perplexity_on(cell, group.chunks)
+            kld, _, _ = kld_interval(cell, group)
+            for kind, name, value in (("perplexity", "PPL", ppl), ("kl_divergence", "KLD", kld)):
+                if value is not None and math.isfinite(value):
+                    title = json.dumps(f"{name}, {label(cell)}")
+                    metrics += [f"    - type: {kind}", f"      name: {title}"]
+                    metrics.append(f"      value: {value:.6g}")
+        if metrics:
+            dataset = json.dumps(group.first.text)
+            lines += ["  - task:", "      type: text-generation", "    dataset:"]
+            lines += [f"      name: {dataset}", f"      type: {dataset}", "    metrics:", *metrics]
+    return "\n".join([*lines, "---", "", ""])
+
+
+def card_csv(groups: Sequence[Group], max_kld: float | None) -> str:
+    """Return the tables of formats as CSV, with a column for the device."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    for n, group in enumerate(groups):
+        table = formats_table(group, max_kld)
+        if n == 0:
+            writer.writerow(["device", *(column.heading for column in table.columns)])
+        for line in table.rows:
+            writer.writerow([group.first.device, *map(plain, line.cells)])
+    return stream.getvalue()
