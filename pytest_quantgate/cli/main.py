@@ -27,7 +27,7 @@ _SIGNS = {"Δ": "d", "−": "-", "–": "-", "→": ">", "×": "x", "…": "~", 
 
 
 def _commands() -> Mapping[str, Command]:
-    # Imported late, so that what is not installed is told in one line.
+    # Imported late, so that what is not installed is reported in one line.
     from pytest_quantgate.cli.commands import COMMANDS  # noqa: PLC0415
 
     return COMMANDS

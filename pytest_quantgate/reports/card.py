@@ -195,8 +195,8 @@ def card_blocks(record: RunRecord, groups: Sequence[Group], max_kld: float | Non
         if group.only_detects_faults:
             blocks.append(Paragraph(text=f"This model is a {FAULT_DETECTOR}."))
         text = f", on {len(group.chunks)} chunks of the text {first.text}" if first.text else ""
-        told = f"By size{text}; the reference is {first.reference}. Intervals are of 95 %."
-        blocks += [Paragraph(text=told), formats_table(group, max_kld), *_domains(group)]
+        lead = f"By size{text}; the reference is {first.reference}. Intervals are of 95 %."
+        blocks += [Paragraph(text=lead), formats_table(group, max_kld), *_domains(group)]
     blocks += _commands(groups[0])
     engine = record.engine
     if "version" in engine:

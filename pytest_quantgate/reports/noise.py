@@ -25,17 +25,17 @@ _COLUMNS = (
 )
 
 
-def find_noise(cell: CellRecord) -> NoiseMeasurement | None:
+def noise_of(cell: CellRecord) -> NoiseMeasurement | None:
     """Return a cell's settings noise, None where it was not measured."""
-    found = cell.measured.get(METRIC)
-    return found if isinstance(found, NoiseMeasurement) else None
+    measured = cell.measured.get(METRIC)
+    return measured if isinstance(measured, NoiseMeasurement) else None
 
 
 def noise_tables(record: RunRecord) -> tuple[Table, ...]:
     """Return a table for each model, text, device and engine of a run that was calibrated."""
     groups: dict[tuple[str, str, str, str], list[CellRecord]] = {}
     for cell in record.cells:
-        if find_noise(cell) is not None:
+        if noise_of(cell) is not None:
             key = (cell.model, cell.text, cell.device, cell.engine)
             groups.setdefault(key, []).append(cell)
     return tuple(_table(cells) for cells in groups.values())
@@ -49,21 +49,21 @@ def _table(cells: Sequence[CellRecord]) -> Table:
     if first.engine != "default":
         title += f", engine {first.engine}"
     for cell in cells:
-        measured = find_noise(cell)
+        measured = noise_of(cell)
         assert measured is not None
-        found = assess(measured)
+        assessment = assess(measured)
         for place, (item, names) in enumerate(_merged(measured)):
-            texts = _columns(item, names, measured, found)
+            texts = _columns(item, names, measured, assessment)
             first_text = "" if place else label(cell)
-            rows.append(Row(cells=(first_text, *texts), is_red=item in found.outliers))
-        largest = ("", "largest shift", "", *_largest(found, measured), "", "")
+            rows.append(Row(cells=(first_text, *texts), is_red=item in assessment.outliers))
+        largest = ("", "largest shift", "", *_largest(assessment, measured), "", "")
         rows.append(Row(cells=largest))
         notes += [
             f"{label(cell)}: {item.reason.removeprefix('warning: ')}"
             for item in cell.judgements
             if item.metric == METRIC and item.against != "settings"
         ]
-    measured = find_noise(first)
+    measured = noise_of(first)
     assert measured is not None
     return Table(
         title=f"Settings noise: {title}, {measured.chunks} chunks, {measured.tokens:,} tokens",
@@ -78,18 +78,18 @@ def _merged(measured: NoiseMeasurement) -> list[tuple[SettingScores, str]]:
     """Return the settings with their names; those bit-equal to the profile's own as one."""
     own, *others = measured.settings
     equal = [item.name for item in others if item.tokens_changed == 0]
-    found = [(own, own.name)]
+    merged = [(own, own.name)]
     if equal:
-        found.append((own, ", ".join(equal)))
-    return found + [(item, item.name) for item in others if item.name not in equal]
+        merged.append((own, ", ".join(equal)))
+    return merged + [(item, item.name) for item in others if item.name not in equal]
 
 
 def _columns(
-    item: SettingScores, name: str, measured: NoiseMeasurement, found: Assessment
+    item: SettingScores, name: str, measured: NoiseMeasurement, assessment: Assessment
 ) -> tuple[str, ...]:
     own = measured.own
     if item.ppl is None:
-        return name, *(NONE,) * 6, _said(item, found)
+        return name, *(NONE,) * 6, _remark(item, assessment)
     change = shift = NONE
     if own.ppl and math.isfinite(own.ppl):
         change = f"{number(100 * (item.ppl / own.ppl - 1), '+.4f')} %"
@@ -105,18 +105,18 @@ def _columns(
         shift,
         number(item.tokens_changed, ","),
         number(item.rms_nats, ".2g"),
-        _said(item, found),
+        _remark(item, assessment),
     )
 
 
-def _said(item: SettingScores, found: Assessment) -> str:
-    if item in found.outliers:
+def _remark(item: SettingScores, assessment: Assessment) -> str:
+    if item in assessment.outliers:
         return "OUTLIER"
     return "not available" if item.problem is not None else ""
 
 
-def _largest(found: Assessment, measured: NoiseMeasurement) -> tuple[str, ...]:
+def _largest(assessment: Assessment, measured: NoiseMeasurement) -> tuple[str, ...]:
     relative = ""
-    if found.kld_shift_nats is not None and measured.own.mean_kld_nats:
-        relative = share(found.kld_shift_nats / measured.own.mean_kld_nats, 2)
-    return share(found.ppl_shift, 4), relative, number(found.kld_shift_nats, ".1e"), ""
+    if assessment.kld_shift_nats is not None and measured.own.mean_kld_nats:
+        relative = share(assessment.kld_shift_nats / measured.own.mean_kld_nats, 2)
+    return share(assessment.ppl_shift, 4), relative, number(assessment.kld_shift_nats, ".1e"), ""

@@ -77,8 +77,8 @@ def _table(pair: Pair) -> Table:
     shift = change_on(second, first, group.chunks)
     ppls = [_ppl(cell, group) for cell in (first, second)]
     if shift is not None:
-        told = change(shift.change, shift.low, shift.high)
-        rows.append(row("PPL", *ppls, told, better(shift.low, shift.high, names)))
+        difference = change(shift.change, shift.low, shift.high)
+        rows.append(row("PPL", *ppls, difference, better(shift.low, shift.high, names)))
     rows += _divergence(pair, names)
     if _is_same(first, second):
         same = "the same tensors, byte for byte: any difference of speed is chance"
@@ -136,9 +136,9 @@ def _divergence(pair: Pair, names: tuple[str, str]) -> Iterator[Row]:
     estimate = common.after.difference(before, after)
     low, high = stats.interval(estimate)
     means = [math.fsum(sums) / common.after.n_tokens for sums in (before, after)]
-    told = f"{number(estimate.mean, '+.5f')} [{number(low, '+.5f')}, {number(high, '+.5f')}]"
+    difference = f"{number(estimate.mean, '+.5f')} [{number(low, '+.5f')}, {number(high, '+.5f')}]"
     klds = (number(mean, ".5f") for mean in means)
-    yield row("mean KLD in nats", *klds, told, better(low, high, names))
+    yield row("mean KLD in nats", *klds, difference, better(low, high, names))
 
 
 def _speeds(pair: Pair, names: tuple[str, str]) -> Iterator[Row]:
@@ -152,5 +152,5 @@ def _speeds(pair: Pair, names: tuple[str, str]) -> Iterator[Row]:
         low, high = stats.interval(estimate)
         times, least, most = (math.exp(-value) for value in (estimate.mean, high, low))
         rates = (f"{speed.tokens_per_s(phase):,.1f}" for speed in (first, second))
-        told = f"{times:.3f}× [{least:.3f}, {most:.3f}]"
-        yield row(f"{speed_name(phase, first)} t/s", *rates, told, better(low, high, names))
+        difference = f"{times:.3f}× [{least:.3f}, {most:.3f}]"
+        yield row(f"{speed_name(phase, first)} t/s", *rates, difference, better(low, high, names))

@@ -26,19 +26,19 @@ def state(record: RunRecord) -> str:
     """Return the verdict on a run in a few words."""
     red = sum(cell.is_red for cell in record.cells)
     if red:
-        told = f"{red} of {count(len(record.cells), 'cell')} red"
+        verdict = f"{red} of {count(len(record.cells), 'cell')} red"
     else:
         ungated = [
             cell for cell in record.cells if cell.kind is VerdictKind.MEASURED and not cell.accepted
         ]
-        told = "all green" if record.cells else "no cell was judged"
+        verdict = "all green" if record.cells else "no cell was judged"
         if ungated:
             gated = len(record.cells) - len(ungated)
-            told = f"{gated} of {count(len(record.cells), 'cell')} gated"
-            told += ", all green" if gated else ""
+            verdict = f"{gated} of {count(len(record.cells), 'cell')} gated"
+            verdict += ", all green" if gated else ""
     if record.missing:
-        return f"incomplete, {told}" if red else "incomplete"
-    return told
+        return f"incomplete, {verdict}" if red else "incomplete"
+    return verdict
 
 
 def run_blocks(record: RunRecord) -> list[Block]:

@@ -214,12 +214,12 @@ def _speed(cell: CellRecord, phase: str) -> str:
     measured = cell.measured.get("speed")
     if not isinstance(measured, SpeedMeasurement):
         return NONE
-    told = rate(measured.tokens_per_s(phase))
+    speed = rate(measured.tokens_per_s(phase))
     ratio = measured.vs_reference(phase)
     if ratio is None:
-        return told
+        return speed
     times, low, high = ratio
-    return f"{told} ({times:.2f}× [{low:.2f}, {high:.2f}])"
+    return f"{speed} ({times:.2f}× [{low:.2f}, {high:.2f}])"
 
 
 def _memory(cell: CellRecord) -> str:

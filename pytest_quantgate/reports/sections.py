@@ -92,8 +92,8 @@ def _section(title: str, columns: Sequence[Column], rows: Sequence[Row]) -> Tabl
 
 
 def _of(cell: CellRecord) -> RoutingMeasurement | None:
-    found = cell.measured.get("routing")
-    return found if isinstance(found, RoutingMeasurement) and found.layers else None
+    routing = cell.measured.get("routing")
+    return routing if isinstance(routing, RoutingMeasurement) and routing.layers else None
 
 
 def _routing(group: Group) -> Iterator[Table]:

@@ -28,10 +28,10 @@ def share(value: float | None, digits: int = 1) -> str:
 
 def change(value: float, low: float, high: float) -> str:
     """Return a relative change in percent, with its interval where that is finite."""
-    told = f"{number(100 * value, '+.2f')} %"
+    percent = f"{number(100 * value, '+.2f')} %"
     if not (math.isfinite(low) and math.isfinite(high)):
-        return told
-    return f"{told} [{number(100 * low, '+.2f')}, {number(100 * high, '+.2f')}]"
+        return percent
+    return f"{percent} [{number(100 * low, '+.2f')}, {number(100 * high, '+.2f')}]"
 
 
 def rate(tokens_per_s: float) -> str:

@@ -24,7 +24,7 @@ def join(records: Mapping[str, RunRecord]) -> RunRecord:
 
     The cells come in the order of the shards. ``missing`` says what the joined record lacks: a
     shard, or a cell that a shard should have judged. What the jobs' machines differ in, their
-    processors, threads and the bytes of their libraries, is told in ``warnings``; each cell's
+    processors, threads and the bytes of their libraries, is listed in ``warnings``; each cell's
     ``made_by`` has its own.
 
     Raises:
@@ -36,9 +36,9 @@ def join(records: Mapping[str, RunRecord]) -> RunRecord:
         raise ConfigError("there is no record to join")
     (first_name, first), *others = records.items()
     for name, record in others:
-        found = _difference(first, record)
-        if found is not None:
-            what, there, here = found
+        difference = _difference(first, record)
+        if difference is not None:
+            what, there, here = difference
             raise ConfigError(
                 f"{name} cannot be joined with {first_name}: {what} is {here!r} in the former,"
                 f" {there!r} in the latter"
@@ -104,17 +104,17 @@ def _union(parts: Mapping[str, tuple[CellRecord, ...]]) -> tuple[CellRecord, ...
         ConfigError: two parts tell of one cell, and not the same.
 
     """
-    found: dict[tuple[str, str, str], tuple[str, CellRecord]] = {}
+    by_key: dict[tuple[str, str, str], tuple[str, CellRecord]] = {}
     for name, cells in parts.items():
         for cell in cells:
             key = (cell.id, cell.engine, cell.quantizer)
-            before_name, before = found.setdefault(key, (name, cell))
+            before_name, before = by_key.setdefault(key, (name, cell))
             if _content(before) != _content(cell):
                 raise ConfigError(
                     f"{name} cannot be joined with {before_name}: both have the cell {cell.id},"
                     " and not with the same result; leave one of the records out"
                 )
-    return tuple(cell for _, cell in found.values())
+    return tuple(cell for _, cell in by_key.values())
 
 
 def _content(cell: CellRecord) -> str:
@@ -132,15 +132,15 @@ def _missing(records: Mapping[str, RunRecord], judged: set[str]) -> tuple[str, .
 
 
 def _engine_names(records: Mapping[str, RunRecord]) -> dict[str, str]:
-    """Return the processors of all jobs as one text, where an engine told them."""
-    names = [str(found) for r in records.values() if (found := r.engine.get("cpu_name"))]
+    """Return the processors of all jobs as one text, where an engine names them."""
+    names = [str(name) for r in records.values() if (name := r.engine.get("cpu_name"))]
     return {"cpu_name": " and ".join(dict.fromkeys(names))} if names else {}
 
 
 def _warnings(records: Mapping[str, RunRecord]) -> tuple[str, ...]:
-    told: list[str] = []
+    warnings: list[str] = []
     for record in records.values():
-        told += record.warnings
+        warnings += record.warnings
     machine = {
         "the jobs ran on different processors, and a build may round differently on each": {
             name: record.engine.get("cpu_name") for name, record in records.items()
@@ -157,5 +157,5 @@ def _warnings(records: Mapping[str, RunRecord]) -> tuple[str, ...]:
         known = {name: value for name, value in values.items() if value is not None}
         if len(set(known.values())) > 1:
             each = ", ".join(f"{value} ({name})" for name, value in known.items())
-            told.append(f"{what}: {each}")
-    return tuple(dict.fromkeys(told))
+            warnings.append(f"{what}: {each}")
+    return tuple(dict.fromkeys(warnings))

@@ -47,8 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     for name, (count, n_bytes) in contents.items():
         what = FOLDERS[name].what if name in FOLDERS else "not of this release"
         more = f", at most {tables.cache_max_gib:g} GiB (cache_max_gib)"
-        told = f"{what}{more if name == 'artifacts' else ''}"
-        print(f"  {name:<14}{count:>7,} files  {n_bytes / 1e6:>10,.1f} MB  {told}")
+        description = f"{what}{more if name == 'artifacts' else ''}"
+        print(f"  {name:<14}{count:>7,} files  {n_bytes / 1e6:>10,.1f} MB  {description}")
     count = sum(count for count, _ in contents.values())
     n_bytes = sum(n_bytes for _, n_bytes in contents.values())
     print(f"  {'in all':<14}{count:>7,} files  {n_bytes / 1e6:>10,.1f} MB")

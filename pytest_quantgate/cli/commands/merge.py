@@ -68,7 +68,7 @@ def _records(paths: list[Path], outputs: list[Path]) -> dict[str, RunRecord]:
 
 
 def summary_lines(record: RunRecord) -> Iterator[str]:
-    """Say how many cells got which verdict, and name what is red or missing."""
+    """Return how many cells got which verdict, and name what is red or missing."""
     counts = Counter(
         "accepted" if cell.accepted else "skipped" if cell.is_skipped else cell.verdict
         for cell in record.cells

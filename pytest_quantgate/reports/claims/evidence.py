@@ -36,7 +36,7 @@ def read_help_texts(folder: Path) -> dict[str, str]:
     texts = {}
     for path in sorted(folder.glob("llama-*")):
         try:
-            told = subprocess.run(
+            done = subprocess.run(
                 [path, "--help"],
                 capture_output=True,
                 timeout=_HELP_S,
@@ -45,7 +45,7 @@ def read_help_texts(folder: Path) -> dict[str, str]:
             )
         except (OSError, subprocess.TimeoutExpired):
             continue  # a library or a folder of that name, or no program of this machine
-        texts[path.stem] = (told.stdout + told.stderr).decode(errors="replace")
+        texts[path.stem] = (done.stdout + done.stderr).decode(errors="replace")
     if not texts:
         raise ConfigError(f"--programs {str(folder)!r} has none of llama.cpp's programs (llama-*)")
     return texts

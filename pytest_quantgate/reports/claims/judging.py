@@ -53,10 +53,10 @@ def _off(claim: Claim, value: float) -> str:
 
 
 def _size(claim: Claim, evidence: Evidence) -> Finding:
-    found = evidence.file_bytes(str(claim.model), str(claim.format))
-    if found is None:
+    known = evidence.file_bytes(str(claim.model), str(claim.format))
+    if known is None:
         return _open(claim, "no size measured: run the profile sizes and give its record")
-    return _compared(claim, found / 1e9, f"{found:,} bytes", _off(claim, found / 1e9))
+    return _compared(claim, known / 1e9, f"{known:,} bytes", _off(claim, known / 1e9))
 
 
 def _is_real(cell: CellRecord) -> bool:
@@ -84,12 +84,12 @@ def _on_hardware(claim: Claim, hardware: str) -> bool:
 
 
 def _speed(claim: Claim, evidence: Evidence) -> Finding:
-    found = list(evidence.speeds(claim.model, claim.format))
-    for speed in found:
+    known = list(evidence.speeds(claim.model, claim.format))
+    for speed in known:
         if _on_hardware(claim, speed.hardware):
             rate = speed.tokens_per_s
             return _compared(claim, rate, f"{rate:.1f} tokens/s", speed.hardware)
-    elsewhere = "; ".join(f"{one.tokens_per_s:.1f} tokens/s on {one.hardware}" for one in found)
+    elsewhere = "; ".join(f"{one.tokens_per_s:.1f} tokens/s on {one.hardware}" for one in known)
     return _open(claim, f"no such hardware: needs {_article(claim)}", elsewhere)
 
 
@@ -99,36 +99,40 @@ def _article(claim: Claim) -> str:
 
 
 def _speed_ratio(claim: Claim, evidence: Evidence) -> Finding:
-    found = list(evidence.speed_ratios(claim.model, str(claim.format), str(claim.other_format)))
-    told = "; ".join(
-        f"{_percent(ratio)} on {one.hardware} ({one.cell.model})" for one, ratio in found
+    known = list(evidence.speed_ratios(claim.model, str(claim.format), str(claim.other_format)))
+    figures = "; ".join(
+        f"{_percent(ratio)} on {one.hardware} ({one.cell.model})" for one, ratio in known
     )
-    fitting = [ratio for one, ratio in found if _on_hardware(claim, one.hardware)]
+    fitting = [ratio for one, ratio in known if _on_hardware(claim, one.hardware)]
     if not fitting:
         needs = _article(claim) if claim.device else "a record with speeds of both formats"
-        return _open(claim, f"no such hardware: needs {needs}" if claim.device else needs, told)
+        return _open(claim, f"no such hardware: needs {needs}" if claim.device else needs, figures)
     # A claim of all hardware falls with the first one that differs.
     outside = [ratio for ratio in fitting if not claim.holds(ratio)]
-    return _compared(claim, outside[0] if outside else fitting[0], told, "decoding, both measured")
+    return _compared(
+        claim, outside[0] if outside else fitting[0], figures, "decoding, both measured"
+    )
 
 
 def _speed_order(claim: Claim, evidence: Evidence) -> Finding:
-    found = list(evidence.speed_ratios(claim.model, str(claim.format), str(claim.other_format)))
-    told = "; ".join(
-        f"{_percent(ratio)} on {one.hardware} ({one.cell.model})" for one, ratio in found
+    known = list(evidence.speed_ratios(claim.model, str(claim.format), str(claim.other_format)))
+    figures = "; ".join(
+        f"{_percent(ratio)} on {one.hardware} ({one.cell.model})" for one, ratio in known
     )
-    fitting = [ratio for one, ratio in found if _on_hardware(claim, one.hardware)]
+    fitting = [ratio for one, ratio in known if _on_hardware(claim, one.hardware)]
     if not fitting:
-        return _open(claim, f"advice for hardware that is not here: needs {_article(claim)}", told)
+        return _open(
+            claim, f"advice for hardware that is not here: needs {_article(claim)}", figures
+        )
     outcome = Outcome.REPRODUCED if min(fitting) > 0 else Outcome.CONTRADICTED
-    return Finding(claim=claim, outcome=outcome, measured=told, why="decoding, both measured")
+    return Finding(claim=claim, outcome=outcome, measured=figures, why="decoding, both measured")
 
 
 def _experts(claim: Claim, evidence: Evidence) -> Finding:
-    found = evidence.experts(str(claim.model))
-    if found is None:
+    known = evidence.experts(str(claim.model))
+    if known is None:
         return _open(claim, f"no shape of {claim.model} is known")
-    of_layer, used = found
+    of_layer, used = known
     value = of_layer if claim.kind == "experts" else used
     return _compared(
         claim, value, f"{value}", f"the architecture: {of_layer} a layer, {used} a token"
@@ -138,7 +142,7 @@ def _experts(claim: Claim, evidence: Evidence) -> Finding:
 def _domain_ppl(claim: Claim, evidence: Evidence) -> Finding:
     """Compare a rise of a domain's perplexity; a single expert has none."""
     domain = str(claim.domain)
-    told = []
+    figures = []
     for cell in evidence.cells(None, claim.format):
         before = [
             other.ppl_by_domain.get(domain)
@@ -151,18 +155,18 @@ def _domain_ppl(claim: Claim, evidence: Evidence) -> Finding:
         rise = 100 * (now / before[0] - 1)
         if _is_real(cell) and claim.model in {None, cell.model}:
             return _compared(claim, rise, f"{_percent(rise)} ({cell.model})", f"PPL on {domain}")
-        told.append(f"{_percent(rise)} ({cell.model}, a miniature or requantized)")
+        figures.append(f"{_percent(rise)} ({cell.model}, a miniature or requantized)")
     return _open(
         claim,
         "an expert has no perplexity of its own, each token passes several in every layer; a"
         f" domain has one, and needs one of the two models and a text with the domain {domain!r}",
-        "; ".join(told),
+        "; ".join(figures),
     )
 
 
 def _imatrix_gain(claim: Claim, evidence: Evidence) -> Finding:
     """Compare a gain in perplexity; none is possible where the matrix changes no byte."""
-    told = []
+    figures = []
     for plain, cell in evidence.with_and_without_imatrix(str(claim.format)):
         if plain.tensor_data_sha256 is None:
             continue
@@ -180,17 +184,17 @@ def _imatrix_gain(claim: Claim, evidence: Evidence) -> Finding:
                 return _compared(
                     claim, gain, f"{gain:.2f} % ({cell.model})", f"matrix {cell.imatrix}"
                 )
-            told.append(f"{gain:.2f} % ({cell.model}, matrix {cell.imatrix})")
+            figures.append(f"{gain:.2f} % ({cell.model}, matrix {cell.imatrix})")
     return _open(
         claim,
         'needs one of the two models in this format with imatrices = ["none", …]; miniatures and'
         " requantized models tell of faults, not of gains",
-        "; ".join(told),
+        "; ".join(figures),
     )
 
 
 def _imatrix_domain(claim: Claim, evidence: Evidence) -> Finding:
-    told = [
+    figures = [
         f"{_percent(100 * (cell.ppl / plain.ppl - 1))} ({cell.model}, matrix {cell.imatrix})"
         for plain, cell in evidence.with_and_without_imatrix(str(claim.format))
         if plain.ppl is not None and cell.ppl is not None
@@ -199,7 +203,7 @@ def _imatrix_domain(claim: Claim, evidence: Evidence) -> Finding:
         claim,
         "the quality that is meant is not named; PPL with matrices of several domains needs one of"
         " the two models",
-        "; ".join(told),
+        "; ".join(figures),
     )
 
 
@@ -220,7 +224,7 @@ def _element_types(claim: Claim, evidence: Evidence) -> Finding:
 
 
 def _ppl_order(claim: Claim, evidence: Evidence) -> Finding:
-    told = []
+    figures = []
     for cell in evidence.cells(claim.model, claim.format):
         for other in evidence.cells(cell.model, claim.other_format):
             if cell.ppl is None or other.ppl is None or other.text != cell.text:
@@ -232,11 +236,11 @@ def _ppl_order(claim: Claim, evidence: Evidence) -> Finding:
                 measured = f"PPL {_percent(change)} ({cell.model}{matrix})"
                 return Finding(claim=claim, outcome=outcome, measured=measured, why=cell.text)
             if other.imatrix is None:
-                told.append(f"PPL {_percent(change)} ({cell.model}{matrix})")
+                figures.append(f"PPL {_percent(change)} ({cell.model}{matrix})")
     return _open(
         claim,
         "advice: needs one of the two models in both formats; miniatures do not rank formats",
-        "; ".join(dict.fromkeys(told)),
+        "; ".join(dict.fromkeys(figures)),
     )
 
 

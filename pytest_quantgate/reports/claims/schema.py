@@ -57,7 +57,7 @@ class Claim(BaseModel):
     tolerance: float = 0.0
 
     def holds(self, measured: float) -> bool:
-        """Tell whether a measurement reproduces the figure."""
+        """Return whether a measurement reproduces the figure."""
         if self.low is None or self.high is None:
             return False
         slack = self.tolerance + 1e-9

@@ -20,10 +20,10 @@ _LEAST_GAP = 22
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A cell to draw: its size, its figure with an interval, and what is said of it."""
+    """A cell to draw: its size, its figure with an interval, and a description."""
 
     label: str
-    told: str
+    description: str
     size: float
     value: float
     low: float

@@ -115,7 +115,7 @@ def _matrix_row(cell: CellRecord, group: Group) -> MatrixRow:
     better = group.dominated_by(cell)
     ppl = perplexity_on(cell, group.chunks)
     shift = None if cell.is_reference else group_change(cell, group)
-    told = NONE if shift is None else change(*shift)
+    description = NONE if shift is None else change(*shift)
     top = same_top_on(cell, group.chunks)
     kld, low, high = kld_interval(cell, group)
     interval = f" [{low:.4f}, {high:.4f}]" if math.isfinite(high) else ""
@@ -130,7 +130,7 @@ def _matrix_row(cell: CellRecord, group: Group) -> MatrixRow:
             Figure(text=number(cell.bits_per_weight, ".2f"), value=cell.bits_per_weight),
             Figure(text=number(ppl, ".4f"), value=ppl),
             Figure(
-                text="reference" if cell.is_reference else told,
+                text="reference" if cell.is_reference else description,
                 value=None if shift is None else shift[0],
             ),
             Figure(text=NONE if kld is None else f"{kld:.4f}{interval}", value=kld),
@@ -200,14 +200,14 @@ def group_plots(group: Group) -> Iterable[Plot | None]:
         size = f"{label(cell)}: {megabytes(cell.file_bytes)} MB"
         shift = (0.0, 0.0, 0.0) if cell.is_reference else group_change(cell, group)
         if shift is not None:
-            told = "reference" if cell.is_reference else f"ΔPPL {change(*shift)}"
+            description = "reference" if cell.is_reference else f"ΔPPL {change(*shift)}"
             value, low, high = (100 * part for part in shift)
-            told = f"{size}, {told}, {cell.verdict}"
-            by_ppl.append(Point(told=told, value=value, low=low, high=high, **common))
+            description = f"{size}, {description}, {cell.verdict}"
+            by_ppl.append(Point(description=description, value=value, low=low, high=high, **common))
         kld, low, high = kld_interval(cell, group)
         if kld is not None:
-            told = f"{size}, KLD {kld:.5f} [{low:.5f}, {high:.5f}] nats, {cell.verdict}"
-            by_kld.append(Point(told=told, value=kld, low=low, high=high, **common))
+            description = f"{size}, KLD {kld:.5f} [{low:.5f}, {high:.5f}] nats, {cell.verdict}"
+            by_kld.append(Point(description=description, value=kld, low=low, high=high, **common))
     name = f"{group.first.model} on {group.first.device}"
     yield make_plot(
         by_ppl,

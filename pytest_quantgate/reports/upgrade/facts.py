@@ -51,7 +51,7 @@ _OF_METRIC = {
     "resident_vs_baseline": "memory",
     "resident_vs_same_hardware": "memory",
 }
-"""What must have been measured for a limit to be told; the size always is."""
+"""What must have been measured for a limit to be listed; the size always is."""
 
 
 _ENGINE = (
@@ -66,10 +66,10 @@ _ENGINE = (
     ("platform", "platform"),
     ("error", "error"),
 )
-"""What is told of an engine, and how it is called."""
+"""What is shown of an engine, and its name."""
 
 _OPTIONS = frozenset({"system_info", "build_options"})
-"""Facts that are lists of options, of which only those that differ are told."""
+"""Facts that are lists of options, of which only those that differ are shown."""
 
 
 def engine_name(engine: Mapping[str, Any]) -> str:
@@ -117,30 +117,30 @@ def _shown(name: str, fact: str) -> Prose:
     """Shorten llama.cpp's line of options, ``CPU : AVX2 = 1 | FMA = 1 |``, to those that are on."""
     if name not in _OPTIONS:
         return _cell(name, fact)
-    options = [part.strip() for part in fact.replace(":", "|").split("|")]
+    options = [option.strip() for option in fact.replace(":", "|").split("|")]
     return " ".join(option.removesuffix(" = 1") for option in options if option)
 
 
 def support(comparison: Comparison) -> list[Prose]:
-    """Say what one engine can make and measure that the other cannot, and what neither can."""
-    told: list[Prose] = []
+    """Return what one engine can make and measure that the other cannot, and what neither can."""
+    lines: list[Prose] = []
     for change in comparison.cells:
         name = code(change.new.id)
         match change.support:
             case Support.NEW_ONLY:
                 text = f": only the new engine can; the old one {_why(change.old)}"
-                told.append(spans(name, text))
+                lines.append(spans(name, text))
             case Support.OLD_ONLY:
                 text = f"; the new engine {_why(change.new)}"
-                told.append(spans(name, ": ", strong("no longer"), text))
+                lines.append(spans(name, ": ", strong("no longer"), text))
             case Support.NEITHER:
-                told.append(spans(name, f": neither engine can; the new one {_why(change.new)}"))
+                lines.append(spans(name, f": neither engine can; the new one {_why(change.new)}"))
         for crossed in change.unreadable:
             side, other = ("new", "old") if crossed.engine == change.new.engine else ("old", "new")
             text = f": with the {other} engine's file the {side} one {_why(crossed)}"
-            told.append(spans(name, text))
+            lines.append(spans(name, text))
     formats = (engine.get("formats") for engine in (comparison.old, comparison.new))
-    return [*told, *_formats(*formats)]
+    return [*lines, *_formats(*formats)]
 
 
 _FORMATS = (("writes", "formats"), ("tensor_types", "tensor types"))
@@ -148,10 +148,10 @@ _FORMATS = (("writes", "formats"), ("tensor_types", "tensor types"))
 
 
 def _formats(old: Any, new: Any) -> list[Prose]:
-    """Say which formats and tensor types only one engine knows, in the profile or not."""
+    """Return which formats and tensor types only one engine knows, in the profile or not."""
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return []
-    told: list[Prose] = []
+    lines: list[Prose] = []
     for key, what in _FORMATS:
         if not old[key] or not new[key]:
             continue  # an engine that cannot say
@@ -162,13 +162,13 @@ def _formats(old: Any, new: Any) -> list[Prose]:
             apart = [name for name in has[key] if name not in lacks[key]]
             if apart:
                 which = listed(map(code, apart))
-                told.append(spans(lead, f" the {what} ", which, _refusal(lacks, apart[0])))
-    return told
+                lines.append(spans(lead, f" the {what} ", which, _refusal(lacks, apart[0])))
+    return lines
 
 
-def equal_formats(found: Comparison) -> list[Prose]:
-    """Say how many formats and tensor types both engines have where neither has others."""
-    old, new = found.old.get("formats"), found.new.get("formats")
+def equal_formats(comparison: Comparison) -> list[Prose]:
+    """Return how many formats and tensor types both engines have where neither has others."""
+    old, new = comparison.old.get("formats"), comparison.new.get("formats")
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return []
     return [
@@ -219,7 +219,7 @@ def costs(comparison: Comparison) -> list[Block]:
 
 
 def settings(comparison: Comparison) -> list[Prose]:
-    """Say under which settings and limits this holds, and how to repeat it."""
+    """Return under which settings and limits this holds, and how to repeat it."""
     values = comparison.settings
     conditions = [
         f"{name} {values[name]}"
@@ -232,19 +232,19 @@ def settings(comparison: Comparison) -> list[Prose]:
         f"text {name} (SHA-256 {str(digest)[:12]})"
         for name, digest in dict(values.get("texts") or {}).items()
     ]
-    told: list[Prose] = [", ".join(conditions)] if conditions else []
+    lines: list[Prose] = [", ".join(conditions)] if conditions else []
     if comparison.settings_changed:
-        told.append(f"settings that differ: {'; '.join(comparison.settings_changed)}")
+        lines.append(f"settings that differ: {'; '.join(comparison.settings_changed)}")
     limits = limits_text(comparison.cells)
     if limits:
-        told.append(f"limits: {limits}")
+        lines.append(f"limits: {limits}")
     if comparison.command:
-        told.append(("again: ", code(comparison.command)))
-    return told
+        lines.append(("again: ", code(comparison.command)))
+    return lines
 
 
 def limits_text(changes: Iterable[CellChange]) -> str:
-    """Say which limits were used; where formats have limits of their own, of which formats."""
+    """Return which limits were used; where formats have limits of their own, of which formats."""
     values: dict[str, dict[float, list[str]]] = {}
     for change in changes:
         for name, value in comparing_limits(change.new).model_dump(exclude_none=True).items():

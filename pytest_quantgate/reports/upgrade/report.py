@@ -55,24 +55,24 @@ _NAMED = 3
 """As many red cells are named in the headline; more are counted."""
 
 
-def title(found: Comparison) -> str:
+def title(comparison: Comparison) -> str:
     """Name both engines."""
-    old, new = engine_name(found.old), engine_name(found.new)
-    what = "Upgrade" if found.is_one_run else "Comparison"
+    old, new = engine_name(comparison.old), engine_name(comparison.new)
+    what = "Upgrade" if comparison.is_one_run else "Comparison"
     if old == new:
-        same = found.old.get("library_sha256") == found.new.get("library_sha256")
+        same = comparison.old.get("library_sha256") == comparison.new.get("library_sha256")
         return f"{what}: {new} against {'itself' if same else f'another build of {new}'}"
-    kind = found.old.get("kind")
-    if kind is not None and kind == found.new.get("kind"):
+    kind = comparison.old.get("kind")
+    if kind is not None and kind == comparison.new.get("kind"):
         new = new.removeprefix(str(kind)).strip()
     return f"{what}: {old} → {new}"
 
 
-def headline(found: Comparison) -> tuple[str | Span, ...]:
-    """Say in one line whether anything is worse, and how much moved."""
-    red, n_cells = ordered(found.red), len(found.cells)
-    still = [cell for cell in found.cells if cell.is_compared and not cell.moved]
-    within = [cell for cell in found.moved if not cell.is_red]
+def headline(comparison: Comparison) -> tuple[str | Span, ...]:
+    """Return in one line whether anything is worse, and how much moved."""
+    red, n_cells = ordered(comparison.red), len(comparison.cells)
+    still = [cell for cell in comparison.cells if cell.is_compared and not cell.moved]
+    within = [cell for cell in comparison.moved if not cell.is_red]
     tokens = sum(cell.ppl.tokens for cell in still if cell.ppl is not None)
     of_cells = count(n_cells, "cell")
     if n_cells and len(still) == n_cells:
@@ -98,24 +98,27 @@ def headline(found: Comparison) -> tuple[str | Span, ...]:
         (Support.NEW_ONLY, "that only the new engine can make"),
         (Support.NEITHER, "that neither engine can make"),
     ):
-        number = sum(cell.support is kind and not cell.is_red for cell in found.cells)
+        number = sum(cell.support is kind and not cell.is_red for cell in comparison.cells)
         if number:
             parts.append(f"{number} {what}")
     return spans(listed(parts, "; "), ".")
 
 
 def _identical(cells: Iterable[CellChange]) -> str:
-    """Say how equal cells are that did not move."""
+    """Return how equal the cells are that did not move."""
     records = [record for change in cells for record in (change.old, change.new)]
     exact = all(record.chunks.is_exact for record in records)
     return "bit-identical" if exact else "identical to the digits printed"
 
 
-def brief_blocks(found: Comparison) -> list[Block]:
+def brief_blocks(comparison: Comparison) -> list[Block]:
     """Return what moved, for the end of a run on a terminal."""
-    shown, folded = _open_and_folded(ordered(found.moved))
-    notes = (*support(found), *_not_compared(found))
-    blocks: list[Block] = [Heading(text=title(found), level=1), Paragraph(text=headline(found))]
+    shown, folded = _open_and_folded(ordered(comparison.moved))
+    notes = (*support(comparison), *_not_compared(comparison))
+    blocks: list[Block] = [
+        Heading(text=title(comparison), level=1),
+        Paragraph(text=headline(comparison)),
+    ]
     if shown:
         blocks.append(Table(columns=COLUMNS, rows=tuple(map(moved_row, shown))))
     if folded:
@@ -137,25 +140,25 @@ def _folded(changes: Sequence[CellChange]) -> str:
     return f"{len(changes)} more moved within the limits{f', {most}' if most else ''}"
 
 
-def upgrade_blocks(found: Comparison) -> list[Block]:
+def upgrade_blocks(comparison: Comparison) -> list[Block]:
     """Return the report, ready for a pull request."""
-    formats = bullets([*support(found), *equal_formats(found)])
+    formats = bullets([*support(comparison), *equal_formats(comparison)])
     return [
-        Heading(text=title(found), level=1),
-        Paragraph(text=(*headline(found),), is_strong=True),
-        *engine_blocks(found),
-        *section("What moved", _moved(found)),
-        *section("Which half of the engine", _two_by_two(found)),
+        Heading(text=title(comparison), level=1),
+        Paragraph(text=(*headline(comparison),), is_strong=True),
+        *engine_blocks(comparison),
+        *section("What moved", _moved(comparison)),
+        *section("Which half of the engine", _two_by_two(comparison)),
         *section("Format support", formats),
-        *section("Speed and memory", costs(found)),
-        *section("What did not move", _still(found)),
-        *section("What could not be compared", bullets(_not_compared(found))),
-        *section("Settings", bullets(settings(found))),
+        *section("Speed and memory", costs(comparison)),
+        *section("What did not move", _still(comparison)),
+        *section("What could not be compared", bullets(_not_compared(comparison))),
+        *section("Settings", bullets(settings(comparison))),
     ]
 
 
-def _moved(found: Comparison) -> list[Block]:
-    moved = [change for change in ordered(found.moved) if change.is_compared or change.is_red]
+def _moved(comparison: Comparison) -> list[Block]:
+    moved = [change for change in ordered(comparison.moved) if change.is_compared or change.is_red]
     shown, folded = _open_and_folded(moved)
     blocks: list[Block] = []
     if shown:
@@ -193,10 +196,10 @@ def _evidence(red: Sequence[CellChange]) -> list[Block]:
     return [Folded(summary=summary, blocks=(evidence,))]
 
 
-def _two_by_two(found: Comparison) -> list[Block]:
-    """Say which half of the engine moved what, where both files differ."""
+def _two_by_two(comparison: Comparison) -> list[Block]:
+    """Return which half of the engine moved what, where both files differ."""
     rows = []
-    for change in ordered(found.moved):
+    for change in ordered(comparison.moved):
         effects = change.effects
         if effects is None or effects.is_same_file:
             continue
@@ -215,36 +218,36 @@ def _two_by_two(found: Comparison) -> list[Block]:
     ]
 
 
-def _still(found: Comparison) -> list[Block]:
+def _still(comparison: Comparison) -> list[Block]:
     """Group what did not move by model, device and text."""
     groups: dict[str, list[CellChange]] = {}
-    for change in found.cells:
+    for change in comparison.cells:
         if change.is_compared and not change.moved:
             record = change.new
             text = f", text {record.text}" if record.text else ""
             groups.setdefault(f"{record.model} on {record.device}{text}", []).append(change)
-    told: list[Prose] = []
+    lines: list[Prose] = []
     for where, changes in groups.items():
         formats = ", ".join(label(change.new) for change in changes)
         chunks = [change.ppl.chunks for change in changes if change.ppl is not None]
         same = "the same tensors and size; no text was scored"
         if chunks:
             same = f"same file, {_identical(changes)} on {span_of(chunks)} chunks"
-        told.append(f"{where}: {formats}: {same}")
-    return bullets(told)
+        lines.append(f"{where}: {formats}: {same}")
+    return bullets(lines)
 
 
-def _not_compared(found: Comparison) -> list[Prose]:
-    """Say which cells could not be compared, and which one side alone has."""
-    told: list[Prose] = []
+def _not_compared(comparison: Comparison) -> list[Prose]:
+    """Return which cells could not be compared, and which one side alone has."""
+    lines: list[Prose] = []
     reasons: dict[str, list[CellChange]] = {}
-    for change in found.cells:
+    for change in comparison.cells:
         if change.obstacle is not None:
             reasons.setdefault(change.obstacle, []).append(change)
     for why, changes in reasons.items():
-        told.append(spans(names(changes), f": {why}"))
-    for side, records in (("old", found.only_old), ("new", found.only_new)):
+        lines.append(spans(names(changes), f": {why}"))
+    for side, records in (("old", comparison.only_old), ("new", comparison.only_new)):
         if records:
             which = name_some([record.id for record in records])
-            told.append(spans(f"only in the {side} run: ", which))
-    return [*told, *found.incomplete]
+            lines.append(spans(f"only in the {side} run: ", which))
+    return [*lines, *comparison.incomplete]

@@ -36,7 +36,7 @@ COLUMNS = (
 """What moved; a terminal that is too narrow for all leaves some out."""
 
 _LEAST = 1e-6
-"""A relative change of perplexity below this is told as being below it."""
+"""A relative change of perplexity below this is written as being below it."""
 
 _MOST_NAMES = 8
 
@@ -89,7 +89,7 @@ def shift_text(shift: Shift | None) -> str:
 
 
 def is_rounding(change: CellChange) -> bool:
-    """Tell whether a green cell moved by so little that another order of sums explains it."""
+    """Return whether a green cell moved by so little that another order of sums explains it."""
     shift = change.ppl
     if change.is_red or change.file_changed or change.costs_moved or shift is None:
         return False
@@ -97,7 +97,7 @@ def is_rounding(change: CellChange) -> bool:
 
 
 def largest_text(changes: Iterable[CellChange]) -> str:
-    """Say how far perplexity moved at most, "" where it moved nowhere."""
+    """Return how far perplexity moved at most, "" where it moved nowhere."""
     moves = [
         abs(change.ppl.change)
         for change in changes
@@ -148,7 +148,7 @@ def _size(change: CellChange) -> str:
 
 
 def _how_sure(change: CellChange) -> str:
-    """Say what a change rests on: facts of this text, or an interval over how many clusters."""
+    """Return what a change rests on: facts of this text, or an interval over how many clusters."""
     shift = change.ppl
     if not change.is_compared or shift is None:
         return "a fact of the file" if change.is_compared else NONE
@@ -169,7 +169,7 @@ def _cause(change: CellChange) -> str:
 
 
 def explanation(change: CellChange) -> str:
-    """Say what shows a moved cell's cause, without figures: equal for cells moved by the same."""
+    """Return what shows a cell's cause, without figures: equal for cells moved by the same."""
     assert change.tensors is not None
     parts = []
     if change.retokenized:
@@ -215,7 +215,7 @@ def name_some(ids: Sequence[str]) -> tuple[str | Span, ...]:
 
 
 def short(change: CellChange) -> tuple[str | Span, ...]:
-    """Say of a red cell in a few words how red it is."""
+    """Return a red cell's verdict in a few words."""
     details = []
     if change.ppl is not None and not change.ppl.is_identical:
         details.append(f"PPL {percent(change.ppl.change)}")

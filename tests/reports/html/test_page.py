@@ -137,7 +137,7 @@ def test_a_record_of_what_failed_is_a_page() -> None:
 def point(label: str, size: float, value: float) -> Point:
     return Point(
         label=label,
-        told=label,
+        description=label,
         size=size,
         value=value,
         low=value - 0.1,

@@ -56,21 +56,21 @@
 
   // What a point says, for mouse, finger and keyboard.
   const tip = one("tip");
-  const place = (told, x, y) => {
-    tip.textContent = told;
+  const place = (text, x, y) => {
+    tip.textContent = text;
     tip.hidden = false;
     const box = tip.getBoundingClientRect();
     tip.style.left = `${Math.max(4, Math.min(x + 12, innerWidth - box.width - 4))}px`;
     tip.style.top = `${y + box.height + 20 > innerHeight ? y - box.height - 12 : y + 14}px`;
   };
-  for (const mark of document.querySelectorAll("[data-told]")) {
-    const at = () => { const box = mark.querySelector(".target").getBoundingClientRect(); place(mark.dataset.told, box.right - 8, box.bottom - 8); };
+  for (const mark of document.querySelectorAll("[data-description]")) {
+    const at = () => { const box = mark.querySelector(".target").getBoundingClientRect(); place(mark.dataset.description, box.right - 8, box.bottom - 8); };
     for (const event of ["mouseenter", "focus", "click"]) mark.addEventListener(event, at);
     for (const event of ["mouseleave", "blur"]) mark.addEventListener(event, () => { tip.hidden = true; });
   }
   addEventListener("keydown", event => { if (event.key === "Escape") tip.hidden = true; });
   // Moving on by keyboard scrolls the page: what the point says goes with it.
-  addEventListener("scroll", () => { tip.hidden = true; if (document.activeElement?.matches("[data-told]")) document.activeElement.dispatchEvent(new Event("focus")); }, { passive: true });
+  addEventListener("scroll", () => { tip.hidden = true; if (document.activeElement?.matches("[data-description]")) document.activeElement.dispatchEvent(new Event("focus")); }, { passive: true });
 
   // Experts: drawn when they are asked for, from numbers.
   for (const block of document.querySelectorAll(".experts")) {
