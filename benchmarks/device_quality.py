@@ -25,7 +25,7 @@ from pytest_quantgate.config.settings import load_settings
 from pytest_quantgate.engines.devices import default_threads
 from pytest_quantgate.gate.recording import perplexity_shift
 from pytest_quantgate.gguf.formats import DEFAULT_FORMATS
-from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.metrics.devices import measure_devices
 from pytest_quantgate.metrics.divergence import measure_divergence
 from pytest_quantgate.metrics.scoring import measure_perplexity
@@ -53,18 +53,18 @@ routing = false
 """
 
 
-def measure(run: Run, format_name: str, chunks: int) -> dict[str, Any]:
+def measure(run: Session, format_name: str, chunks: int) -> dict[str, Any]:
     """Measure one format on both devices."""
     row: dict[str, Any] = {"format": format_name, "chunks": chunks}
     kept = {}
-    cells = {cell.device: cell for cell in run.cells if cell.format.name == format_name}
+    cells = {cell.device: cell for cell in run.matrix.cells if cell.format.name == format_name}
     for device in DEVICES:
-        cell = cells[device]
+        cell = run.resolve(cells[device])
         kept[device] = seen = measure_perplexity(run, cell, chunks)
-        reference = run.reference_cell(cell)
         divergence = None
-        if reference != cell:
-            divergence = measure_divergence(seen, measure_perplexity(run, reference, chunks))
+        if not cell.is_reference:
+            reference = measure_perplexity(run, run.reference(cell), chunks)
+            divergence = measure_divergence(seen, reference)
         row[device] = {
             "backend": run.settings.devices[device].backend,
             "ppl": seen.perplexity,
@@ -76,7 +76,7 @@ def measure(run: Run, format_name: str, chunks: int) -> dict[str, Any]:
     shift = perplexity_shift(kept["second"], kept["first"])
     assert shift is not None
     row["ppl_change"] = asdict(shift)
-    compared = measure_devices(run, cells["second"])
+    compared = measure_devices(run, run.resolve(cells["second"]))
     assert isinstance(compared, DeviceMeasurement), compared.reason
     row["between"] = [asdict(item) for item in compared.differences]
     return row
@@ -133,7 +133,7 @@ def main() -> None:
                 threads=options.threads,
             )
             (Path(folder) / "pyproject.toml").write_text(named + settings, encoding="utf-8")
-            run = Run(load_settings(Path(folder)), uuid.uuid4().hex)
+            run = Session(load_settings(Path(folder)), uuid.uuid4().hex)
             try:
                 for name in options.formats.split(","):
                     row = measure(run, name, options.chunks)

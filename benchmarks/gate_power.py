@@ -43,7 +43,7 @@ from pytest_quantgate.gate.loop import answer
 from pytest_quantgate.gate.question import Question
 from pytest_quantgate.gguf.formats import FILE_TYPES, TENSOR_TYPES
 from pytest_quantgate.gguf.reader import read_gguf
-from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.results.baseline import dump, parse
 
 FORMAT = "Q4_K_M"
@@ -272,17 +272,17 @@ gate = true
 
     def one(number: int, threads: int) -> str:
         profile = settings.profile.model_copy(update={"n_threads": threads})
-        run = Run(replace(settings, profile=profile), f"run-{number}")
+        run = Session(replace(settings, profile=profile), f"run-{number}")
         try:
             if number < 0:
-                for cell in run.cells:
+                for cell in run.matrix.cells:
                     stored = answer(run, cell, [], full=True).candidate
                     assert stored is not None
                     path = run.store.path(stored.key)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_text(dump(stored), encoding="utf-8")
                 return "stored"
-            found = answer(run, run.cells[number % len(run.cells)], questions).verdict
+            found = answer(run, run.matrix.cells[number % len(run.matrix.cells)], questions).verdict
         finally:
             run.close()
         if not found.kind.is_green:

@@ -28,7 +28,8 @@ from pytest_quantgate.artifacts.texts import Text, built_in_text, make_text
 from pytest_quantgate.config.options import Overrides
 from pytest_quantgate.config.settings import load_settings
 from pytest_quantgate.matrix.cells import Cell
-from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.matrix.resolved import ResolvedCell
+from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.metrics.scoring import measure_perplexity
 from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
 
@@ -119,6 +120,11 @@ def mean_kld_nats(scores: PerplexityMeasurement) -> float:
     return sum(scores.chunks.kld_sums or ()) / scores.chunks.n_tokens
 
 
+def whole_text(run: Session, cell: ResolvedCell) -> PerplexityMeasurement:
+    """Score the whole budget of chunks."""
+    return measure_perplexity(run, cell, run.artifacts.looks(cell)[-1])
+
+
 def row(cell: Cell, without: PerplexityMeasurement, scores: PerplexityMeasurement) -> str:
     """Compare a matrix with none, chunk by chunk."""
     chunks = scores.chunks
@@ -140,12 +146,12 @@ def rows(wikitext: Path, question: Question, options: Options) -> Iterator[str]:
         folder = Path(name)
         write_project(folder, wikitext, question, options)
         cache = None if options.cache is None else str(options.cache.resolve())
-        run = Run(load_settings(folder, Overrides(cache_dir=cache)), "imatrix-effect")
+        run = Session(load_settings(folder, Overrides(cache_dir=cache)), "imatrix-effect")
         try:
             for model in options.models:
                 scored = {
-                    cell.imatrix: (cell, measure_perplexity(run, cell, run.looks(cell)[-1]))
-                    for cell in run.cells
+                    cell.imatrix: (cell, whole_text(run, run.resolve(cell)))
+                    for cell in run.matrix.cells
                     if cell.model == model and cell.format.name == options.format
                 }
                 _, without = scored.pop(None)

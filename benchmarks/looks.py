@@ -22,7 +22,7 @@ from pytest_quantgate.config.options import Overrides
 from pytest_quantgate.config.settings import Settings, load_settings
 from pytest_quantgate.gate.loop import answer
 from pytest_quantgate.gate.question import Question
-from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.metrics.scoring import measure_perplexity
 from pytest_quantgate.results.baseline import dump
 
@@ -41,11 +41,15 @@ class Pass:
 
 def prepare(settings: Settings, *, accept: bool) -> None:
     """Make the files and measure the references; store baselines if that is asked for."""
-    run = Run(settings, "prepare")
+    run = Session(settings, "prepare")
     try:
-        for cell in run.cells:
-            run.cell_file(cell)
-            measure_perplexity(run, run.reference_cell(cell), run.looks(cell)[-1])
+        for cell in run.matrix.cells:
+            run.artifacts.file(run.resolve(cell))
+            measure_perplexity(
+                run,
+                run.resolve(run.matrix.reference(cell)),
+                run.artifacts.looks(run.resolve(cell))[-1],
+            )
             if not accept:
                 continue
             candidate = answer(run, cell, [], full=True).candidate
@@ -59,12 +63,12 @@ def prepare(settings: Settings, *, accept: bool) -> None:
 
 def one_pass(settings: Settings, name: str) -> Pass:
     """Measure and judge every cell in fresh worker processes."""
-    run = Run(settings, name)
+    run = Session(settings, name)
     verdicts: dict[str, str] = {}
     used: Counter[int] = Counter()
     started = time.perf_counter()
     try:
-        for cell in run.cells:
+        for cell in run.matrix.cells:
             record = answer(run, cell, QUESTIONS).record
             verdicts[cell.id] = record.verdict
             if not record.is_reference:

@@ -34,7 +34,7 @@ from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.engines.messages import MeasureSpeed
 from pytest_quantgate.gguf.formats import TENSOR_TYPES
 from pytest_quantgate.hosts.device_locks import hold_device
-from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.results.hardware import OutsideLoad
 from pytest_quantgate.results.measurements.speed import PHASES
 
@@ -125,13 +125,13 @@ def own_models(cache: str | None) -> dict[str, Path]:
     """Return the files of the two models, quantized now if the cache has them not."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "pyproject.toml").write_text(SHAPE, encoding="utf-8")
-        run = Run(
+        run = Session(
             load_settings(Path(folder), Overrides(cache_dir=cache)), "speed-against-llama-bench"
         )
         try:
             # A model's own full precision may be among its cells.
-            wanted = [cell for cell in run.cells if cell.format.name == "Q4_K_M"]
-            return {cell.model: run.cell_file(cell).path for cell in wanted}
+            wanted = [cell for cell in run.matrix.cells if cell.format.name == "Q4_K_M"]
+            return {cell.model: run.artifacts.file(run.resolve(cell)).path for cell in wanted}
         finally:
             run.close()
 

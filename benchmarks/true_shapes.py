@@ -15,7 +15,7 @@ import uuid
 from pathlib import Path
 
 from pytest_quantgate.config.settings import load_settings
-from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.metrics.speed import measure_speed
 from pytest_quantgate.results.measurements.speed import PHASES, SpeedMeasurement
 
@@ -47,19 +47,20 @@ def speeds(measured: SpeedMeasurement) -> list[str]:
     return columns
 
 
-def report(run: Run, *, with_speed: bool) -> None:
+def report(run: Session, *, with_speed: bool) -> None:
     """Measure each cell and print its row."""
     heads = ["model", "format", "bytes"]
     if with_speed:
         heads += ["prefill t/s", "vs F16", "decode t/s", "vs F16", "file s"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
-    for cell in run.cells:
-        row = [cell.model, cell.format.name, f"{run.size(cell).file_bytes:,}"]
+    for cell in run.matrix.cells:
+        n_bytes = run.artifacts.described_file(run.resolve(cell)).header.n_bytes
+        row = [cell.model, cell.format.name, f"{n_bytes:,}"]
         if with_speed:
             began_s = time.perf_counter()
-            run.cell_file(cell)
+            run.artifacts.file(run.resolve(cell))
             made_s = time.perf_counter() - began_s
-            row += [*speeds(measure_speed(run, cell)), f"{made_s:.0f}"]
+            row += [*speeds(measure_speed(run, run.resolve(cell))), f"{made_s:.0f}"]
         print(f"| {' | '.join(row)} |", flush=True)
 
 
@@ -86,7 +87,7 @@ def main() -> None:
             decode=options.decode_tokens,
         )
         (Path(folder) / "pyproject.toml").write_text(settings, encoding="utf-8")
-        run = Run(load_settings(Path(folder)), uuid.uuid4().hex)
+        run = Session(load_settings(Path(folder)), uuid.uuid4().hex)
         try:
             report(run, with_speed=not options.sizes)
         finally:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class Conditions:
     """How a text is computed; ``repack`` allows weights that are repacked for the CPU."""
 
     n_threads: int
@@ -18,7 +18,7 @@ class Setting:
 OWN = "the profile's own"
 
 
-def variations(own: Setting, *, is_cpu: bool) -> dict[str, Setting]:
+def variations(own: Conditions, *, is_cpu: bool) -> dict[str, Conditions]:
     """Return the settings to compare with the profile's own, by the name of what is other."""
     found = {}
     threads = 1 if own.n_threads > 1 else 2

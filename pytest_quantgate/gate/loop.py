@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_quantgate import stats
-from pytest_quantgate.config.limits import profile_limits
 from pytest_quantgate.errors import CellError
 from pytest_quantgate.gate.acceptance import make_baseline
 from pytest_quantgate.gate.judge import JUDGES, OF_SHAPES, conclude
@@ -22,16 +21,18 @@ from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.gate.question import Answer, Asked, Question
 from pytest_quantgate.gate.recording import failed_record
 from pytest_quantgate.gate.sources import BaselineSource, Before, needs_text, source_of
-from pytest_quantgate.matrix.cells import NO_TEXT, Cell
-from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.matrix.cells import Cell
+from pytest_quantgate.matrix.resolved import ResolvedCell
+from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.metrics.registry import CELL_METRICS, measure_once, notes_of
 from pytest_quantgate.results.baseline import Baseline
+from pytest_quantgate.results.events import CellJudged, CellStarted
 from pytest_quantgate.results.measurements.absent import Absent
 from pytest_quantgate.results.verdicts import Verdict, VerdictKind
 
 
 def answer(
-    run: Run,
+    session: Session,
     cell: Cell,
     questions: Sequence[Question],
     *,
@@ -41,7 +42,7 @@ def answer(
     """Measure and judge a cell; every error of the cell becomes its verdict.
 
     Args:
-        run: the run.
+        session: the session.
         cell: which cell.
         questions: what is asked; several of one metric are judged one after the other.
         full: score the text up to the whole budget, whatever is asked and a look decides.
@@ -49,28 +50,31 @@ def answer(
 
     """
     started = time.perf_counter()
-    run.emit("cell", cell)
+    session.events.append(CellStarted(cell=cell.id))
     try:
-        result = _answer(run, cell, questions, full=full, measured=measured or {})
+        resolved = session.resolve(cell)
+        result = _answer(session, resolved, questions, full=full, measured=measured or {})
     except CellError as error:
-        result = failure(run, cell, error, questions)
-    run.emit("done", cell, verdict=result.verdict.kind.value)
-    return _recorded(run, cell, result, time.perf_counter() - started)
+        result = failure(session, cell, error, questions)
+    session.events.append(CellJudged(cell=cell.id, verdict=result.verdict.kind.value))
+    return _recorded(session, cell, result, time.perf_counter() - started)
 
 
-def failure(run: Run, cell: Cell, error: CellError, questions: Sequence[Question]) -> Answer:
+def failure(
+    session: Session, cell: Cell, error: CellError, questions: Sequence[Question]
+) -> Answer:
     """Turn an error of a cell into its verdict and record."""
-    record = failed_record(run, cell, error)
+    record = failed_record(session, cell, error)
     failed = Answer(record=record, verdict=Verdict(kind=record.kind, reason=record.reason))
     try:
-        source = source_of(run, cell)
+        source = source_of(session, session.resolve(cell))
     except CellError:
-        return _recorded(run, cell, failed)
+        return _recorded(session, cell, failed)
     metrics = frozenset(item.metric for item in questions)
-    return _recorded(run, cell, source.explain_failure(failed, metrics))
+    return _recorded(session, cell, source.explain_failure(failed, metrics))
 
 
-def _recorded(run: Run, cell: Cell, answer: Answer, seconds_s: float = 0.0) -> Answer:
+def _recorded(session: Session, cell: Cell, answer: Answer, seconds_s: float = 0.0) -> Answer:
     """Return an answer whose record says what the verdict does."""
     verdict = answer.verdict
     record = replace(
@@ -80,38 +84,38 @@ def _recorded(run: Run, cell: Cell, answer: Answer, seconds_s: float = 0.0) -> A
         cause=verdict.cause,
         judgements=verdict.judgements,
         seconds_s=seconds_s,
-        is_skipped=verdict.kind is VerdictKind.UNSUPPORTED and _is_excused(run, cell),
+        is_skipped=verdict.kind is VerdictKind.UNSUPPORTED and _is_excused(session, cell),
     )
     return replace(answer, record=record)
 
 
-def _is_excused(run: Run, cell: Cell) -> bool:
+def _is_excused(session: Session, cell: Cell) -> bool:
     """Return whether what the engine refuses fails nothing.
 
     So it is where the profile lists the format as optional and no baseline says that an engine
     could, and where the old engine could not either, which is no fault of the new one.
     """
-    if cell.id in run.without_old:
+    if cell.id in session.unable_before:
         return True
-    is_optional = cell.format.name in run.settings.profile.optional
-    return is_optional and not run.store.has_any([run.key(cell)])
+    is_optional = cell.format.name in session.settings.profile.optional
+    return is_optional and not session.store.has_any([session.matrix.key(cell)])
 
 
 def _answer(
-    run: Run,
-    cell: Cell,
+    session: Session,
+    cell: ResolvedCell,
     questions: Sequence[Question],
     *,
     full: bool,
     measured: Mapping[str, Any],
 ) -> Answer:
-    run.device(cell)  # one that is not there is refused before anything is made
-    source = source_of(run, cell)
-    asked = _ask(run, cell, questions, measured)
-    for n_chunks, look in _looks(run, cell, asked, source, full=full):
-        now = measure_cell(run, cell, n_chunks, asked.measured)
+    session.device(cell)  # one that is not there is refused before anything is made
+    source = source_of(session, cell)
+    asked = _ask(session, cell, questions, measured)
+    for n_chunks, look in _looks(session, cell, asked, source, full=full):
+        now = measure_cell(session, cell, n_chunks, asked.measured)
         before = source.before(now, asked, n_chunks)
-        seen = _observe(run, now, before, asked)
+        seen = _observe(session, now, before, asked)
         verdict = _judge(seen, before, asked, source, look)
         if not full and _is_decided(verdict):
             break
@@ -119,24 +123,25 @@ def _answer(
     result = Answer(
         record=replace(now.record, notes=notes),
         verdict=verdict,
-        candidate=_candidate(run, now, before),
+        candidate=_candidate(now, before),
         measured=asked.measured,
     )
     return source.complete(now, result, n_chunks)
 
 
-def _ask(run: Run, cell: Cell, questions: Sequence[Question], measured: Mapping[str, Any]) -> Asked:
+def _ask(
+    session: Session, cell: ResolvedCell, questions: Sequence[Question], measured: Mapping[str, Any]
+) -> Asked:
     """Find the limits that hold, and measure what is measured once a cell."""
     absent: dict[str, Absent] = {}
-    if run.model(cell.model).shape is not None:
-        questions, absent = _questions_of_shape(run, cell, questions)
+    if cell.is_shape:
+        questions, absent = _questions_of_shape(cell, questions)
     names = dict.fromkeys(question.metric for question in questions)
-    once = {name: measure_once(run, name, cell) for name in names if name in CELL_METRICS}
+    once = {name: measure_once(session, name, cell) for name in names if name in CELL_METRICS}
     absent |= {name: item for name, item in once.items() if isinstance(item, Absent)}
     present = {name: item for name, item in once.items() if name not in absent}
-    default = profile_limits(run.settings.limits, cell.format)
     return Asked(
-        limits=tuple((item.metric, item.limits or default) for item in questions),
+        limits=tuple((item.metric, item.limits or cell.limits) for item in questions),
         by_name=frozenset(item.metric for item in questions if item.limits is not None),
         absent=absent,
         measured={**present, **measured},
@@ -144,7 +149,7 @@ def _ask(run: Run, cell: Cell, questions: Sequence[Question], measured: Mapping[
 
 
 def _questions_of_shape(
-    run: Run, cell: Cell, questions: Sequence[Question]
+    cell: ResolvedCell, questions: Sequence[Question]
 ) -> tuple[tuple[Question, ...], dict[str, Absent]]:
     """Leave out what the profile would ask of a model with weights.
 
@@ -155,24 +160,23 @@ def _questions_of_shape(
 
     """
     if any(item.metric not in OF_SHAPES and item.limits is not None for item in questions):
-        run.check_has_quality(cell.model)
+        cell.scored_text  # noqa: B018 # refuses a shape
     kept = tuple(item for item in questions if item.metric in OF_SHAPES)
-    reason = f"model {cell.model!r} is a shape, which has size and speed and no quality"
+    reason = f"model {cell.cell.model!r} is a shape, which has size and speed and no quality"
     left_out = {} if kept else {item.metric: Absent(reason=reason) for item in questions}
     return kept, left_out
 
 
 def _looks(
-    run: Run, cell: Cell, asked: Asked, source: BaselineSource, *, full: bool
+    session: Session, cell: ResolvedCell, asked: Asked, source: BaselineSource, *, full: bool
 ) -> Iterator[tuple[int | None, stats.Look]]:
     """Return the numbers of chunks at which the cell may be decided; None scores no text."""
-    has_text = run.model(cell.model).shape is None
-    if not (has_text and (full or needs_text(cell, asked.metrics))):
+    if cell.is_shape or not (full or needs_text(cell, asked.metrics)):
         return iter([(None, stats.plan_looks((), 1, 1)[0])])
-    plan, budget = run.chunk_plan(cell.model, cell.text), run.looks(cell)[-1]
+    plan, budget = session.artifacts.chunk_plan(cell), session.artifacts.looks(cell)[-1]
     available = min(source.n_chunks or budget, plan.n_chunks)
     looks = stats.plan_looks(
-        run.settings.profile.looks or (),
+        session.settings.profile.looks or (),
         budget if full else available,
         plan.n_chunks,
         plan.clusters,
@@ -184,29 +188,29 @@ def _looks(
     )
 
 
-def _observe(run: Run, now: CellMeasurement, before: Before, asked: Asked) -> Observation:
+def _observe(session: Session, now: CellMeasurement, before: Before, asked: Asked) -> Observation:
     cell, reference_bytes = now.cell, None
-    reference_cell = run.reference_cell(cell)
-    if reference_cell != cell and any(
+    if not cell.is_reference and any(
         limits.size_vs_reference is not None for _, limits in asked.limits
     ):
-        reference_bytes = run.described_file(reference_cell).header.n_bytes
+        reference = session.artifacts.described_file(session.reference(cell))
+        reference_bytes = reference.header.n_bytes
     return Observation(
         cell=now.record,
         reference=None if now.reference is None else now.reference.chunks,
         reference_baseline=before.reference_baseline,
         reference_file_bytes=reference_bytes,
-        text_sha256_with_lf="" if cell.text == NO_TEXT else run.text(cell.text).sha256_with_lf,
-        same_computation=_is_same_computation(run, now, before),
+        text_sha256_with_lf="" if cell.text is None else cell.text.sha256_with_lf,
+        same_computation=_is_same_computation(now, before),
         tokens_changed=before.tokens_changed,
         versus=before.versus,
     )
 
 
-def _is_same_computation(run: Run, now: CellMeasurement, before: Before) -> bool:
+def _is_same_computation(now: CellMeasurement, before: Before) -> bool:
     """Return whether a CPU is bound to give the baseline's values on every chunk."""
     baseline, record = before.baseline, now.record
-    if baseline is None or record.made_by is None or not run.placement(now.cell).is_cpu:
+    if baseline is None or record.made_by is None or not now.cell.placement.is_cpu:
         return False
     names = ("library_sha256", "system_info", "cpu", "n_batch", "n_ubatch")
     return (
@@ -248,10 +252,9 @@ def _is_decided(verdict: Verdict) -> bool:
     return compared and verdict.kind is not VerdictKind.INCONCLUSIVE
 
 
-def _candidate(run: Run, now: CellMeasurement, before: Before) -> Baseline | None:
-    is_shape = run.model(now.cell.model).shape is not None
+def _candidate(now: CellMeasurement, before: Before) -> Baseline | None:
     scored = now.record.chunks
-    if is_shape or (
+    if now.cell.is_shape or (
         now.perplexity is not None and scored.is_finite and math.isfinite(scored.perplexity)
     ):
         return make_baseline(now.record, before.baseline)

@@ -8,8 +8,8 @@ from typing import Any
 
 from pytest_quantgate.artifacts.files import CellFile
 from pytest_quantgate.gate.recording import cell_record
-from pytest_quantgate.matrix.cells import Cell
-from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.matrix.resolved import ResolvedCell
+from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.metrics.scoring import measure_perplexity
 from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
 from pytest_quantgate.results.record import CellRecord
@@ -23,7 +23,7 @@ class CellMeasurement:
     for the reference itself.
     """
 
-    cell: Cell
+    cell: ResolvedCell
     file: CellFile
     perplexity: PerplexityMeasurement | None
     reference: PerplexityMeasurement | None
@@ -31,12 +31,15 @@ class CellMeasurement:
 
 
 def measure_cell(
-    run: Run, cell: Cell, n_chunks: int | None, measured: Mapping[str, Any] | None = None
+    session: Session,
+    cell: ResolvedCell,
+    n_chunks: int | None,
+    measured: Mapping[str, Any] | None = None,
 ) -> CellMeasurement:
     """Measure a cell and its reference on the first chunks; None scores nothing.
 
     Args:
-        run: the run.
+        session: the session.
         cell: which cell.
         n_chunks: how many chunks are scored; None where nothing is asked that needs the text.
         measured: the metrics that were measured once of the cell, by name.
@@ -45,17 +48,17 @@ def measure_cell(
         CellError: the cell or its reference could not be measured.
 
     """
-    run.device(cell)  # one that is not there is refused before anything is made
-    file, reference_cell = run.described_file(cell), run.reference_cell(cell)
+    session.device(cell)  # one that is not there is refused before anything is made
+    file = session.artifacts.described_file(cell)
     perplexity = reference = None
     if n_chunks is not None:
-        perplexity = measure_perplexity(run, cell, n_chunks)
-        if reference_cell != cell:
-            reference = measure_perplexity(run, reference_cell, n_chunks)
+        perplexity = measure_perplexity(session, cell, n_chunks)
+        if not cell.is_reference:
+            reference = measure_perplexity(session, session.reference(cell), n_chunks)
     return CellMeasurement(
         cell=cell,
         file=file,
         perplexity=perplexity,
         reference=reference,
-        record=cell_record(run, cell, file, perplexity, reference, measured),
+        record=cell_record(session, cell, file, perplexity, reference, measured),
     )

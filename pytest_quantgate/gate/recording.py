@@ -18,7 +18,8 @@ from pytest_quantgate.errors import (
 )
 from pytest_quantgate.gguf.tensor_changes import pack_tensors
 from pytest_quantgate.matrix.cells import NO_TEXT, Cell
-from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.matrix.resolved import ResolvedCell
+from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.metrics.divergence import measure_divergence, same_top_tokens
 from pytest_quantgate.results.baseline import MadeBy
 from pytest_quantgate.results.chunk_table import Shift
@@ -46,15 +47,16 @@ def verdict_of(error: CellError) -> VerdictKind:
     return next(kind for type_, kind in _VERDICT_OF_ERROR if isinstance(error, type_))
 
 
-def failed_record(run: Run, cell: Cell, error: CellError) -> CellRecord:
+def failed_record(session: Session, cell: Cell, error: CellError) -> CellRecord:
     """Return the record of a cell that could not be measured."""
     kind = verdict_of(error)
-    return replace(empty_record(run, cell), verdict=kind.value, reason=str(error))
+    return replace(empty_record(session, cell), verdict=kind.value, reason=str(error))
 
 
-def empty_record(run: Run, cell: Cell) -> CellRecord:
+def empty_record(session: Session, cell: Cell) -> CellRecord:
     """Return the record of a cell of which nothing was measured."""
-    model = run.find_model(cell.model)
+    library, matrix = session.library, session.matrix
+    model, reference = library.find_model(cell.model), matrix.reference(cell)
     return CellRecord(
         id=cell.id,
         model=cell.model,
@@ -63,22 +65,22 @@ def empty_record(run: Run, cell: Cell) -> CellRecord:
         device=cell.device,
         engine=cell.engine,
         text=cell.text,
-        is_reference=run.reference_cell(cell) == cell,
-        reference=run.reference_cell(cell).format.name,
+        is_reference=reference == cell,
+        reference=reference.format.name,
         is_requantized=model is not None and model.is_requantized,
         is_miniature=model is not None and model.is_miniature,
         verdict=VerdictKind.MEASURED.value,
         reason="",
-        key=run.key(cell),
+        key=matrix.key(cell),
         quantizer=cell.quantizer,
-        text_sha256="" if cell.text == NO_TEXT else run.text(cell.text).sha256,
-        limits=profile_limits(run.settings.limits, cell.format).model_dump(exclude_none=True),
+        text_sha256="" if cell.text == NO_TEXT else library.text(cell.text).sha256,
+        limits=profile_limits(session.settings.limits, cell.format).model_dump(exclude_none=True),
     )
 
 
-def made_by(run: Run, cell: Cell, file: CellFile) -> MadeBy:
+def made_by(session: Session, cell: ResolvedCell, file: CellFile) -> MadeBy:
     """Describe what makes a measurement of a cell."""
-    identity = run.engine(cell.engine).identity()
+    identity = cell.engine.identity()
     return MadeBy(
         engine=f"{identity.kind} {identity.version}",
         llama_cpp=identity.llama_cpp_version,
@@ -88,15 +90,15 @@ def made_by(run: Run, cell: Cell, file: CellFile) -> MadeBy:
         system_info=identity.system_info,
         cpu=identity.cpu_name,
         platform=identity.platform,
-        n_threads=run.n_threads,
-        n_batch=run.n_batch,
-        n_ubatch=run.n_ubatch,
+        n_threads=session.n_threads,
+        n_batch=cell.conditions.n_batch,
+        n_ubatch=cell.conditions.n_ubatch,
     )
 
 
 def cell_record(
-    run: Run,
-    cell: Cell,
+    session: Session,
+    cell: ResolvedCell,
     file: CellFile,
     perplexity: PerplexityMeasurement | None,
     reference: PerplexityMeasurement | None,
@@ -105,8 +107,8 @@ def cell_record(
     """Return the record of what was measured of a cell, not judged yet."""
     size = measure_size(file.header, cell.format)
     of_file = replace(
-        empty_record(run, cell),
-        notes=_notes(run, cell, size, file),
+        empty_record(session, cell.cell),
+        notes=_notes(cell, size, file),
         measured=measured or {},
         file_bytes=size.file_bytes,
         bits_per_weight=size.bits_per_weight,
@@ -118,9 +120,9 @@ def cell_record(
         file_sha256=file.sha256,
         tensor_data_sha256=file.tensor_data_sha256,
         source_sha256=file.source_sha256,
-        made_by=made_by(run, cell, file),
+        made_by=made_by(session, cell, file),
         # The source itself, or a user's file, has none.
-        quantizer="" if file.quantizer_sha256 is None else cell.quantizer,
+        quantizer="" if file.quantizer_sha256 is None else cell.cell.quantizer,
         quantizer_cpu=file.quantizer_cpu,
         tensors=pack_tensors(file.tensors),
         metadata=file.header.settings(),
@@ -151,10 +153,10 @@ def perplexity_shift(seen: PerplexityMeasurement, other: PerplexityMeasurement) 
     return seen.chunks.paired(other.chunks).shift(None if changes is None else changes.changed)
 
 
-def _notes(run: Run, cell: Cell, size: SizeMeasurement, file: CellFile) -> tuple[str, ...]:
+def _notes(cell: ResolvedCell, size: SizeMeasurement, file: CellFile) -> tuple[str, ...]:
     notes = []
-    n_ctx, trained = run.settings.profile.n_ctx, file.header.hyperparameter("context_length")
-    if cell.text != NO_TEXT and trained is not None and n_ctx > trained:
+    n_ctx, trained = cell.profile.n_ctx, file.header.hyperparameter("context_length")
+    if cell.text is not None and trained is not None and n_ctx > trained:
         notes.append(
             f"n_ctx = {n_ctx:,} is more than the {trained:,} tokens that the model was trained for:"
             " its perplexity is not what the model can do"

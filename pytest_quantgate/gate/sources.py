@@ -23,8 +23,8 @@ from pytest_quantgate.gate.measuring import CellMeasurement, measure_cell
 from pytest_quantgate.gate.observation import THE_BASELINE, THE_OLD_ENGINE, Observation, percent
 from pytest_quantgate.gate.question import Answer, Asked
 from pytest_quantgate.gate.recording import failed_record, verdict_of
-from pytest_quantgate.matrix.cells import NO_TEXT, Cell, with_engines
-from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.matrix.resolved import ResolvedCell
+from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.metrics.registry import measure_once
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.chunk_table import Shift
@@ -89,24 +89,24 @@ class BaselineSource(Protocol):
         """Say of a cell that could not be measured whether the source could."""
 
 
-def source_of(run: Run, cell: Cell) -> BaselineSource:
+def source_of(session: Session, cell: ResolvedCell) -> BaselineSource:
     """Return what a cell is held against.
 
     Raises:
         CellUnavailable: an old engine that is not there.
 
     """
-    if run.settings.profile.against is None:
-        return StoredBaselines(run, cell)
-    return OldEngine(run, cell)
+    if session.settings.profile.against is None:
+        return StoredBaselines(session, cell)
+    return OldEngine(session, cell)
 
 
 class StoredBaselines:
     """The baselines in the project's folder, and those that ship."""
 
-    def __init__(self, run: Run, cell: Cell) -> None:
-        self._run, self._cell = run, cell
-        self._stored = run.stored(cell)
+    def __init__(self, session: Session, cell: ResolvedCell) -> None:
+        self._session, self._cell = session, cell
+        self._stored = session.stored(cell.cell)
 
     @property
     def n_chunks(self) -> int | None:
@@ -119,13 +119,13 @@ class StoredBaselines:
     def before(self, now: CellMeasurement, asked: Asked, n_chunks: int | None) -> Before:
         """Return the stored baselines of the cell and its reference."""
         del n_chunks
-        run, baseline = self._run, self._stored.baseline
+        session, baseline = self._session, self._stored.baseline
         changes = reference_baseline = None
         if now.perplexity is not None and baseline is not None and baseline.perplexity is not None:
-            kept = run.measurements.tokens(baseline.perplexity.per_token_sha256)
+            kept = session.measurements.tokens(baseline.perplexity.per_token_sha256)
             changes = None if kept is None else token_changes(now.perplexity, kept)
         if now.reference is not None:
-            reference_baseline = run.stored(run.reference_cell(self._cell)).baseline
+            reference_baseline = session.stored(self._cell.reference).baseline
         return Before(
             versus=THE_BASELINE,
             baseline=baseline,
@@ -137,16 +137,18 @@ class StoredBaselines:
     def _missing(self, asked: Asked) -> tuple[Judgement, ...]:
         if not any(_needs_baseline(limits) for name, limits in asked.limits if _is_stored(name)):
             return ()
-        run, cell, problem = self._run, self._cell, self._stored.problem
+        session, cell, problem = self._session, self._cell, self._stored.problem
         command = (
-            f'{run.settings.overrides.command} -k "{cell.id}" --snapshot-update'
+            f'{session.settings.overrides.command} -k "{cell.id}" --snapshot-update'
             ' --quant-reason "WHY"'
         )
-        unlike = [run.key(cell).settings_unlike(stored) for stored in run.keys_before(cell)]
+        unlike = [
+            cell.key.settings_unlike(stored) for stored in session.matrix.keys_before(cell.cell)
+        ]
         kind = VerdictKind.NO_BASELINE
         if problem is not None:
             reason = f"{problem}; store it anew: {command}"
-        elif not run.gated:
+        elif not session.matrix.is_gated:
             kind, reason = VerdictKind.MEASURED, NOT_STORED_YET
         elif unlike:
             kind = VerdictKind.NOT_COMPARABLE
@@ -190,16 +192,16 @@ def _needs_baseline(limits: Limits) -> bool:
 class OldEngine:
     """Another engine that makes and measures every cell too, on the same machine."""
 
-    def __init__(self, run: Run, cell: Cell) -> None:
-        self._run, self._cell = run, cell
-        self._old_cell = run.old_cell(cell)
+    def __init__(self, session: Session, cell: ResolvedCell) -> None:
+        self._session, self._cell = session, cell
+        self._old_cell = session.before(cell)
         self._old: CellMeasurement | None = None
         self._notes: tuple[str, ...] = ()
         if self._old_cell is None:
             return
         try:
-            run.device(self._old_cell)
-            run.described_file(self._old_cell)
+            session.device(self._old_cell)
+            session.artifacts.described_file(self._old_cell)
         except CellError as error:
             self._set_aside(error)
 
@@ -219,11 +221,11 @@ class OldEngine:
         """
         if isinstance(error, CellUnavailable):
             raise CellUnavailable(f"the old engine: {error}") from error
-        self._run.without_old[self._cell.id] = error
+        self._session.unable_before[self._cell.id] = error
 
     def before(self, now: CellMeasurement, asked: Asked, n_chunks: int | None) -> Before:
         """Measure the old engine's cell as the new one's was; one that cannot is set aside."""
-        run, old_cell = self._run, self._run.old_cell(self._cell)
+        old_cell = self._session.before(self._cell)
         self._old = None
         if old_cell is not None:
             try:
@@ -231,17 +233,17 @@ class OldEngine:
                 return self._stand_in(self._old, now, n_chunks)
             except CellError as error:
                 self._set_aside(error)
-        unable = run.without_old.get(self._cell.id)
+        unable = self._session.unable_before.get(self._cell.id)
         judgements = () if unable is None else (_of_unable(unable),)
         return Before(versus=THE_OLD_ENGINE, judgements=judgements)
 
     def _measure(
-        self, old_cell: Cell, metrics: frozenset[str], n_chunks: int | None
+        self, old_cell: ResolvedCell, metrics: frozenset[str], n_chunks: int | None
     ) -> CellMeasurement:
         measured, notes = {}, []
         for name in _ONCE:
             try:
-                value = measure_once(self._run, name, old_cell) if name in metrics else None
+                value = measure_once(self._session, name, old_cell) if name in metrics else None
             except CellError as error:
                 # One figure that it cannot give is no reason to compare nothing.
                 notes.append(f"the old engine gives no {name}: {error}")
@@ -249,12 +251,12 @@ class OldEngine:
             if value is not None and not isinstance(value, Absent):
                 measured[name] = value
         self._notes = tuple(notes)
-        return measure_cell(self._run, old_cell, n_chunks, measured)
+        return measure_cell(self._session, old_cell, n_chunks, measured)
 
     def _stand_in(self, old: CellMeasurement, now: CellMeasurement, n_chunks: int | None) -> Before:
         reference_baseline = changes = None
         if old.reference is not None:
-            reference = measure_cell(self._run, self._run.reference_cell(old.cell), n_chunks)
+            reference = measure_cell(self._session, self._session.reference(old.cell), n_chunks)
             reference_baseline = make_baseline(reference.record)
         if now.perplexity is not None and old.perplexity is not None:
             changes = token_changes(now.perplexity, old.perplexity)
@@ -269,7 +271,7 @@ class OldEngine:
 
     def judge_apart(self, seen: Observation, asked: Asked) -> list[Judgement]:
         """Judge the floors of speed, which are of the hardware whose speed is stored."""
-        stored = self._run.stored(self._cell).baseline
+        stored = self._session.stored(self._cell.cell).baseline
         return [
             judgement
             for metric, limits in asked.limits
@@ -279,12 +281,12 @@ class OldEngine:
 
     def complete(self, now: CellMeasurement, answer: Answer, n_chunks: int | None) -> Answer:
         """Add the old engine's cell, the crossed ones, and which half moved the cell."""
-        run, old = self._run, self._old
+        session, old = self._session, self._old
         if old is None:
             if self._old_cell is None:
                 return answer
-            error = run.without_old[self._cell.id]
-            return replace(answer, others=(failed_record(run, self._old_cell, error),))
+            error = session.unable_before[self._cell.id]
+            return replace(answer, others=(failed_record(session, self._old_cell.cell, error),))
         old_record = replace(old.record, notes=(*old.record.notes, *self._notes))
         crossed = () if n_chunks is None else self._measure_crossed(now, old, n_chunks)
         effects = _effects(old_record, now.record, crossed)
@@ -308,32 +310,32 @@ class OldEngine:
         """
         if now.file.tensor_data_sha256 == old.file.tensor_data_sha256:
             return ()
-        run, cell, records = self._run, self._cell, []
-        sides = ((cell.quantizer, old.cell.engine), (old.cell.quantizer, cell.engine))
-        for quantizer, engine in sides:
-            side = with_engines(run.settings, cell, quantizer=quantizer, engine=engine)
+        session, records = self._session, []
+        for side in session.matrix.crossed(self._cell.cell, old.cell.cell):
             try:
-                records.append(measure_cell(run, side, n_chunks).record)
+                records.append(measure_cell(session, session.resolve(side), n_chunks).record)
             except CellError as error:
-                records.append(failed_record(run, side, error))
+                records.append(failed_record(session, side, error))
         return tuple(records)
 
     def explain_failure(self, failed: Answer, asked: frozenset[str]) -> Answer:
         """Say whether the old engine can measure what the new one could not."""
-        run, old_cell = self._run, self._old_cell
+        session, old_cell = self._session, self._old_cell
         if old_cell is None or failed.verdict.kind is VerdictKind.UNAVAILABLE:
             return failed
         others: tuple[CellRecord, ...] = ()
         try:
-            n_chunks = run.looks(old_cell)[-1] if needs_text(old_cell, asked) else None
+            n_chunks = (
+                session.artifacts.looks(old_cell)[-1] if needs_text(old_cell, asked) else None
+            )
             others = (self._measure(old_cell, asked, n_chunks).record,)
             text = "the old engine can"
         except CellError as error:
             if isinstance(error, CellUnsupported):
                 # Then a refusal of both is no fault of the new one.
-                run.without_old[self._cell.id] = error
+                session.unable_before[self._cell.id] = error
             text = f"nor can the old engine: {error}"
-            others = (failed_record(run, old_cell, error),)
+            others = (failed_record(session, old_cell.cell, error),)
         reason = f"{failed.verdict.reason}; {text}"
         return replace(
             failed,
@@ -343,9 +345,9 @@ class OldEngine:
         )
 
 
-def needs_text(cell: Cell, metrics: frozenset[str]) -> bool:
+def needs_text(cell: ResolvedCell, metrics: frozenset[str]) -> bool:
     """Return whether the metrics asked for need the cell's text."""
-    return cell.text != NO_TEXT and not BY_CHUNK.isdisjoint(metrics)
+    return cell.text is not None and not BY_CHUNK.isdisjoint(metrics)
 
 
 def _of_unable(error: CellError) -> Judgement:

@@ -167,6 +167,11 @@ def with_engines(settings: Settings, cell: Cell, *, quantizer: str, engine: str)
     return make_cell(settings, other, cell.format, cell.imatrix)
 
 
+def on_device(settings: Settings, cell: Cell, device: str) -> Cell:
+    """Return the cell of another device, everything else like a cell's."""
+    return make_cell(settings, replace(cell, device=device), cell.format, cell.imatrix)
+
+
 def reference_format(formats: tuple[Format, ...]) -> Format:
     """Return the format that the others are compared with: the most precise one.
 

@@ -10,7 +10,8 @@ from pytest_quantgate.engines.programs.base_file import base_file_bytes
 from pytest_quantgate.errors import CellUnavailable
 from pytest_quantgate.gguf.formats import TENSOR_TYPES
 from pytest_quantgate.matrix.cells import Cell
-from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.matrix.resolved import ResolvedCell
+from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.stats import MIN_PROCESSES
 
 # A core of 2020 to 2025 decodes batches of 512 at some 40 to 80 GFLOP/s in llama.cpp.
@@ -37,16 +38,16 @@ class CellPlan:
     seconds_s: float
 
 
-def plan_cell(run: Run, cell: Cell, *, calibrates: bool = False) -> CellPlan:
+def plan_cell(session: Session, cell: ResolvedCell, *, calibrates: bool = False) -> CellPlan:
     """Estimate one cell: nominal bits for a file to be made, two operations a weight and token.
 
     The size of a shape is told without its file, which its speed and memory need. A run that
     ``calibrates`` scores the chunks once for each of the settings that it varies, one that holds
     two engines against each other once with each.
     """
-    model, profile = run.model(cell.model), run.settings.profile
+    model, profile = cell.model, session.settings.profile
     if model.shape is not None and not (profile.speed or profile.memory):
-        return CellPlan(cell=cell, disk_bytes=0, memory_bytes=0, seconds_s=_SECONDS_A_SIZE)
+        return CellPlan(cell=cell.cell, disk_bytes=0, memory_bytes=0, seconds_s=_SECONDS_A_SIZE)
     if model.source is None:
         header = model.files[cell.format.name]
         made = 0
@@ -56,8 +57,8 @@ def plan_cell(run: Run, cell: Cell, *, calibrates: bool = False) -> CellPlan:
         file_bytes = int(header.n_parameters * cell.format.nominal_bits_per_weight / 8)
         is_source = cell.format.is_full_precision and cell.format.name == header.main_type()
         made = 0 if is_source and model.shape is None else file_bytes
-    chunks = max(run.looks(cell), default=0)
-    operations = 2 * _active_parameters(run, cell) * chunks * profile.n_ctx
+    chunks = max(session.artifacts.looks(cell), default=0)
+    operations = 2 * _active_parameters(cell) * chunks * profile.n_ctx
     layers = header.hyperparameter("block_count") or 0
     width = header.hyperparameter("embedding_length") or 0
     kv_bytes = 2 * layers * profile.n_ctx * width * TENSOR_TYPES[profile.type_k].bits_per_weight / 8
@@ -65,45 +66,45 @@ def plan_cell(run: Run, cell: Cell, *, calibrates: bool = False) -> CellPlan:
     logits_bytes = 4 * vocabulary * profile.n_ctx
     # Of a shape a few rows are quantized, and the rest is written.
     quantize_s = made / (4e7 if model.shape is None else _WRITTEN_BYTES_PER_S)
-    passes = 1 if run.old_cell(cell) is None else 2
-    passes += len(variations(run.setting, is_cpu=run.placement(cell).is_cpu)) * calibrates
+    passes = 1 if session.before(cell) is None else 2
+    passes += len(variations(cell.conditions, is_cpu=cell.placement.is_cpu)) * calibrates
     return CellPlan(
-        cell=cell,
-        disk_bytes=made + _base_file_bytes(run, cell, vocabulary, chunks),
+        cell=cell.cell,
+        disk_bytes=made + _base_file_bytes(session, cell, vocabulary, chunks),
         memory_bytes=int(file_bytes + kv_bytes + 2 * logits_bytes),
-        seconds_s=passes * (_LOAD_S + operations / (_FLOPS_PER_THREAD * run.n_threads))
+        seconds_s=passes * (_LOAD_S + operations / (_FLOPS_PER_THREAD * session.n_threads))
         + quantize_s
-        + (_speed_s(run, cell) if profile.speed and not calibrates else 0.0),
+        + (_speed_s(session, cell) if profile.speed and not calibrates else 0.0),
     )
 
 
-def _base_file_bytes(run: Run, cell: Cell, n_vocab: int, chunks: int) -> int:
+def _base_file_bytes(session: Session, cell: ResolvedCell, n_vocab: int, chunks: int) -> int:
     """Return what the reference's distribution takes with llama.cpp's programs; else little."""
-    engine = run.settings.engines[cell.engine]
-    if engine.tools is None or run.reference_cell(cell) != cell:
+    engine = session.settings.engines[cell.cell.engine]
+    if engine.tools is None or not cell.is_reference:
         return 0
-    return base_file_bytes(run.settings.profile.n_ctx, n_vocab, chunks)
+    return base_file_bytes(session.settings.profile.n_ctx, n_vocab, chunks)
 
 
-def _speed_s(run: Run, cell: Cell) -> float:
+def _speed_s(session: Session, cell: ResolvedCell) -> float:
     """Estimate the first look at a cell's speed: fresh processes of it and of the other side."""
-    profile, weights = run.settings.profile, _active_parameters(run, cell)
-    other = run.old_cell(cell) or run.reference_cell(cell)
-    sides = [cell] if other == cell else [cell, other]
+    profile, weights = session.settings.profile, _active_parameters(cell)
+    other = session.before(cell) or session.reference(cell)
+    sides = [cell] if other is cell else [cell, other]
     runs = profile.speed_repetitions + 2  # two warm-ups at least
     prompt = 2 * weights * (runs * profile.speed_prefill_tokens + 2 * profile.speed_depth)
     seconds_s = 0.0
     for side in sides:
         decoded = runs * profile.speed_decode_tokens
         token_bytes = weights * side.format.nominal_bits_per_weight / 8
-        seconds_s += prompt / (_FLOPS_PER_THREAD * run.n_threads)
+        seconds_s += prompt / (_FLOPS_PER_THREAD * session.n_threads)
         seconds_s += decoded * token_bytes / _BYTES_PER_S + _PROCESS_S
     return MIN_PROCESSES * seconds_s
 
 
-def _active_parameters(run: Run, cell: Cell) -> float:
+def _active_parameters(cell: ResolvedCell) -> float:
     """Return the weights that one token uses: of the experts only the chosen ones."""
-    header = run.model(cell.model).any_file
+    header = cell.model.any_file
     experts = header.hyperparameter("expert_count")
     used = header.hyperparameter("expert_used_count")
     share = used / experts if experts and used else 1.0
@@ -112,25 +113,26 @@ def _active_parameters(run: Run, cell: Cell) -> float:
     )
 
 
-def imatrix_seconds(run: Run, cell: Cell) -> float:
+def imatrix_seconds(session: Session, cell: ResolvedCell) -> float:
     """Estimate how long collecting a cell's importance matrix takes; 0 for a file of its own.
 
     A token passes the weights of the experts that it uses, and its inputs are summed.
     """
-    if cell.imatrix is None or run.settings.imatrices[cell.imatrix].text is None:
+    name = cell.cell.imatrix
+    if name is None or session.settings.imatrices[name].text is None:
         return 0.0
-    wanted = run.settings.imatrices[cell.imatrix]
-    tokens = len(run.imatrix_text(cell.imatrix).data) / _BYTES_A_TOKEN
+    wanted = session.settings.imatrices[name]
+    tokens = len(session.library.imatrix_text(name).data) / _BYTES_A_TOKEN
     if wanted.chunks is not None:
         tokens = min(tokens, wanted.chunks * wanted.n_ctx)
-    operations = 2 * _active_parameters(run, cell) * tokens
+    operations = 2 * _active_parameters(cell) * tokens
     summing_s = _IMATRIX_CHUNK_S * tokens / wanted.n_ctx
-    return operations / (_FLOPS_PER_THREAD * run.n_threads) + summing_s
+    return operations / (_FLOPS_PER_THREAD * session.n_threads) + summing_s
 
 
-def not_counted(run: Run, *, calibrates: bool) -> list[str]:
+def not_counted(session: Session, *, calibrates: bool) -> list[str]:
     """Name what the profile measures besides, and the plan does not count."""
-    profile = run.settings.profile
+    profile = session.settings.profile
     if calibrates:
         return []
     found = {
@@ -145,19 +147,20 @@ def not_counted(run: Run, *, calibrates: bool) -> list[str]:
     return [name for name, is_measured in found.items() if is_measured]
 
 
-def plan_lines(run: Run, *, calibrates: bool = False) -> list[str]:
+def plan_lines(session: Session, *, calibrates: bool = False) -> list[str]:
     """Return the plan as lines: a cell each, the importance matrices, then the sum."""
     plans, missing, imatrices = [], {}, {}
-    for cell in run.cells:
+    for cell in session.matrix.cells:
         try:
-            plans.append(plan_cell(run, cell, calibrates=calibrates))
-            imatrices[cell.model, cell.imatrix] = imatrix_seconds(run, cell)
+            resolved = session.resolve(cell)
+            plans.append(plan_cell(session, resolved, calibrates=calibrates))
+            imatrices[cell.model, cell.imatrix] = imatrix_seconds(session, resolved)
         except CellUnavailable as error:
             missing[cell.model] = f"not planned: {error}"
-    lines = [f"profile {run.settings.profile_name}: {len(plans)} cells, nothing was run", ""]
+    lines = [f"profile {session.settings.profile_name}: {len(plans)} cells, nothing was run", ""]
     width = max((len(plan.cell.id) for plan in plans), default=0)
     for plan in plans:
-        looks = ", ".join(str(look) for look in run.looks(plan.cell))
+        looks = ", ".join(str(look) for look in session.artifacts.looks(session.resolve(plan.cell)))
         lines.append(
             f"{plan.cell.id.ljust(width)}  disk {plan.disk_bytes / 1e6:8,.0f} MB"
             f"  memory {plan.memory_bytes / 1e6:8,.0f} MB  up to {duration(plan.seconds_s):>8}"
@@ -173,10 +176,10 @@ def plan_lines(run: Run, *, calibrates: bool = False) -> list[str]:
     lines += [
         "",
         f"in all: disk {sum(plan.disk_bytes for plan in plans) / 1e9:.2f} GB in"
-        f" {run.cache.folder}, memory {memory_bytes / 1e9:.2f} GB"
-        f" at once, up to about {duration(seconds_s)} on {run.n_threads} threads",
+        f" {session.cache.folder}, memory {memory_bytes / 1e9:.2f} GB"
+        f" at once, up to about {duration(seconds_s)} on {session.n_threads} threads",
     ]
-    others = not_counted(run, calibrates=calibrates)
+    others = not_counted(session, calibrates=calibrates)
     if others:
         lines.append(f"not counted: {', '.join(others)}")
     return [*lines, *missing.values()]

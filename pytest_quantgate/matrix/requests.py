@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
-from pytest_quantgate.engines.conditions import Setting
+from pytest_quantgate.engines.conditions import Conditions
 from pytest_quantgate.gguf.formats import TENSOR_TYPES
 
 if TYPE_CHECKING:
-    from pytest_quantgate.matrix.cells import Cell
-    from pytest_quantgate.matrix.run import Run
+    from pytest_quantgate.matrix.resolved import ResolvedCell
+    from pytest_quantgate.matrix.session import Session
 
 
 class ModelRequestFields(TypedDict):
@@ -25,20 +25,20 @@ class ModelRequestFields(TypedDict):
 
 
 def model_request_fields(
-    run: Run, cell: Cell, setting: Setting | None = None
+    session: Session, cell: ResolvedCell, conditions: Conditions | None = None
 ) -> ModelRequestFields:
     """Return what every request says that loads a cell's model.
 
-    ``setting`` None is the profile's own; its batches are not among the fields.
+    ``conditions`` None are the profile's own; their batches are not among the fields.
 
     Raises:
         CellError: the file could not be made, or a device is not there.
 
     """
-    profile, used = run.profile_of(cell), setting or run.setting
+    profile, used = cell.profile, conditions or cell.conditions
     return {
-        "model": str(run.cell_file(cell).path),
-        "device": run.device(cell),
+        "model": str(session.artifacts.file(cell).path),
+        "device": session.device(cell),
         "n_threads": used.n_threads,
         "flash_attention": profile.flash_attention,
         "type_k": TENSOR_TYPES[profile.type_k].number,

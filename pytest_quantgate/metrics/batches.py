@@ -10,8 +10,8 @@ from pytest_quantgate.matrix.requests import model_request_fields
 from pytest_quantgate.results.measurements.batches import BatchMeasurement, Geometry
 
 if TYPE_CHECKING:
-    from pytest_quantgate.matrix.cells import Cell
-    from pytest_quantgate.matrix.run import Run
+    from pytest_quantgate.matrix.resolved import ResolvedCell
+    from pytest_quantgate.matrix.session import Session
 
 N_TOKENS = 64
 """Tokens that are decoded in every geometry; more than the largest of them."""
@@ -20,29 +20,29 @@ GEOMETRIES = (0, 1, 2, 3, 5, 8, 9, 31, 32)
 """Physical batch sizes that are compared with one batch; 0 is token by token."""
 
 
-def measure_batches(run: Run, cell: Cell) -> BatchMeasurement:
+def measure_batches(session: Session, cell: ResolvedCell) -> BatchMeasurement:
     """Compare batch geometries of a cell, with repacked weights and without.
 
     Raises:
         CellError: the cell could not be measured.
 
     """
-    profile, text = run.settings.profile, run.text(cell.text)
+    profile, text = session.settings.profile, cell.scored_text
     requests = [
         CompareBatches(
-            **model_request_fields(run, cell, replace(run.setting, repack=repack)),
-            text=str(run.cache.text(text.data, text.sha256)),
-            chunk=run.chunk_plan(cell.model, cell.text).order[0],
+            **model_request_fields(session, cell, replace(cell.conditions, repack=repack)),
+            text=str(session.cache.text(text.data, text.sha256)),
+            chunk=session.artifacts.chunk_plan(cell).order[0],
             n_ctx=profile.n_ctx,
             n_tokens=min(N_TOKENS, profile.n_ctx),
             n_ubatches=tuple(n for n in GEOMETRIES if n < profile.n_ctx),
         )
-        for repack in ((True, False) if run.placement(cell).is_cpu else (True,))
+        for repack in ((True, False) if cell.placement.is_cpu else (True,))
     ]
     found = []
-    with run.hold_device(requests[0].device, cell):
+    with session.hold_device(requests[0].device, cell):
         for request in requests:
-            reply = run.engine(cell.engine).ask(request)
+            reply = cell.engine.ask(request)
             found += [
                 Geometry(
                     n_ubatch=n_ubatch,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_quantgate.engines.messages import CompareBatches
+from pytest_quantgate.matrix.cells import on_device
 from pytest_quantgate.matrix.requests import model_request_fields
 from pytest_quantgate.results.measurements.absent import Absent
 from pytest_quantgate.results.measurements.devices import DeviceDifference, DeviceMeasurement
 
 if TYPE_CHECKING:
-    from pytest_quantgate.matrix.cells import Cell
-    from pytest_quantgate.matrix.run import Run
+    from pytest_quantgate.matrix.resolved import ResolvedCell
+    from pytest_quantgate.matrix.session import Session
 
 N_TOKENS = 256
 """Tokens that are decoded on both devices, at most; also the largest physical batch."""
@@ -21,7 +21,7 @@ SMALL_BATCHES = (1, 8)
 """Physical batch sizes beside the largest: kernels of a GPU differ with the rows they work on."""
 
 
-def measure_devices(run: Run, cell: Cell) -> DeviceMeasurement | Absent:
+def measure_devices(session: Session, cell: ResolvedCell) -> DeviceMeasurement | Absent:
     """Compare a cell's device with the profile's first one, which itself has nothing of it.
 
     Both decode the same file and tokens with the cell's attention and KV types, one after the
@@ -31,24 +31,24 @@ def measure_devices(run: Run, cell: Cell) -> DeviceMeasurement | Absent:
         CellError: the cell could not be measured, or a device is not there.
 
     """
-    first = run.settings.profile.devices[0]
-    if cell.device == first:
+    first = session.settings.profile.devices[0]
+    if cell.cell.device == first:
         return Absent(reason=f"{first} is the device compared with", is_natural=True)
-    text, profile = run.text(cell.text), run.settings.profile
-    other = replace(cell, device=first)
-    both = dict.fromkeys((*run.placement(cell).names, *run.placement(other).names))
+    text, profile = cell.scored_text, session.settings.profile
+    other = session.resolve(on_device(session.settings, cell.cell, first))
+    both = dict.fromkeys((*cell.placement.names, *other.placement.names))
     n_tokens = min(N_TOKENS, profile.n_ctx)
     request = CompareBatches(
-        **model_request_fields(run, cell),
-        against=run.device(other),
-        text=str(run.cache.text(text.data, text.sha256)),
-        chunk=run.chunk_plan(cell.model, cell.text).order[0],
+        **model_request_fields(session, cell),
+        against=session.device(other),
+        text=str(session.cache.text(text.data, text.sha256)),
+        chunk=session.artifacts.chunk_plan(cell).order[0],
         n_ctx=profile.n_ctx,
         n_tokens=n_tokens,
         n_ubatches=(*(n for n in SMALL_BATCHES if n < n_tokens), n_tokens),
     )
-    with run.hold_device(",".join(both), cell):
-        reply = run.engine(cell.engine).ask(request)
+    with session.hold_device(",".join(both), cell):
+        reply = cell.engine.ask(request)
     return DeviceMeasurement(
         against=first,
         n_tokens=n_tokens,

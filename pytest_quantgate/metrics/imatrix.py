@@ -12,27 +12,27 @@ from pytest_quantgate.results.measurements.absent import Absent
 from pytest_quantgate.results.measurements.imatrix import ImatrixMeasurement, LayerCoverage
 
 if TYPE_CHECKING:
-    from pytest_quantgate.matrix.cells import Cell
-    from pytest_quantgate.matrix.run import Run
+    from pytest_quantgate.matrix.resolved import ResolvedCell
+    from pytest_quantgate.matrix.session import Session
 
 
 _EXPERTS = re.compile(r"^blk\.(\d+)\..*_exps\.weight$")
 
 
-def measure_imatrix(run: Run, cell: Cell) -> ImatrixMeasurement | Absent:
+def measure_imatrix(session: Session, cell: ResolvedCell) -> ImatrixMeasurement | Absent:
     """Tell what a cell's matrix covers, where it has one.
 
     Raises:
         CellError: the matrix could not be collected or used.
 
     """
-    imatrix = run.imatrix(cell)
+    imatrix = session.artifacts.imatrix(cell)
     if imatrix is not None:
-        return coverage(imatrix, run.cell_file(cell).header)
+        return coverage(imatrix, session.artifacts.file(cell).header)
     if cell.format.is_full_precision:
         reason = f"{cell.format.name} is full precision, made without an importance matrix"
         return Absent(reason=reason, is_natural=True)
-    if any(format_imatrices(run.settings, cell.model, cell.format)):
+    if any(format_imatrices(session.settings, cell.cell.model, cell.format)):
         return Absent(reason="this is the cell without an importance matrix", is_natural=True)
     reason = "the cell has no importance matrix; add one, as --quant-imatrix calibration"
     return Absent(reason=reason, is_noted=False)

@@ -7,22 +7,23 @@ from pathlib import Path
 
 from pytest_quantgate.gguf.formats import Format
 from pytest_quantgate.matrix.cells import Cell
-from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.matrix.resolved import ResolvedCell
+from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.metrics.registry import measure_once
 from pytest_quantgate.metrics.scoring import measure_perplexity
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.measurements.memory import MemoryMeasurement
 from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
 from pytest_quantgate.results.measurements.routing import RoutingMeasurement
-from pytest_quantgate.results.measurements.size import SizeMeasurement
+from pytest_quantgate.results.measurements.size import SizeMeasurement, measure_size
 from pytest_quantgate.results.measurements.speed import SpeedMeasurement
 
 
 class MeasuredCell:
     """One cell. Every property below ``path`` may raise a ``CellError``, the cell's verdict."""
 
-    def __init__(self, run: Run, cell: Cell) -> None:
-        self._run = run
+    def __init__(self, session: Session, cell: Cell) -> None:
+        self._session = session
         self._cell = cell
 
     def __repr__(self) -> str:
@@ -61,22 +62,27 @@ class MeasuredCell:
     @property
     def baseline(self) -> Baseline | None:
         """The stored baseline, None if there is none."""
-        return self._run.baseline(self._cell).baseline
+        return self._session.baseline(self._cell)
 
     @property
     def is_reference(self) -> bool:
         """Whether the other formats are compared with this one."""
-        return self._run.reference_cell(self._cell) == self._cell
+        return self._session.matrix.reference(self._cell) == self._cell
+
+    @property
+    def _resolved(self) -> ResolvedCell:
+        return self._session.resolve(self._cell)
 
     @cached_property
     def path(self) -> Path:
         """The GGUF file, quantized now if it is not in the cache."""
-        return self._run.cell_file(self._cell).path
+        return self._session.artifacts.file(self._resolved).path
 
     @cached_property
     def size(self) -> SizeMeasurement:
         """Bytes, bits per weight, tensor types and fallbacks."""
-        return self._run.size(self._cell)
+        header = self._session.artifacts.described_file(self._resolved).header
+        return measure_size(header, self.format)
 
     @property
     def file_bytes(self) -> int:
@@ -96,25 +102,26 @@ class MeasuredCell:
     @cached_property
     def scores(self) -> PerplexityMeasurement:
         """Every chunk and token of the profile's whole budget."""
-        self._run.check_has_quality(self.model)
-        return measure_perplexity(self._run, self._cell, self._run.looks(self._cell)[-1])
+        self._session.artifacts.chunk_plan(self._resolved)  # refuses a shape
+        budget = self._session.artifacts.looks(self._resolved)[-1]
+        return measure_perplexity(self._session, self._resolved, budget)
 
     @property
     def speed(self) -> SpeedMeasurement:
         """Prefill and decode speed, with the reference's beside it."""
-        measured: SpeedMeasurement = measure_once(self._run, "speed", self._cell)
+        measured: SpeedMeasurement = measure_once(self._session, "speed", self._resolved)
         return measured
 
     @property
     def memory(self) -> MemoryMeasurement:
         """The peak of a fresh process, and the engine's buffers."""
-        measured: MemoryMeasurement = measure_once(self._run, "memory", self._cell)
+        measured: MemoryMeasurement = measure_once(self._session, "memory", self._resolved)
         return measured
 
     @property
     def routing(self) -> RoutingMeasurement:
         """Where a mixture of experts sends its tokens, against the reference."""
-        measured: RoutingMeasurement = measure_once(self._run, "routing", self._cell)
+        measured: RoutingMeasurement = measure_once(self._session, "routing", self._resolved)
         return measured
 
     @property

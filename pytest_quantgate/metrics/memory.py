@@ -10,11 +10,11 @@ from pytest_quantgate.results.hardware import Fingerprint
 from pytest_quantgate.results.measurements.memory import Buffer, DeviceMemory, MemoryMeasurement
 
 if TYPE_CHECKING:
-    from pytest_quantgate.matrix.cells import Cell
-    from pytest_quantgate.matrix.run import Run
+    from pytest_quantgate.matrix.resolved import ResolvedCell
+    from pytest_quantgate.matrix.session import Session
 
 
-def measure_memory(run: Run, cell: Cell) -> MemoryMeasurement:
+def measure_memory(session: Session, cell: ResolvedCell) -> MemoryMeasurement:
     """Load a cell's file in a fresh process and decode one full context.
 
     Raises:
@@ -22,14 +22,14 @@ def measure_memory(run: Run, cell: Cell) -> MemoryMeasurement:
 
     """
     request = MeasureMemory(
-        **model_request_fields(run, cell),
-        n_ctx=run.settings.profile.n_ctx,
-        n_batch=run.n_batch,
-        n_ubatch=run.n_ubatch,
+        **model_request_fields(session, cell),
+        n_ctx=session.settings.profile.n_ctx,
+        n_batch=cell.conditions.n_batch,
+        n_ubatch=cell.conditions.n_ubatch,
     )
-    engine = run.engine(cell.engine)
+    engine = cell.engine
     identity = engine.identity()
-    with run.hold_device(request.device, cell):
+    with session.hold_device(request.device, cell):
         reply = engine.ask(request)
     return MemoryMeasurement(
         peak_resident_bytes=reply.peak_resident_bytes,
@@ -49,7 +49,7 @@ def measure_memory(run: Run, cell: Cell) -> MemoryMeasurement:
         fingerprint=Fingerprint(
             cpu=identity.cpu_name,
             build=identity.system_info,
-            n_threads=run.n_threads,
+            n_threads=session.n_threads,
             device=reply.device_description or request.device,
             driver=reply.driver,
         ),

@@ -16,15 +16,16 @@ import numpy.typing as npt
 from pytest_quantgate.engines.conditions import OWN, variations
 from pytest_quantgate.errors import CellError, CellUnsupported
 from pytest_quantgate.metrics.scoring import measure_perplexity, score_under
+from pytest_quantgate.results.events import VaryingConditions
 from pytest_quantgate.results.measurements.noise import NoiseMeasurement, SettingScores
 from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement, token_changes
 
 if TYPE_CHECKING:
-    from pytest_quantgate.matrix.cells import Cell
-    from pytest_quantgate.matrix.run import Run
+    from pytest_quantgate.matrix.resolved import ResolvedCell
+    from pytest_quantgate.matrix.session import Session
 
 
-def measure_noise(run: Run, cell: Cell) -> NoiseMeasurement:
+def measure_noise(session: Session, cell: ResolvedCell) -> NoiseMeasurement:
     """Score the cell's whole budget of chunks in every setting.
 
     A setting that fails becomes a finding, not the cell's error.
@@ -33,11 +34,11 @@ def measure_noise(run: Run, cell: Cell) -> NoiseMeasurement:
         CellError: the profile's own setting could not be measured.
 
     """
-    n_chunks = run.looks(cell)[-1]
-    own = run.setting
-    is_cpu = run.placement(cell).is_cpu
+    n_chunks = session.artifacts.looks(cell)[-1]
+    own = cell.conditions
+    is_cpu = cell.placement.is_cpu
     others = variations(own, is_cpu=is_cpu)
-    scores = {OWN: measure_perplexity(run, cell, n_chunks)}
+    scores = {OWN: measure_perplexity(session, cell, n_chunks)}
     if scores[OWN].nll_nats is None:
         raise CellUnsupported(
             "settings are compared token by token, and this engine tells sums alone; take an"
@@ -45,9 +46,11 @@ def measure_noise(run: Run, cell: Cell) -> NoiseMeasurement:
         )
     problems: dict[str, CellError] = {}
     for number, (name, setting) in enumerate(others.items()):
-        run.emit("setting", cell, name=name, done=number + 1, total=len(others) + 1)
+        session.events.append(
+            VaryingConditions(cell=cell.id, name=name, done=number + 1, total=len(others) + 1)
+        )
         try:
-            scores[name] = score_under(run, cell, setting, n_chunks)
+            scores[name] = score_under(session, cell, setting, n_chunks)
         except CellError as error:
             problems[name] = error
     centre, distances = _centre(scores)

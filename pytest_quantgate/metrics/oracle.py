@@ -20,8 +20,8 @@ from pytest_quantgate.results.measurements.absent import Absent
 from pytest_quantgate.results.measurements.oracle import OracleMeasurement
 
 if TYPE_CHECKING:
-    from pytest_quantgate.matrix.cells import Cell
-    from pytest_quantgate.matrix.run import Run
+    from pytest_quantgate.matrix.resolved import ResolvedCell
+    from pytest_quantgate.matrix.session import Session
 
 LEFT_OUT_TOKENS = 0.02
 """Share of the tokens, those that differ most, that the typical divergence leaves out."""
@@ -30,7 +30,7 @@ LEFT_OUT_ROWS = 1 / 16
 """The same share of the stored distributions."""
 
 
-def measure_oracle(run: Run, cell: Cell) -> OracleMeasurement | Absent:
+def measure_oracle(session: Session, cell: ResolvedCell) -> OracleMeasurement | Absent:
     """Compare a reference with its model's oracle, where there is something to compare.
 
     There is nothing for a model without an oracle, another format than the reference, a KV cache
@@ -41,28 +41,28 @@ def measure_oracle(run: Run, cell: Cell) -> OracleMeasurement | Absent:
         CellError: the engine failed.
 
     """
-    path, profile = run.model(cell.model).oracle, run.profile_of(cell)
-    if run.reference_cell(cell) != cell:
+    path, profile = cell.model.oracle, cell.profile
+    if not cell.is_reference:
         return Absent(reason="an oracle is of a model's reference alone", is_natural=True)
     if path is None:
-        reason = f"model {cell.model!r} has no oracle: only those that ship here have one"
+        reason = f"model {cell.cell.model!r} has no oracle: only those that ship here have one"
         return Absent(reason=reason, is_noted=False)
     if not {profile.type_k, profile.type_v} <= {"F32", "F16"}:
         types = f"type_k {profile.type_k}, type_v {profile.type_v}"
         return Absent(reason=f"an oracle needs a KV cache of F16 or F32, not {types}")
     request = CompareOracle(
-        **model_request_fields(run, cell),
+        **model_request_fields(session, cell),
         oracle=str(path),
-        n_batch=run.n_batch,
-        n_ubatch=run.n_ubatch,
+        n_batch=cell.conditions.n_batch,
+        n_ubatch=cell.conditions.n_ubatch,
     )
-    with run.hold_device(request.device, cell):
+    with session.hold_device(request.device, cell):
         try:
-            return summarize(path, run.engine(cell.engine).ask(request))
+            return summarize(path, cell.engine.ask(request))
         except RequestUnknown:
             return Absent(
-                reason=f"engine {cell.engine!r} tells no logits to compare with the oracle's; take"
-                " an engine of llama-cpp-python"
+                reason=f"engine {cell.cell.engine!r} tells no logits to compare with the"
+                " oracle's; take an engine of llama-cpp-python"
             )
 
 

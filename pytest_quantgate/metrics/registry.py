@@ -30,8 +30,8 @@ from pytest_quantgate.results.measurements.routing import RoutingMeasurement
 from pytest_quantgate.results.measurements.speed import SpeedMeasurement, speed_figures
 
 if TYPE_CHECKING:
-    from pytest_quantgate.matrix.cells import Cell
-    from pytest_quantgate.matrix.run import Run
+    from pytest_quantgate.matrix.resolved import ResolvedCell
+    from pytest_quantgate.matrix.session import Session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class CellMetric:
     """
 
     kind: type
-    measure: Callable[[Run, Cell], Any]
+    measure: Callable[[Session, ResolvedCell], Any]
     figures: Callable[[Any], Mapping[str, float]] = lambda _measurement: {}
 
 
@@ -71,7 +71,7 @@ def notes_of(measured: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(note for item in measured.values() for note in getattr(item, "notes", ()))
 
 
-def measure_once(run: Run, name: str, cell: Cell) -> Any:
+def measure_once(session: Session, name: str, cell: ResolvedCell) -> Any:
     """Measure a cell's metric, or return what this process has measured of it already.
 
     Raises:
@@ -79,6 +79,6 @@ def measure_once(run: Run, name: str, cell: Cell) -> Any:
 
     """
     key = name, cell.id
-    if key not in run.measured_once:
-        run.measured_once[key] = CELL_METRICS[name].measure(run, cell)
-    return run.measured_once[key]
+    if key not in session.measured_once:
+        session.measured_once[key] = CELL_METRICS[name].measure(session, cell)
+    return session.measured_once[key]

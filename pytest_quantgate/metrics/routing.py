@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from pytest_quantgate.artifacts.files import CellFile
     from pytest_quantgate.artifacts.imatrix import Imatrix
     from pytest_quantgate.gguf.reader import Tensor
-    from pytest_quantgate.matrix.cells import Cell
-    from pytest_quantgate.matrix.run import Run
+    from pytest_quantgate.matrix.resolved import ResolvedCell
+    from pytest_quantgate.matrix.session import Session
 
 MAX_EXPERT_ROWS = 256
 """Rows of each expert's matrix that are compared, evenly spaced over all of them."""
@@ -49,48 +49,46 @@ ExpertRow = tuple[str, bytes, bytes, bytes]
 """A row of :class:`~pytest_quantgate.engines.messages.ExpertsCompared`."""
 
 
-def measure_routing(run: Run, cell: Cell) -> RoutingMeasurement:
+def measure_routing(session: Session, cell: ResolvedCell) -> RoutingMeasurement:
     """Compare a cell's routes and experts with its reference's.
 
     Raises:
         CellError: the cell could not be measured.
 
     """
-    shape = run.model(cell.model).any_file
+    shape = cell.model.any_file
     n_experts, n_used = shape.n_experts, shape.n_experts_used
-    chunks = route_chunks(run, cell)
+    chunks = route_chunks(session, cell)
     obstacle = None
     if not n_experts:
         obstacle = f"no experts: {shape.architecture} is a dense model"
     elif not chunks:
         obstacle = "routing = false in the profile"
     if obstacle is None:
-        reference_cell = run.reference_cell(cell)
-        seen = measure_perplexity(run, cell, len(chunks))
-        reference = measure_perplexity(run, reference_cell, len(chunks))
+        reference_cell = session.reference(cell)
+        seen = measure_perplexity(session, cell, len(chunks))
+        reference = measure_perplexity(session, reference_cell, len(chunks))
         if seen.routes is not None and reference.routes is not None:
-            files = run.cell_file(reference_cell), run.cell_file(cell)
+            files = session.artifacts.file(reference_cell), session.artifacts.file(cell)
             rows: Sequence[ExpertRow] = ()
-            if cell != reference_cell:
-                rows = (
-                    run.engine(cell.engine).ask(expert_request(*files, _importance(run, cell))).rows
-                )
+            if not cell.is_reference:
+                rows = cell.engine.ask(expert_request(*files, _importance(session, cell))).rows
             found = compare_routing(seen, reference, n_experts, rows)
-            return replace(found, is_reference=cell == reference_cell)
+            return replace(found, is_reference=cell.is_reference)
         obstacle = "the engine recorded no routes"
     return RoutingMeasurement(n_experts=n_experts, n_experts_used=n_used, obstacle=obstacle)
 
 
-def _importance(run: Run, cell: Cell) -> Imatrix | None:
+def _importance(session: Session, cell: ResolvedCell) -> Imatrix | None:
     """Return the cell's importance matrix or, so that cells compare, the profile's first one."""
-    if cell.imatrix is not None:
-        return run.imatrix(cell)
-    named = (name for name in run.settings.profile.imatrices if name != NO_IMATRIX)
+    if cell.cell.imatrix is not None:
+        return session.artifacts.imatrix(cell)
+    named = (name for name in session.settings.profile.imatrices if name != NO_IMATRIX)
     first = next(named, None)
     if first is None:
         return None
     try:
-        return run.imatrix(replace(cell, imatrix=first))
+        return session.artifacts.imatrix(cell, first)
     except CellError:
         return None  # the verdict of the cells that are made with it, not of this one
 

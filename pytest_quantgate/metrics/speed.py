@@ -13,6 +13,7 @@ from pytest_quantgate.engines.messages import MeasureSpeed, SpeedMeasured
 from pytest_quantgate.engines.messages.placement import CPU
 from pytest_quantgate.errors import CellError, CellInvalid
 from pytest_quantgate.matrix.requests import ModelRequestFields, model_request_fields
+from pytest_quantgate.results.events import MeasuringSpeed
 from pytest_quantgate.results.hardware import Fingerprint, OutsideLoad, host_state
 from pytest_quantgate.results.measurements.speed import (
     PHASES,
@@ -22,8 +23,8 @@ from pytest_quantgate.results.measurements.speed import (
 )
 
 if TYPE_CHECKING:
-    from pytest_quantgate.matrix.cells import Cell
-    from pytest_quantgate.matrix.run import Run
+    from pytest_quantgate.matrix.resolved import ResolvedCell
+    from pytest_quantgate.matrix.session import Session
 
 
 _N_BATCH, _N_UBATCH = 2048, 512  # llama-bench's, where the profile names none
@@ -82,7 +83,7 @@ def run_interleaved(
     return found
 
 
-def measure_speed(run: Run, cell: Cell) -> SpeedMeasurement:
+def measure_speed(session: Session, cell: ResolvedCell) -> SpeedMeasurement:
     """Measure a cell's speed against its reference's, with nothing else on the device.
 
     Where an old engine is compared with, its own cell takes the reference's place.
@@ -91,32 +92,34 @@ def measure_speed(run: Run, cell: Cell) -> SpeedMeasurement:
         CellError: the cell, or what it is held against, could not be measured.
 
     """
-    old = run.old_cell(cell)
+    old = session.before(cell)
     if old is not None:
         try:
-            return _measure_beside(run, cell, old)
+            return _measure_beside(session, cell, old)
         except _OldEngineError as error:
-            alone = _measure_beside(run, cell, None)
+            alone = _measure_beside(session, cell, None)
             return replace(alone, old_engine_error=str(error))
-    return _measure_beside(run, cell, None)
+    return _measure_beside(session, cell, None)
 
 
 class _OldEngineError(CellError):
     """The old engine's process failed: no fault of the cell that is measured."""
 
 
-def _measure_beside(run: Run, cell: Cell, old: Cell | None) -> SpeedMeasurement:
-    profile, reference = run.profile_of(cell), run.reference_cell(cell)
+def _measure_beside(
+    session: Session, cell: ResolvedCell, old: ResolvedCell | None
+) -> SpeedMeasurement:
+    profile, reference = cell.profile, session.reference(cell)
     other = old if old is not None else reference
-    cells = [cell] if other == cell else [other, cell]
-    backend = run.device(cell)
-    identity = run.engine(cell.engine).identity()
+    cells = [cell] if other is cell else [other, cell]
+    backend = session.device(cell)
+    identity = cell.engine.identity()
     n_batch = profile.n_batch or _N_BATCH
     n_ubatch = profile.n_ubatch or min(_N_UBATCH, n_batch)
     looks = stats.process_looks(profile.speed_processes)
     replies: list[SpeedMeasured] = []
 
-    def process(item: Cell, loaded: ModelRequestFields) -> ProcessSpeed:
+    def process(item: ResolvedCell, loaded: ModelRequestFields) -> ProcessSpeed:
         # A fresh process each time: what differs from one to the next (where the pages lie,
         # which cores) would else be taken for a property of the format.
         request = MeasureSpeed(
@@ -129,25 +132,27 @@ def _measure_beside(run: Run, cell: Cell, old: Cell | None) -> SpeedMeasurement:
             n_ubatch=n_ubatch,
         )
         try:
-            reply = run.engine(item.engine).ask(request)
+            reply = item.engine.ask(request)
         except CellError as error:
-            if item == old:
+            if item is old:
                 raise _OldEngineError(str(error)) from error
             raise
         replies.append(reply)
         return process_speed(reply)
 
-    processes = [partial(process, item, model_request_fields(run, item)) for item in cells]
+    processes = [partial(process, item, model_request_fields(session, item)) for item in cells]
     # The processor too: a GPU's speed hangs on the core that feeds it.
-    held = ",".join(dict.fromkeys((CPU, *run.placement(cell).names)))
-    with run.hold_device(held, cell):
+    held = ",".join(dict.fromkeys((CPU, *cell.placement.names)))
+    with session.hold_device(held, cell):
         before, load, began_s = host_state(), OutsideLoad(), time.monotonic()
         sides = run_interleaved(
             processes,
             looks,
             profile.speed_margin,
             profile.speed_seconds,
-            lambda done: run.emit("speed", cell, done=done, total=looks[0] * len(cells)),
+            lambda done: session.events.append(
+                MeasuringSpeed(cell=cell.id, done=done, total=looks[0] * len(cells))
+            ),
         )
         outside_cores = load.cores(sum(reply.cpu_s for reply in replies))
         after = host_state()
@@ -164,7 +169,7 @@ def _measure_beside(run: Run, cell: Cell, old: Cell | None) -> SpeedMeasurement:
         fingerprint=Fingerprint(
             cpu=identity.cpu_name,
             build=identity.system_info,
-            n_threads=run.n_threads,
+            n_threads=session.n_threads,
             device=replies[0].device_description or backend,
             driver=replies[0].driver,
         ),

@@ -192,7 +192,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if state.options.shows_cells and not state.is_xdist_worker:
         from pytest_quantgate.plugin.progress import Progress
 
-        state.progress = Progress.start(state.open_run())
+        state.progress = Progress.start(state.open_session())
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -201,7 +201,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]
     state = session.config.stash[STATE]
     if state.progress is not None:
         state.progress.stop()
-    if state.run is not None and not state.is_xdist_worker:
+    if state.session is not None and not state.is_xdist_worker:
         from pytest_quantgate.plugin.terminal import check_something_judged
 
         check_something_judged(session, state)
@@ -220,7 +220,7 @@ def pytest_terminal_summary(
 ) -> None:
     """Print the table and write the report, once: in the process with the terminal."""
     state = config.stash[STATE]
-    judged = state.run is not None or state.saw_cells
+    judged = state.session is not None or state.saw_cells
     if judged and not state.is_xdist_worker:
         from pytest_quantgate.plugin.terminal import summarize
 

@@ -43,14 +43,14 @@ def quant_cell(_quant_point: Point | None, pytestconfig: pytest.Config) -> Measu
     """One cell of the profile; its figures are measured when they are first read."""
     from pytest_quantgate.metrics.measured_cell import MeasuredCell
 
-    return MeasuredCell(pytestconfig.stash[STATE].open_run(), _cell(_quant_point, "quant_cell"))
+    return MeasuredCell(pytestconfig.stash[STATE].open_session(), _cell(_quant_point, "quant_cell"))
 
 
 @pytest.fixture(scope="session")
 def quant_baseline(_quant_point: Point | None, pytestconfig: pytest.Config) -> Baseline | None:
     """The cell's stored baseline, None if there is none."""
     cell = _cell(_quant_point, "quant_baseline")
-    return pytestconfig.stash[STATE].open_run().baseline(cell).baseline
+    return pytestconfig.stash[STATE].open_session().baseline(cell)
 
 
 @pytest.fixture(scope="session")
@@ -59,8 +59,8 @@ def quant_codecs(pytestconfig: pytest.Config) -> CodecBackend:
     from pytest_quantgate.codecs.remote import WorkerCodecs
     from pytest_quantgate.errors import CellUnsupported
 
-    run = pytestconfig.stash[STATE].open_run()
-    codecs = WorkerCodecs(run.engine(run.settings.profile.engine))
+    session = pytestconfig.stash[STATE].open_session()
+    codecs = WorkerCodecs(session.engines[session.settings.profile.engine])
     try:
         codecs.types()
     except CellUnsupported as error:
@@ -74,8 +74,8 @@ def quant_kernels(pytestconfig: pytest.Config) -> KernelBackend:
     """The products of the engine under test, on each of its devices."""
     from pytest_quantgate.codecs.remote import WorkerCodecs
 
-    run = pytestconfig.stash[STATE].open_run()
-    return WorkerCodecs(run.engine(run.settings.profile.engine))
+    session = pytestconfig.stash[STATE].open_session()
+    return WorkerCodecs(session.engines[session.settings.profile.engine])
 
 
 @pytest.fixture(scope="session", params=QUANTIZED_TYPES)

@@ -63,7 +63,7 @@ def generate(metafunc: pytest.Metafunc, used: AbstractSet[str]) -> None:
     """
     try:
         # Of all shards, so that what is not of this one is reported as deselected.
-        cells = metafunc.config.stash[STATE].open_run().matrix
+        cells = metafunc.config.stash[STATE].open_session().matrix.all
     except ConfigError as error:
         raise pytest.Collector.CollectError(f"{metafunc.definition.nodeid}: {error}") from error
     all_points = points(cells, used)

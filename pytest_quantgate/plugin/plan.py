@@ -15,7 +15,7 @@ def print_plan(config: pytest.Config) -> int:
     config._do_configure()
     try:
         state = config.stash[STATE]
-        for line in plan_lines(state.open_run(), calibrates=state.options.calibrate):
+        for line in plan_lines(state.open_session(), calibrates=state.options.calibrate):
             sys.stdout.write(line + "\n")
     finally:
         config._ensure_unconfigure()

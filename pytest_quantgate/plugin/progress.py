@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO
 
 import pytest
 
-from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.plugin.suites import CALIBRATION_NODE, MATRIX_NODE
+from pytest_quantgate.results.events import (
+    CellJudged,
+    Event,
+    EventLog,
+    MeasuringSpeed,
+    Quantizing,
+    Scoring,
+    VaryingConditions,
+    WaitingForDevice,
+)
 
 _POLL_S = 0.2
 _LINE_EVERY_S = 15.0  # how often a log without a terminal gets a line
@@ -29,41 +37,36 @@ class Tally:
     done: set[str] = field(default_factory=set)
     cell: str = ""
     step: str = ""
-    part: float = 0.0
-    setting: str = ""
-    parts: tuple[int, int] = (0, 1)
+    fraction: float = 0.0
+    conditions: str = ""
+    passes: tuple[int, int] = (0, 1)
 
-    def take(self, event: dict[str, object]) -> None:
+    def take(self, event: Event) -> None:
         """Take one event in."""
-        self.cell = str(event["cell"])
-        match event["event"]:
-            case "done":
+        self.cell = event.cell
+        match event:
+            case CellJudged():
                 self.done.add(self.cell)
-                self.part, self.setting, self.parts = 0.0, "", (0, 1)
-            case "setting":
-                self.setting = f"{event['name']}, "
-                self.parts = int(str(event["done"])), int(str(event["total"]))
-            case "score":
-                done, total = int(str(event["done"])), int(str(event["total"]))
-                self.step = f"{self.setting}chunk {done}/{total}"
-                before, parts = self.parts
-                self.part = (before + done / max(total, 1)) / parts
-            case "wait":
-                waited_s = float(str(event["waited_s"]))
+                self.fraction, self.conditions, self.passes = 0.0, "", (0, 1)
+            case VaryingConditions(name=name, done=done, total=total):
+                self.conditions, self.passes = f"{name}, ", (done, total)
+            case Scoring(done=done, total=total):
+                self.step = f"{self.conditions}chunk {done}/{total}"
+                before, passes = self.passes
+                self.fraction = (before + done / max(total, 1)) / passes
+            case WaitingForDevice(device=device, waited_s=waited_s):
                 so_far = f", {_duration(waited_s)} so far" if waited_s >= 1 else ""
-                self.step = f"waiting for another measurement on {event['device']}{so_far}"
-            case "speed":
-                done, total = int(str(event["done"])), int(str(event["total"]))
+                self.step = f"waiting for another measurement on {device}{so_far}"
+            case MeasuringSpeed(done=done, total=total):
                 self.step = f"speed, process {done} of {max(done, total)} or more"
-                self.part = min(0.9, done / max(total, 1))
-            case "quantize":
-                done, total = int(str(event["done"])), int(str(event["total"]))
+                self.fraction = min(0.9, done / max(total, 1))
+            case Quantizing(done=done, total=total):
                 self.step = f"quantizing {done}/{total}" if total else "preparing the file"
 
     def line(self) -> str:
         """Return the line that says where the run is."""
         elapsed = time.time() - self.started_s
-        finished = len(self.done) + self.part
+        finished = len(self.done) + self.fraction
         left = "time left unknown"
         if finished >= 0.5:
             seconds = elapsed / finished * (self.n_cells - finished)
@@ -84,7 +87,7 @@ class Progress:
     processes; so they append events to a file, and the process with the terminal reads it.
     """
 
-    def __init__(self, events: Path, n_cells: int, stream: IO[str]) -> None:
+    def __init__(self, events: EventLog, n_cells: int, stream: IO[str]) -> None:
         self._events = events
         self._stream = stream
         self._is_terminal = stream.isatty()
@@ -93,12 +96,12 @@ class Progress:
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     @classmethod
-    def start(cls, run: Run) -> Progress:
+    def start(cls, session: Session) -> Progress:
         """Begin to follow a run."""
         # Captured output goes through descriptor 1; this copy stays the real one.
         real = sys.__stdout__ or sys.stdout
         stream = os.fdopen(os.dup(real.fileno()), "w", encoding="utf-8", buffering=1)
-        progress = cls(run.folder / "events.jsonl", len(run.cells), stream)
+        progress = cls(session.events, len(session.matrix.cells), stream)
         progress._thread.start()
         return progress
 
@@ -126,7 +129,7 @@ class Progress:
         position = 0
         last_line_s = time.time()
         while not self._stop.wait(_POLL_S):
-            news, position = self._read(position)
+            news, position = self._events.read(position)
             for event in news:
                 self._tally.take(event)
             if not news:
@@ -138,16 +141,6 @@ class Progress:
                 last_line_s = time.time()
                 self._stream.write("\n" + self._tally.line() + "\n")
                 self._stream.flush()
-
-    def _read(self, position: int) -> tuple[list[dict[str, object]], int]:
-        try:
-            with self._events.open("rb") as stream:
-                stream.seek(position)
-                data = stream.read()
-        except FileNotFoundError:
-            return [], position
-        whole = data[: data.rfind(b"\n") + 1]
-        return [json.loads(line) for line in whole.splitlines()], position + len(whole)
 
     def _wipe(self) -> None:
         if self._is_terminal:

@@ -58,7 +58,7 @@ def extension_for(path: Path) -> type[SingleFileSnapshotExtension]:
     return BaselineExtension
 
 
-def accept(item: pytest.Item, store: Store, candidate: Baseline) -> None:
+def store_baseline(item: pytest.Item, store: Store, candidate: Baseline) -> None:
     """Store a baseline by asserting it under ``--snapshot-update``.
 
     This is what syrupy's fixture ``snapshot`` makes; a project may have another of that name.

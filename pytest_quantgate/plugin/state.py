@@ -13,7 +13,7 @@ from pytest_quantgate.config.project import project_folder as nearest_project
 from pytest_quantgate.plugin.options import Options, read_options
 
 if TYPE_CHECKING:
-    from pytest_quantgate.matrix.run import Run
+    from pytest_quantgate.matrix.session import Session
     from pytest_quantgate.plugin.progress import Progress
 
 
@@ -30,7 +30,7 @@ class State:
     run_id: str
     saw_cells: bool = False
     lost_report: bool = False
-    run: Run | None = None
+    session: Session | None = None
     progress: Progress | None = None
 
     @property
@@ -38,35 +38,35 @@ class State:
         """Whether this process is one of pytest-xdist's workers."""
         return hasattr(self.config, "workerinput")
 
-    def open_run(self) -> Run:
+    def open_session(self) -> Session:
         """Return this process's run, made from the configuration when first asked for.
 
         Raises:
             ConfigError: a setting that cannot be used.
 
         """
-        if self.run is None:
+        if self.session is None:
             from pytest_quantgate.config.settings import load_settings
-            from pytest_quantgate.matrix.run import Run
+            from pytest_quantgate.matrix.session import Session
 
             settings = load_settings(project_folder(self.config), self.options.overrides)
             hook = self.config.hook.pytest_quantgate_make_engine
-            self.run = Run(
+            self.session = Session(
                 settings,
                 self.run_id,
                 lambda name, settings, log: hook(name=name, settings=settings, log=log),
             )
-        return self.run
+        return self.session
 
     def close(self) -> None:
         """End the run's worker processes."""
-        if self.run is not None:
-            self.run.close()
+        if self.session is not None:
+            self.session.close()
 
     def note_end(self) -> None:
         """Let the cache know that the run, if there was one, came to its end."""
-        if self.run is not None:
-            self.run.cache.note_end(self.run_id)
+        if self.session is not None:
+            self.session.cache.note_end(self.run_id)
 
 
 def make_state(config: pytest.Config) -> State:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from pytest_quantgate.errors import CellError, ConfigError, EnvironmentProblem
+from pytest_quantgate.gate.accepting import NEEDS_REASON
 from pytest_quantgate.matrix.cells import NO_TEXT
-from pytest_quantgate.matrix.run import Run
-from pytest_quantgate.plugin.gating import NEEDS_REASON
+from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.plugin.options import suite_node_id
 from pytest_quantgate.plugin.state import STATE, State
 from pytest_quantgate.plugin.suites import CALIBRATION_NODE, CODECS_NODE, MATRIX_NODE
@@ -47,11 +47,11 @@ def prepare(state: State) -> None:
     if state.is_xdist_worker:
         return
     try:
-        run = state.open_run()
-        _check_reports(run.settings.reports)
-        run.cache.prune()
+        session = state.open_session()
+        _check_reports(session.settings.reports)
+        session.cache.prune()
         if state.options.shows_cells:
-            _check_matrix(state, run)
+            _check_matrix(state, session)
     except (ConfigError, EnvironmentProblem) as error:
         raise pytest.UsageError(str(error)) from error
     finally:
@@ -76,7 +76,7 @@ def _check_reports(paths: Iterable[Path]) -> None:
 
 def header_line(state: State) -> str:
     """Return which configuration a run uses."""
-    settings = state.open_run().settings
+    settings = state.open_session().settings
     name, path = settings.profile_name, settings.root / "pyproject.toml"
     if not settings.uses_built_in_profile:
         return f"quantgate: profile {name!r} of {path}"
@@ -88,12 +88,12 @@ def header_line(state: State) -> str:
     )
 
 
-def _check_matrix(state: State, run: Run) -> None:
-    for cell in run.cells:
+def _check_matrix(state: State, session: Session) -> None:
+    for cell in session.matrix.cells:
         if cell.text == NO_TEXT:
             continue
         try:
-            run.chunk_plan(cell.model, cell.text)
+            session.artifacts.chunk_plan(session.resolve(cell))
         except CellError:
             continue  # the engine's trouble is the cell's verdict, not a usage error
     if state.options.update_baselines and state.options.calibrate:
@@ -101,7 +101,7 @@ def _check_matrix(state: State, run: Run) -> None:
             "--quant-calibrate stores no baselines; store them with"
             ' pytest --quant-matrix --snapshot-update --quant-reason "WHY"'
         )
-    against = run.settings.profile.against
+    against = session.settings.profile.against
     if against is not None and (state.options.update_baselines or state.options.calibrate):
         raise ConfigError(
             f"--quant-against {against!r} compares two engines in one run: it stores no baselines"
@@ -124,7 +124,7 @@ class SuiteModule(pytest.Module):
 
     def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
         """Return the module's tests, those of an option only where the profile has it."""
-        profile = self.config.stash[STATE].open_run().settings.profile
+        profile = self.config.stash[STATE].open_session().settings.profile
         for node in super().collect():
             switch = OPTIONAL_TESTS.get(node.name.partition("[")[0])
             if switch is None or getattr(profile, switch):
@@ -177,7 +177,7 @@ def remove_arguments(config: pytest.Config) -> None:
 def collect(session: pytest.Session, state: State) -> Iterator[pytest.Item]:
     """Return the tests of the suites that were asked for."""
     options = state.options
-    profile = state.open_run().settings.profile
+    profile = state.open_session().settings.profile
     adds_codecs = options.matrix and profile.codecs and MATRIX_NODE not in options.selected
     for node, is_asked_for in (
         (MATRIX_NODE, options.matrix),
@@ -197,16 +197,16 @@ def deselect_other_shards(config: pytest.Config, state: State, items: list[pytes
     A test that asks for some fields of a cell runs where the first cell with these is. Tests
     without a cell are not the matrix's, and stay.
     """
-    run = state.open_run()
-    assert run.settings.shard is not None
-    ids = {cell.id for cell in run.cells}
+    gate = state.open_session()
+    assert gate.settings.shard is not None
+    ids = {cell.id for cell in gate.matrix.cells}
     kept: list[pytest.Item] = []
     left: list[pytest.Item] = []
     for item in items:
         point = item.callspec.params.get("_quant_point") if hasattr(item, "callspec") else None
         is_codec = item.nodeid.startswith(CODECS_NODE)
         is_here = (
-            run.settings.shard.number == 1 if is_codec else (point is None or point.cell.id in ids)
+            gate.settings.shard.number == 1 if is_codec else (point is None or point.cell.id in ids)
         )
         (kept if is_here else left).append(item)
     if left:

@@ -3,79 +3,17 @@
 from __future__ import annotations
 
 import os
-import time
-from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
 from pytest_quantgate.errors import ConfigError
-from pytest_quantgate.gate.provenance import engine_facts, settings_used
-from pytest_quantgate.matrix.run import Run
-from pytest_quantgate.matrix.sharding import hash_matrix
+from pytest_quantgate.gate.run_record import make_record, read_records
+from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.plugin.state import State
 from pytest_quantgate.reports.text import text
 from pytest_quantgate.reports.write import terminal_blocks, write_report
-from pytest_quantgate.results.record import (
-    CellRecord,
-    RunRecord,
-    ShardRecord,
-    cell_from_plain,
-    merge_records,
-)
+from pytest_quantgate.results.record import CellRecord, RunRecord
 from pytest_quantgate.results.verdicts import VerdictKind
-from pytest_quantgate.storage.atomic import read_json
-
-
-def read_records(run: Run) -> tuple[CellRecord, ...]:
-    """Read what the tests of this run wrote, a cell once, what several tests found joined."""
-    order = {cell.id: number for number, cell in enumerate(run.cells)}
-    found = _read_folder(run.folder / "records")
-    return tuple(sorted(found, key=lambda record: order.get(record.id, len(order))))
-
-
-def _read_folder(folder: Path) -> list[CellRecord]:
-    found: dict[str, CellRecord] = {}
-    for path in sorted(folder.glob("*.json")):
-        plain = read_json(path)
-        if isinstance(plain, dict):
-            record = cell_from_plain(plain)
-            other = found.get(record.id)
-            found[record.id] = record if other is None else merge_records(other, record)
-    return list(found.values())
-
-
-def make_record(state: State, run: Run) -> RunRecord:
-    """Gather the run's record."""
-    try:
-        started = (run.folder / "events.jsonl").stat()
-        begun = min(started.st_mtime, getattr(started, "st_birthtime", started.st_ctime))
-    except FileNotFoundError:
-        begun = time.time()
-    if state.progress is not None:
-        begun = state.progress.started_s
-    against = run.settings.profile.against
-    return RunRecord(
-        profile=run.settings.profile_name,
-        gated=run.gated,
-        settings=settings_used(run),
-        engine=engine_facts(run, run.settings.profile.engine),
-        cells=read_records(run),
-        against=None if against is None else engine_facts(run, against),
-        others=tuple(_read_folder(run.folder / "others")),
-        started=datetime.fromtimestamp(begun, tz=UTC).isoformat(timespec="seconds"),
-        seconds_s=time.time() - begun,
-        command=run.settings.overrides.command,
-        shard=None
-        if run.settings.shard is None
-        else ShardRecord(
-            number=run.settings.shard.number,
-            count=run.settings.shard.count,
-            cells=tuple(cell.id for cell in run.cells),
-            matrix_sha256=hash_matrix(run.nominal),
-        ),
-    )
-
 
 _WITHOUT_TESTS = (
     "collectonly",
@@ -87,21 +25,21 @@ _WITHOUT_TESTS = (
 _OF_THE_LAST_RUN = ("lf", "stepwise")
 
 
-def _must_gate(state: State, run: Run) -> bool:
+def _must_gate(state: State, gate: Session) -> bool:
     """Return whether a run that gates no cell is red: in CI, unless its profile declines."""
     in_ci = os.environ.get("CI", "").lower() not in {"", "0", "false", "no"}
-    return in_ci and not run.settings.declines_gate and not state.options.update_baselines
+    return in_ci and not gate.settings.declines_gate and not state.options.update_baselines
 
 
-def _must_judge(state: State, run: Run) -> bool:
+def _must_judge(state: State, gate: Session) -> bool:
     """Return whether a run that judges no cell is red.
 
     It is not where pytest was told to run no test, or to leave out those that passed before.
     """
     excuses = (*_WITHOUT_TESTS, *_OF_THE_LAST_RUN)
     excused = any(state.config.getoption(name, False) for name in excuses)
-    must = run.gated or _must_gate(state, run)
-    return state.options.matrix and must and bool(run.cells) and not excused
+    must = gate.matrix.is_gated or _must_gate(state, gate)
+    return state.options.matrix and must and bool(gate.matrix.cells) and not excused
 
 
 def _is_gated(record: CellRecord) -> bool:
@@ -111,39 +49,39 @@ def _is_gated(record: CellRecord) -> bool:
 
 def check_something_judged(session: pytest.Session, state: State) -> None:
     """Make a run red that had to judge or gate cells and did with none; not an empty shard."""
-    run = state.open_run()
-    if not _must_judge(state, run):
+    gate = state.open_session()
+    if not _must_judge(state, gate):
         return
-    records = read_records(run)
-    if not records or (_must_gate(state, run) and not any(map(_is_gated, records))):
+    records = read_records(gate)
+    if not records or (_must_gate(state, gate) and not any(map(_is_gated, records))):
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
 def excuse_empty_shard(session: pytest.Session, state: State) -> None:
     """Let a run that had no test succeed where its shard has no cell."""
     nothing_run = session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
-    if nothing_run and not state.open_run().cells:
+    if nothing_run and not state.open_session().matrix.cells:
         session.exitstatus = pytest.ExitCode.OK
 
 
 def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
     """Print the table and what to do next, and write the report."""
-    run = state.open_run()
-    if not any((run.folder / "records").glob("*.json")):
+    gate = state.open_session()
+    if not any((gate.folder / "records").glob("*.json")):
         # The models are not looked at here: the codecs alone need none of them.
-        if state.options.shows_cells and run.settings.shard is not None:
-            _write_reports(reporter, state, run, make_record(state, run))
+        if state.options.shows_cells and gate.settings.shard is not None:
+            _write_reports(reporter, state, gate, make_record(gate))
         state.close()
-        if run.settings.shard is not None and not run.cells:
+        if gate.settings.shard is not None and not gate.matrix.cells:
             reporter.write_line(
-                f"quantgate: shard {run.settings.shard} has no cell of the {len(run.matrix)} that"
-                " there are, which is green"
+                f"quantgate: shard {gate.settings.shard} has no cell of the"
+                f" {len(gate.matrix.all)} that there are, which is green"
             )
-        elif _must_judge(state, run):
-            what = "gated run" if run.gated else "run in CI"
+        elif _must_judge(state, gate):
+            what = "gated run" if gate.matrix.is_gated else "run in CI"
             reporter.write_line(f"quantgate: no cell was judged, so the {what} is red", red=True)
         return
-    record = make_record(state, run)
+    record = make_record(gate)
     state.close()
     reporter.section("quantization gate", "=")
     blocks = terminal_blocks(record, with_sections=False)
@@ -151,31 +89,30 @@ def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
     for cell in record.cells:
         if cell.accepted:
             reporter.write_line(f"accepted {cell.id}: {cell.accepted}")
-    if state.options.matrix and _must_gate(state, run) and not any(map(_is_gated, record.cells)):
-        table = f"[tool.quantgate.profiles.{run.settings.profile_name}]"
+    if state.options.matrix and _must_gate(state, gate) and not any(map(_is_gated, record.cells)):
+        table = f"[tool.quantgate.profiles.{gate.settings.profile_name}]"
         reporter.write_line(
             "quantgate: no cell was gated, so the run in CI is red; store baselines, or set"
             f" gate = false in {table} to measure only",
             red=True,
         )
     unjudged = [c for c in record.cells if c.kind is VerdictKind.MEASURED and not c.accepted]
-    if unjudged and not run.gated:
+    if unjudged and not gate.matrix.is_gated:
         reporter.write_line("No baseline is stored for these cells and settings. Store them with:")
+        command = gate.settings.overrides.command
+        reporter.write_line(f'  {command} --snapshot-update --quant-reason "first baselines"')
+    if gate.settings.shard is not None:
         reporter.write_line(
-            f'  {run.settings.overrides.command} --snapshot-update --quant-reason "first baselines"'
+            f"quantgate: shard {gate.settings.shard}, {len(gate.matrix.cells)} of"
+            f" {len(gate.matrix.all)} cells; join the records of all with quantgate merge"
         )
-    if run.settings.shard is not None:
-        reporter.write_line(
-            f"quantgate: shard {run.settings.shard}, {len(run.cells)} of {len(run.matrix)} cells;"
-            " join the records of all with quantgate merge"
-        )
-    _write_reports(reporter, state, run, record)
+    _write_reports(reporter, state, gate, record)
 
 
 def _write_reports(
-    reporter: pytest.TerminalReporter, state: State, run: Run, record: RunRecord
+    reporter: pytest.TerminalReporter, state: State, gate: Session, record: RunRecord
 ) -> None:
-    for path in run.settings.reports:
+    for path in gate.settings.reports:
         try:
             write_report(path, record)
         except ConfigError as error:

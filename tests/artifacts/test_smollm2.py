@@ -12,12 +12,14 @@ import pytest
 from pytest_quantgate.config.settings import load_settings
 from pytest_quantgate.gate.loop import answer
 from pytest_quantgate.gate.question import Question
-from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.matrix.cells import Cell
+from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.metrics.scoring import measure_perplexity
+from pytest_quantgate.results.measurements.size import SizeMeasurement, measure_size
 
 
 @pytest.fixture
-def run(tmp_path: Path, shared_cache: Path, wikitext: Path) -> Iterator[Run]:
+def run(tmp_path: Path, shared_cache: Path, wikitext: Path) -> Iterator[Session]:
     """Two chunks of WikiText-2 in text order."""
     (tmp_path / "pyproject.toml").write_text(
         f"""
@@ -33,27 +35,32 @@ def run(tmp_path: Path, shared_cache: Path, wikitext: Path) -> Iterator[Run]:
         chunk_order = "text"
         """
     )
-    made = Run(load_settings(tmp_path), "smollm2")
+    made = Session(load_settings(tmp_path), "smollm2")
     yield made
     made.close()
 
 
-def test_perplexity_is_the_published_one(run: Run) -> None:
+def size_of(run: Session, cell: Cell) -> SizeMeasurement:
+    """Measure a cell's size."""
+    return measure_size(run.artifacts.file(run.resolve(cell)).header, cell.format)
+
+
+def test_perplexity_is_the_published_one(run: Session) -> None:
     """12.9547 and 21.3756 after one and two chunks, on a CPU of any kind."""
-    reference = run.cells[0]
-    seen = measure_perplexity(run, reference, 2)
+    reference = run.matrix.cells[0]
+    seen = measure_perplexity(run, run.resolve(reference), 2)
     first = seen.first(1)
     assert math.isclose(first.perplexity, 12.9547, rel_tol=5e-3)
     assert math.isclose(seen.perplexity, 21.3756, rel_tol=5e-3)
     assert seen.chunks.tokens == (255, 255)
 
 
-def test_formats_that_fell_back_or_had_no_effect_are_said_aloud(run: Run) -> None:
+def test_formats_that_fell_back_or_had_no_effect_are_said_aloud(run: Session) -> None:
     """A hidden size of 576 is no multiple of 256, and a dense model has no experts."""
-    size = run.size(run.cells[1])
+    size = size_of(run, run.matrix.cells[1])
     assert size.fallback_fraction > 0.5
     assert "Q5_0" in size.bytes_by_type
-    assert run.size(run.cells[2]).no_effect
-    record = answer(run, run.cells[2], [Question(metric="size", limits=None)]).record
+    assert size_of(run, run.matrix.cells[2]).no_effect
+    record = answer(run, run.matrix.cells[2], [Question(metric="size", limits=None)]).record
     assert record.is_requantized
     assert any(note.startswith("had no effect: no tensor is MXFP4") for note in record.notes)

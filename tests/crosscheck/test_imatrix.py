@@ -14,7 +14,7 @@ from pytest_quantgate.config.settings import load_settings
 from pytest_quantgate.gguf.digests import digest_tensors
 from pytest_quantgate.gguf.reader import Tensor, read_gguf
 from pytest_quantgate.matrix.cells import Cell
-from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.matrix.session import Session
 
 pytestmark = [pytest.mark.crosscheck, pytest.mark.slow]
 
@@ -24,7 +24,7 @@ FORMATS = ("Q4_K_M", "IQ2_XS")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, wikitext: Path) -> Iterator[Run]:
+def run(tmp_path_factory: pytest.TempPathFactory, wikitext: Path) -> Iterator[Session]:
     """A run with a matrix of WikiText-2's first chunks."""
     root = tmp_path_factory.mktemp("imatrix")
     (root / "pyproject.toml").write_text(
@@ -43,20 +43,20 @@ def run(tmp_path_factory: pytest.TempPathFactory, wikitext: Path) -> Iterator[Ru
         n_threads = 2
         """
     )
-    made = Run(load_settings(root), "crosscheck")
+    made = Session(load_settings(root), "crosscheck")
     yield made
     made.close()
 
 
-def cell_of(run: Run, model: str, wanted: str) -> Cell:
+def cell_of(run: Session, model: str, wanted: str) -> Cell:
     """Return a cell with the matrix."""
-    return next(c for c in run.cells if (c.model, c.format.name) == (model, wanted))
+    return next(c for c in run.matrix.cells if (c.model, c.format.name) == (model, wanted))
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def both(
     request: pytest.FixtureRequest,
-    run: Run,
+    run: Session,
     llama_programs: Path,
     wikitext: Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -64,9 +64,9 @@ def both(
     """A model's name, our matrix, the program's, and the model's file in full precision."""
     model = request.param
     cell = cell_of(run, model, FORMATS[0])
-    ours = run.imatrix(cell)
+    ours = run.artifacts.imatrix(run.resolve(cell))
     assert ours is not None
-    source = run.cell_file(run.reference_cell(cell)).header
+    source = run.artifacts.file(run.resolve(run.matrix.reference(cell))).header
     path = tmp_path_factory.mktemp("theirs") / f"{model}.gguf"
     subprocess.run(
         [
@@ -101,7 +101,7 @@ def test_every_column_agrees_and_every_count_is_equal(
 @pytest.mark.parametrize("wanted", FORMATS)
 def test_a_file_made_with_it_has_the_tensors_of_llama_quantize(
     both: tuple[str, Imatrix, Imatrix, Path],
-    run: Run,
+    run: Session,
     llama_programs: Path,
     tmp_path: Path,
     wanted: str,
@@ -117,7 +117,7 @@ def test_a_file_made_with_it_has_the_tensors_of_llama_quantize(
         check=True,
     )
     theirs = digest_tensors(read_gguf(path))
-    assert run.cell_file(cell_of(run, model, wanted)).tensors == theirs
+    assert run.artifacts.file(run.resolve(cell_of(run, model, wanted))).tensors == theirs
 
 
 def test_llama_imatrix_reads_ours(

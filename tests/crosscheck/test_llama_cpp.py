@@ -19,12 +19,13 @@ from pytest_quantgate.artifacts.files import CellFile
 from pytest_quantgate.config.options import Overrides
 from pytest_quantgate.config.settings import load_settings
 from pytest_quantgate.engines.messages import Message, Score, SummedChunk
-from pytest_quantgate.gate.provenance import engine_facts
-from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.gate.run_record import engine_facts
+from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.metrics.divergence import measure_divergence
 from pytest_quantgate.metrics.scoring import measure_perplexity, reference_folder
 from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement
 from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
+from pytest_quantgate.results.measurements.size import measure_size
 
 pytestmark = [pytest.mark.crosscheck, pytest.mark.slow]
 
@@ -39,7 +40,7 @@ REFERENCE = Path(
 class Measured:
     """One engine's run: files, scores and divergences by format."""
 
-    run: Run
+    run: Session
     files: dict[str, CellFile]
     scores: dict[str, PerplexityMeasurement]
 
@@ -80,12 +81,13 @@ def root(tmp_path_factory: pytest.TempPathFactory, wikitext: Path, llama_program
 
 def measure(root: Path, engine: str) -> Iterator[Measured]:
     """Measure all formats with one engine."""
-    run = Run(load_settings(root, Overrides(engine=engine)), engine)
+    run = Session(load_settings(root, Overrides(engine=engine)), engine)
     try:
+        cells = {cell.format.name: run.resolve(cell) for cell in run.matrix.cells}
         yield Measured(
             run=run,
-            files={cell.format.name: run.cell_file(cell) for cell in run.cells},
-            scores={cell.format.name: measure_perplexity(run, cell, CHUNKS) for cell in run.cells},
+            files={name: run.artifacts.file(cell) for name, cell in cells.items()},
+            scores={name: measure_perplexity(run, cell, CHUNKS) for name, cell in cells.items()},
         )
     finally:
         run.close()
@@ -107,10 +109,10 @@ def theirs(root: Path) -> Iterator[Measured]:
 def floor_nats(theirs: Measured) -> float:
     """The divergence of F16 from itself through the programs' base file of 16-bit logits."""
     run = theirs.run
-    cell = run.cells[0]
+    cell = run.matrix.cells[0]
     told: list[Message] = []
-    text = run.text(cell.text)
-    run.engine(cell.engine).ask(
+    text = run.library.text(cell.text)
+    run.engines[cell.engine].ask(
         Score(
             model=str(theirs.files["F16"].path),
             device="cpu",
@@ -123,7 +125,7 @@ def floor_nats(theirs: Measured) -> float:
             flash_attention=True,
             type_k=1,
             type_v=1,
-            reference=str(reference_folder(run, cell)),
+            reference=str(reference_folder(run, run.resolve(cell))),
         ),
         told.append,
     )
@@ -198,7 +200,7 @@ def test_figures_equal_the_stored_ones_on_their_kind_of_cpu(
     request: pytest.FixtureRequest,
 ) -> None:
     measured: Measured = request.getfixturevalue(engine)
-    cell = measured.run.cells[0]
+    cell = measured.run.matrix.cells[0]
     system_info = engine_facts(measured.run, cell.engine)["system_info"]
     if "AVX512 = 1" in system_info or "AVX2 = 1" not in system_info:
         pytest.skip(f"the figures are of a CPU with AVX2 and no AVX-512, not of {system_info}")
@@ -218,8 +220,8 @@ def test_types_and_size_equal_the_stored_ones_on_any_cpu(
     ours: Measured, reference: dict[str, Any], name: str
 ) -> None:
     stored = reference["formats"][name]
-    cell = next(cell for cell in ours.run.cells if cell.format.name == name)
-    size = ours.run.size(cell)
+    cell = next(cell for cell in ours.run.matrix.cells if cell.format.name == name)
+    size = measure_size(ours.files[name].header, cell.format)
     assert size.tensors_by_type == stored["tensor_types"]
     assert size.file_bytes == pytest.approx(stored["bytes"], rel=1e-4)
     # Another kind of CPU moves the fourth digit, not more.

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from pytest_quantgate.config.schema import Limits
-from pytest_quantgate.engines.conditions import OWN, Setting, variations
+from pytest_quantgate.engines.conditions import OWN, Conditions, variations
 from pytest_quantgate.gate.judges.noise import (
     LEAST_SCALE_NATS,
     MAX_SCORE,
@@ -20,7 +20,7 @@ from pytest_quantgate.results.measurements.noise import NoiseMeasurement, Settin
 from pytest_quantgate.results.verdicts import VerdictKind
 from tests.gate.judged import LAST, observe
 
-USUAL = Setting(n_threads=2, n_batch=512, n_ubatch=512)
+USUAL = Conditions(n_threads=2, n_batch=512, n_ubatch=512)
 
 
 def scores(
@@ -57,7 +57,7 @@ def test_each_variation_differs_from_the_own_setting_in_one_thing() -> None:
     assert (found["n_batch 256"].n_batch, found["n_batch 256"].n_ubatch) == (256, 256)
     assert [name for name, item in found.items() if not item.repack] == ["not repacked"]
     assert "not repacked" not in variations(USUAL, is_cpu=False), "it is a CPU's matter"
-    least = Setting(n_threads=1, n_batch=1, n_ubatch=1)
+    least = Conditions(n_threads=1, n_batch=1, n_ubatch=1)
     assert list(variations(least, is_cpu=False)) == ["2 threads"]
 
 

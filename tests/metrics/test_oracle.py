@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from pytest_quantgate.config.limits import MAX_ORACLE_KLD_NATS
-from pytest_quantgate.engines.conditions import Setting
+from pytest_quantgate.engines.conditions import Conditions
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.engines.messages import CompareOracle, OracleCompared
 from pytest_quantgate.errors import CellUnsupported, RequestUnknown
 from pytest_quantgate.gguf.embedded import EMBEDDED
-from pytest_quantgate.matrix.cells import Cell
-from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.matrix.resolved import ResolvedCell
+from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.metrics.oracle import measure_oracle, summarize
 from pytest_quantgate.results.measurements.absent import Absent
 from pytest_quantgate.results.measurements.oracle import OracleMeasurement
@@ -99,26 +99,27 @@ def test_only_an_engine_that_cannot_tell_logits_is_not_compared(error: CellUnsup
     def refuse(_request: object) -> None:
         raise error
 
-    cell = SimpleNamespace(model="m", engine="e")
+    engine = SimpleNamespace(ask=refuse)
+    cell = SimpleNamespace(
+        cell=SimpleNamespace(model="m", engine="e"),
+        model=SimpleNamespace(oracle=EMBEDDED / "olmoe-mini.oracle.npz"),
+        profile=SimpleNamespace(type_k="F16", type_v="F16", flash_attention=True),
+        conditions=Conditions(n_threads=1, n_batch=512, n_ubatch=512),
+        is_reference=True,
+        engine=engine,
+    )
     run = SimpleNamespace(
-        model=lambda _name: SimpleNamespace(oracle=EMBEDDED / "olmoe-mini.oracle.npz"),
-        profile_of=lambda _cell: SimpleNamespace(type_k="F16", type_v="F16", flash_attention=True),
-        reference_cell=lambda cell: cell,
         device=lambda _cell: "cpu",
-        cell_file=lambda _cell: SimpleNamespace(path=Path("m.gguf")),
-        engine=lambda _name: SimpleNamespace(ask=refuse),
+        artifacts=SimpleNamespace(file=lambda _cell: SimpleNamespace(path=Path("m.gguf"))),
         hold_device=lambda _device, _cell: nullcontext(),
-        n_batch=512,
-        n_ubatch=512,
-        setting=Setting(n_threads=1, n_batch=512, n_ubatch=512),
     )
     if isinstance(error, RequestUnknown):
-        found = measure_oracle(cast("Run", run), cast("Cell", cell))
+        found = measure_oracle(cast("Session", run), cast("ResolvedCell", cell))
         assert isinstance(found, Absent)
         assert found.reason.startswith("engine 'e' tells no logits")
     else:
         with pytest.raises(CellUnsupported, match="llama_decode"):
-            measure_oracle(cast("Run", run), cast("Cell", cell))
+            measure_oracle(cast("Session", run), cast("ResolvedCell", cell))
 
 
 def oracle_file(path: Path, nll: np.ndarray) -> Path:

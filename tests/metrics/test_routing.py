@@ -15,7 +15,7 @@ from pytest_quantgate.config.settings import load_settings
 from pytest_quantgate.engines.messages import Identity, Score
 from pytest_quantgate.gguf.embedded import EMBEDDED
 from pytest_quantgate.gguf.reader import read_gguf
-from pytest_quantgate.matrix.run import Run
+from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.metrics.routing import compare_routing, measure_routing
 from pytest_quantgate.metrics.scoring import measure_perplexity
 from pytest_quantgate.results.chunk_table import ChunkTable
@@ -183,10 +183,10 @@ def test_on_a_gpu_routes_have_a_pass_of_their_own(tmp_path: Path) -> None:
         """
     )
     engine = GpuEngine()
-    run = Run(load_settings(tmp_path), "gpu", lambda *_: engine)
-    (cell,) = run.cells
-    order = run.chunk_plan("m", "story").order
-    found = measure_perplexity(run, cell, 4)
+    run = Session(load_settings(tmp_path), "gpu", lambda *_: engine)
+    (cell,) = run.matrix.cells
+    order = run.artifacts.chunk_plan(run.resolve(cell)).order
+    found = measure_perplexity(run, run.resolve(cell), 4)
     scoring, routing = engine.scored
     assert (scoring.chunks, scoring.route_chunks, scoring.captures) == (order[:4], (), True)
     assert (routing.chunks, routing.route_chunks, routing.captures) == (order[:2], order[:2], False)
@@ -220,9 +220,9 @@ def test_the_experts_error_is_weighted_by_the_profiles_matrix(tmp_path: Path) ->
         n_threads = 1
         """
     )
-    run = Run(load_settings(tmp_path), "weighted")
+    run = Session(load_settings(tmp_path), "weighted")
     try:
-        plain, weighted = (measure_routing(run, cell) for cell in run.cells)
+        plain, weighted = (measure_routing(run, run.resolve(cell)) for cell in run.matrix.cells)
     finally:
         run.close()
     for before, after in zip(plain.experts, weighted.experts, strict=True):
@@ -291,8 +291,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Rou
         )
     )
     settings = load_settings(root)
-    run = Run(settings, "planted")
-    yield {cell.format.name: measure_routing(run, cell) for cell in run.cells}
+    run = Session(settings, "planted")
+    yield {cell.format.name: measure_routing(run, run.resolve(cell)) for cell in run.matrix.cells}
     run.close()
 
 

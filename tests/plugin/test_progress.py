@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from pytest_quantgate.plugin.progress import Tally
+from pytest_quantgate.results.events import (
+    CellJudged,
+    CellStarted,
+    EventLog,
+    Quantizing,
+    Scoring,
+    WaitingForDevice,
+)
+
+CELL = "m-F16-cpu"
 
 
 def tally(elapsed_s: float) -> Tally:
@@ -14,14 +25,14 @@ def tally(elapsed_s: float) -> Tally:
 
 def test_it_names_the_cell_the_chunk_and_the_time_left() -> None:
     seen = tally(60)
-    seen.take({"event": "cell", "cell": "m-F16-cpu"})
-    seen.take({"event": "quantize", "cell": "m-F16-cpu", "done": 0, "total": 0})
+    seen.take(CellStarted(cell=CELL))
+    seen.take(Quantizing(cell=CELL, done=0, total=0))
     assert seen.line() == "[0/4] m-F16-cpu: preparing the file, time left unknown"
-    seen.take({"event": "quantize", "cell": "m-F16-cpu", "done": 3, "total": 21})
+    seen.take(Quantizing(cell=CELL, done=3, total=21))
     assert "quantizing 3/21" in seen.line()
-    seen.take({"event": "score", "cell": "m-F16-cpu", "done": 8, "total": 16})
+    seen.take(Scoring(cell=CELL, done=8, total=16))
     assert seen.line() == "[0/4] m-F16-cpu: chunk 8/16, about 7 min left"
-    seen.take({"event": "done", "cell": "m-F16-cpu", "verdict": "PASS"})
+    seen.take(CellJudged(cell=CELL, verdict="PASS"))
     assert seen.line().startswith("[1/4] m-F16-cpu: ")
     assert seen.line().endswith("about 3 min left")
 
@@ -29,6 +40,21 @@ def test_it_names_the_cell_the_chunk_and_the_time_left() -> None:
 def test_a_cell_that_is_done_twice_counts_once() -> None:
     seen = tally(10)
     for _ in range(2):
-        seen.take({"event": "done", "cell": "m-F16-cpu"})
+        seen.take(CellJudged(cell=CELL, verdict="PASS"))
     assert seen.line().startswith("[1/4]")
     assert seen.line().endswith("about 30 s left")
+
+
+def test_events_are_read_as_they_were_written(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    assert log.read(0) == ([], 0)
+    events = [Scoring(cell=CELL, done=1, total=2), CellJudged(cell=CELL, verdict="PASS")]
+    for event in events:
+        log.append(event)
+    read, position = log.read(0)
+    assert read == events
+    log.append(WaitingForDevice(cell=CELL, device="cpu", waited_s=3.0))
+    with log.path.open("a", encoding="utf-8") as stream:
+        stream.write('{"event": "half a li')
+    (last,), _ = log.read(position)
+    assert isinstance(last, WaitingForDevice)

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_quantgate.engines.conditions import OWN, Setting
+from pytest_quantgate.engines.conditions import OWN, Conditions
 from pytest_quantgate.reports.blocks import plain
 from pytest_quantgate.reports.noise import noise_tables
 from pytest_quantgate.reports.run_tables import run_tables
@@ -17,7 +17,7 @@ from pytest_quantgate.results.record import RunRecord, read_record
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
 from tests.reports.test_report import cell
 
-USUAL = Setting(n_threads=2, n_batch=512, n_ubatch=512)
+USUAL = Conditions(n_threads=2, n_batch=512, n_ubatch=512)
 
 
 def setting(name: str, ppl: float, rms: float, changed: int) -> SettingScores:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from pytest_quantgate.engines.conditions import Setting
+from pytest_quantgate.engines.conditions import Conditions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class SettingScores:
     """
 
     name: str
-    setting: Setting
+    setting: Conditions
     ppl: float | None = None
     mean_kld_nats: float | None = None
     tokens_changed: int | None = None

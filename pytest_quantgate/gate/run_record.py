@@ -1,0 +1,105 @@
+"""The run's record, gathered from what its tests wrote."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pytest_quantgate import stats
+from pytest_quantgate.artifacts.support import find_support
+from pytest_quantgate.errors import CellError
+from pytest_quantgate.matrix.session import Session
+from pytest_quantgate.matrix.sharding import hash_matrix
+from pytest_quantgate.results.record import (
+    CellRecord,
+    RunRecord,
+    ShardRecord,
+    cell_from_plain,
+    merge_records,
+)
+from pytest_quantgate.storage.atomic import read_json
+
+
+def read_records(session: Session) -> tuple[CellRecord, ...]:
+    """Return the cells that tests of this run judged, a cell once, several tests' joined."""
+    order = {cell.id: number for number, cell in enumerate(session.matrix.cells)}
+    records = _read_folder(session.folder / "records")
+    return tuple(sorted(records, key=lambda record: order.get(record.id, len(order))))
+
+
+def _read_folder(folder: Path) -> list[CellRecord]:
+    records: dict[str, CellRecord] = {}
+    for path in sorted(folder.glob("*.json")):
+        plain = read_json(path)
+        if isinstance(plain, dict):
+            record = cell_from_plain(plain)
+            other = records.get(record.id)
+            records[record.id] = record if other is None else merge_records(other, record)
+    return list(records.values())
+
+
+def make_record(session: Session) -> RunRecord:
+    """Gather the run's record."""
+    events, _ = session.events.read(0)
+    started_s = min((event.time_s for event in events), default=time.time())
+    settings, matrix = session.settings, session.matrix
+    against, shard = settings.profile.against, settings.shard
+    return RunRecord(
+        profile=settings.profile_name,
+        gated=matrix.is_gated,
+        settings=settings_used(session),
+        engine=engine_facts(session, settings.profile.engine),
+        cells=read_records(session),
+        against=None if against is None else engine_facts(session, against),
+        others=tuple(_read_folder(session.folder / "others")),
+        started=datetime.fromtimestamp(started_s, tz=UTC).isoformat(timespec="seconds"),
+        seconds_s=time.time() - started_s,
+        command=settings.overrides.command,
+        shard=None
+        if shard is None
+        else ShardRecord(
+            number=shard.number,
+            count=shard.count,
+            cells=tuple(cell.id for cell in matrix.cells),
+            matrix_sha256=hash_matrix(matrix.nominal),
+        ),
+    )
+
+
+def settings_used(session: Session) -> dict[str, Any]:
+    """Return the settings that shape the figures, for the record."""
+    profile = session.settings.profile
+    n_batch = profile.n_batch or profile.n_ctx
+    return {
+        "n_ctx": profile.n_ctx,
+        "n_batch": n_batch,
+        "n_ubatch": profile.n_ubatch or min(512, n_batch),
+        "n_threads": session.n_threads,
+        "flash_attention": profile.flash_attention,
+        "type_k": profile.type_k,
+        "type_v": profile.type_v,
+        "chunks": profile.chunks,
+        "looks": list(profile.looks or (stats.FIRST_LOOK,)),
+        "chunk_order": profile.chunk_order,
+        "seed": profile.seed,
+        "texts": {name: session.library.text(name).sha256 for name in profile.texts},
+        **{
+            name: value
+            for name, value in profile.model_dump().items()
+            if profile.speed and name.startswith("speed_")
+        },
+    }
+
+
+def engine_facts(session: Session, name: str) -> dict[str, Any]:
+    """Return an engine's identity, for the record; with its formats where two are compared."""
+    try:
+        facts = asdict(session.engines[name].identity())
+        if session.settings.profile.against is not None:
+            facts["formats"] = asdict(find_support(session.cache, session.engines[name]))
+    except CellError as error:
+        return {"error": str(error).splitlines()[0]}
+    return facts

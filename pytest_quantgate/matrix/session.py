@@ -1,0 +1,151 @@
+"""A run's session in one process: settings, cache, engines, events; cells are resolved with it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+from pytest_quantgate.artifacts.library import Library
+from pytest_quantgate.config.limits import profile_limits
+from pytest_quantgate.config.settings import Settings
+from pytest_quantgate.engines.conditions import Conditions
+from pytest_quantgate.engines.devices import default_threads, placement_of
+from pytest_quantgate.engines.pool import EnginePool, MakeEngine
+from pytest_quantgate.errors import CellError, CellUnavailable
+from pytest_quantgate.hosts.device_locks import hold_device
+from pytest_quantgate.matrix.artifacts import CellArtifacts
+from pytest_quantgate.matrix.cells import NO_TEXT, Cell
+from pytest_quantgate.matrix.matrix import Matrix
+from pytest_quantgate.matrix.resolved import ResolvedCell
+from pytest_quantgate.results.baseline import Baseline
+from pytest_quantgate.results.baseline_store import Found, Store
+from pytest_quantgate.results.events import EventLog, WaitingForDevice
+from pytest_quantgate.results.measurement_store import Measurements
+from pytest_quantgate.results.orphans import with_device
+from pytest_quantgate.storage.cache import Cache
+
+
+class Session:
+    """What all steps of a run share in one process; what several processes need is in the cache.
+
+    Args:
+        settings: checked settings.
+        run_id: the same in all processes of a run.
+        make_engine: makes an engine of a name; None or a result of None is the usual one.
+
+    Attributes:
+        measured_once: metrics that were measured already, by their name and the cell's id.
+        unable_before: why the old engine cannot measure a cell, by the cell's id.
+
+    """
+
+    def __init__(
+        self, settings: Settings, run_id: str, make_engine: MakeEngine | None = None
+    ) -> None:
+        self.settings = settings
+        self.run_id = run_id
+        self.n_threads = settings.profile.n_threads or default_threads()
+        self.cache = Cache(settings.cache_dir, settings.cache_max_bytes)
+        self.folder = self.cache.sub("runs") / run_id
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.events = EventLog(self.folder / "events.jsonl")
+        self.library = Library(settings)
+        self.engines = EnginePool(settings, self.folder / "logs", self.cache.sha256_of, make_engine)
+        self.store = Store(settings.baselines_dir, use_shipped=settings.uses_built_in_profile)
+        self.matrix = Matrix(settings, self.library, self.store)
+        self.measurements = Measurements(self.cache)
+        self.artifacts = CellArtifacts(
+            settings, self.cache, self.library, self.engines, self.n_threads, self.events.append
+        )
+        self.measured_once: dict[tuple[str, str], Any] = {}
+        self.unable_before: dict[str, CellError] = {}
+        self._resolved: dict[str, ResolvedCell] = {}
+
+    def resolve(self, cell: Cell) -> ResolvedCell:
+        """Return a cell with everything that its names stand for.
+
+        Raises:
+            ModelFileError: a model's file that cannot be used.
+            CellUnavailable: a model that could not be downloaded.
+
+        """
+        if cell.id not in self._resolved:
+            device = self.settings.devices[cell.device]
+            profile = with_device(self.settings.profile, device)
+            n_batch = profile.n_batch or profile.n_ctx
+            self._resolved[cell.id] = ResolvedCell(
+                cell=cell,
+                model=self.library.model(cell.model),
+                text=None if cell.text == NO_TEXT else self.library.text(cell.text),
+                profile=profile,
+                conditions=Conditions(
+                    n_threads=self.n_threads,
+                    n_batch=n_batch,
+                    n_ubatch=profile.n_ubatch or min(512, n_batch),
+                ),
+                placement=placement_of(device),
+                engine=self.engines[cell.engine],
+                quantizer=self.engines[cell.quantizer],
+                limits=profile_limits(self.settings.limits, cell.format),
+                key=self.matrix.key(cell),
+                reference=self.matrix.reference(cell),
+            )
+        return self._resolved[cell.id]
+
+    def reference(self, cell: ResolvedCell) -> ResolvedCell:
+        """Return the cell that a cell is compared with; itself if it is the reference."""
+        return cell if cell.is_reference else self.resolve(cell.reference)
+
+    def before(self, cell: ResolvedCell) -> ResolvedCell | None:
+        """Return a judged cell as the old engine makes and measures it.
+
+        None where no engine is held against another, or where the old one could not.
+        """
+        old = None if cell.id in self.unable_before else self.matrix.of_old_engine(cell.cell)
+        return None if old is None else self.resolve(old)
+
+    def device(self, cell: ResolvedCell) -> str:
+        """Return a cell's placement as a message carries it.
+
+        Raises:
+            CellUnavailable: the engine does not have one of its devices.
+
+        """
+        listed = cell.engine.identity().devices
+        missing = [name for name in cell.placement.devices if name not in listed]
+        if missing:
+            raise CellUnavailable(
+                f"device {cell.cell.device!r}: the engine has no {missing[0]!r}; there are: cpu,"
+                f" {', '.join(listed)}"
+            )
+        return cell.placement.to_text()
+
+    def hold_device(self, device: str, cell: ResolvedCell) -> AbstractContextManager[None]:
+        """Keep every other measurement on this host off a device; a wait is an event."""
+        return hold_device(
+            device,
+            lambda waited_s: self.events.append(
+                WaitingForDevice(cell=cell.id, device=device, waited_s=round(waited_s))
+            ),
+        )
+
+    def stored(self, cell: Cell) -> Found:
+        """Look a cell's stored baseline up; its source is named as this run names it."""
+        found = self.store.find(self.matrix.key(cell))
+        model = self.library.find_model(cell.model)
+        if found.baseline is None or model is None:
+            return found
+        source = self.artifacts.files.source_like(model, found.baseline.source_sha256)
+        changed = found.baseline.model_copy(update={"source_sha256": source})
+        return replace(found, baseline=changed)
+
+    def baseline(self, cell: Cell) -> Baseline | None:
+        """Return a cell's stored baseline; there is none where an old engine stands for it."""
+        if self.settings.profile.against is not None:
+            return None
+        return self.stored(cell).baseline
+
+    def close(self) -> None:
+        """End all engines' processes."""
+        self.engines.close()

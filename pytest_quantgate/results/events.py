@@ -1,0 +1,110 @@
+"""What happens in a run: its processes append it to a file, the one with the terminal reads it.
+
+An event is one JSON line: the name of its class and its fields.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened in a cell; ``time_s`` is in seconds since the epoch."""
+
+    kinds: ClassVar[dict[str, type[Event]]] = {}
+
+    cell: str
+    time_s: float = field(default_factory=time.time)
+
+    def __init_subclass__(cls) -> None:
+        Event.kinds[cls.__name__] = cls
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellStarted(Event):
+    """The gate began with a cell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellJudged(Event):
+    """The gate is through with a cell."""
+
+    verdict: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps(Event):
+    """So many of a number of steps are done; a ``total`` of 0 is not known yet."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantizing(Steps):
+    """Tensors of the cell's file were quantized."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectingImatrix(Steps):
+    """Chunks went into the cell's importance matrix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring(Steps):
+    """Chunks of the text were scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuringSpeed(Steps):
+    """Processes that measure speed have ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaryingConditions(Steps):
+    """The text is scored under other conditions."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitingForDevice(Event):
+    """Another measurement has the device."""
+
+    device: str
+    waited_s: float
+
+
+class EventLog:
+    """A run's events in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, event: Event) -> None:
+        """Append an event; lines of several processes do not mix."""
+        line = json.dumps({"event": type(event).__name__, **asdict(event)})
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+
+    def read(self, position: int) -> tuple[list[Event], int]:
+        """Return the events from a position in the file on, and where the next ones begin."""
+        try:
+            with self.path.open("rb") as stream:
+                stream.seek(position)
+                data = stream.read()
+        except FileNotFoundError:
+            return [], position
+        whole = data[: data.rfind(b"\n") + 1]
+        events = [_event(json.loads(line)) for line in whole.splitlines()]
+        return events, position + len(whole)
+
+
+def _event(plain: dict[str, object]) -> Event:
+    kind = Event.kinds[str(plain.pop("event"))]
+    return kind(**plain)  # type: ignore[arg-type]  # what asdict wrote
