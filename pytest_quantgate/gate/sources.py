@@ -208,9 +208,9 @@ class OldEngine:
     @property
     def n_chunks(self) -> int | None:
         """Chunks of the text, within a bound: it measures what the run does."""
-        if self._run.old_cell(self._cell) is None:
+        if self._session.before(self._cell) is None:
             return None
-        return max(self._run.settings.profile.chunks, _MOST_CHUNKS)
+        return max(self._session.settings.profile.chunks, _MOST_CHUNKS)
 
     def _set_aside(self, error: CellError) -> None:
         """Go on without the old engine in a cell that it cannot measure: the new one can.

@@ -38,8 +38,10 @@ def _must_judge(state: State, gate: Session) -> bool:
     """
     excuses = (*_WITHOUT_TESTS, *_OF_THE_LAST_RUN)
     excused = any(state.config.getoption(name, False) for name in excuses)
-    must = gate.matrix.is_gated or _must_gate(state, gate)
-    return state.options.matrix and must and bool(gate.matrix.cells) and not excused
+    # The models are looked at only where the matrix was asked for: the codecs need none of them.
+    if not state.options.matrix or excused:
+        return False
+    return (gate.matrix.is_gated or _must_gate(state, gate)) and bool(gate.matrix.cells)
 
 
 def _is_gated(record: CellRecord) -> bool:

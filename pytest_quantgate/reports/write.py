@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from pytest_quantgate.config.settings import REPORT_ENDINGS
-from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.errors import ConfigError, EnvironmentProblem
 from pytest_quantgate.gate.compare.comparison import compare_engines
 from pytest_quantgate.reports.blocks import Block, Folded, Paragraph
 from pytest_quantgate.reports.markdown import markdown
@@ -81,5 +81,5 @@ def write_report(path: Path, record: RunRecord) -> None:
         text = json.dumps(to_plain(record), sort_keys=True, indent=1, ensure_ascii=False) + "\n"
     try:
         write_atomically(path, text.encode())
-    except OSError as error:
+    except (OSError, EnvironmentProblem) as error:
         raise ConfigError(f"the report {path} cannot be written: {error}") from error

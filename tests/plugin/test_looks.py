@@ -74,6 +74,6 @@ def test_a_later_look_adds_to_the_earlier_ones(own_cache: Project) -> None:
     steps = [
         event["done"]
         for event in map(json.loads, path.read_text().splitlines())
-        if event["event"] == "score" and event["cell"] == "tiny-Q8_0-cpu"
+        if event["event"] == "Scoring" and event["cell"] == "tiny-Q8_0-cpu"
     ]
     assert steps == [*range(5), *range(4, 9), *range(8, 17)]

@@ -49,7 +49,7 @@ def test_a_first_run_measures_alike_however_it_is_spread(project: Project) -> No
         done = Counter(
             event["done"]
             for event in events(cache)
-            if event["event"] == "score" and event["cell"] == "tiny-F16-cpu"
+            if event["event"] == "Scoring" and event["cell"] == "tiny-F16-cpu"
         )
         assert done == dict.fromkeys(range(17), 1), "the start, then each chunk once"
         cells = json.loads(report.read_text())["cells"]
@@ -161,7 +161,7 @@ def test_a_plan_runs_nothing(own_cache: Project) -> None:
     )
     assert not list(own_cache.cache.glob("artifacts/*"))
     assert not list(own_cache.cache.glob("measurements/*"))
-    assert not [event for event in events(own_cache.cache) if event["event"] == "score"]
+    assert not [event for event in events(own_cache.cache) if event["event"] == "Scoring"]
 
 
 def test_a_run_notes_its_end(own_cache: Project) -> None:
