@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
+from pytest_quantgate.config.limit_table import LIMITS, Value
 from pytest_quantgate.config.values import (
     AllowedDecrease,
     AllowedIncrease,
@@ -26,54 +27,37 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Limits(Table):
-    """What a cell must keep; None is no limit.
+_VALUES: Mapping[Value, object] = {
+    Value.POSITIVE: Positive,
+    Value.SHARE: Fraction,
+    Value.SHARE_FROM_ZERO: FallbackShare,
+    Value.INCREASE: AllowedIncrease,
+    Value.DECREASE: AllowedDecrease,
+    Value.COUNT: Annotated[int, Field(ge=0, strict=True)],
+}
 
-    Relative limits are allowed increases: 0.05 or ``"+5%"``. ``kld_*`` are in nats a token
-    against the reference, ``same_top_min`` a share of tokens; ``size_*`` speak of bytes on disk.
-    ``same_experts_min``, ``same_top_expert_min`` and ``shared_weight_min`` are shares over all
-    layers with experts, ``expert_load_max`` an expert's share of the tokens of its layer, and
-    ``routing_vs_baseline`` an increase of the share of changed routes.
-    ``prefill_*`` and ``decode_*`` are of the two phases' speeds: ``*_vs_reference`` a ratio that
-    must be reached, ``*_vs_baseline`` an allowed decrease (−0.1 or ``"-10%"``). ``resident_*``
-    are of the peak memory of a fresh process. ``*_vs_same_hardware`` are as ``*_vs_baseline``,
-    but only where the stored figure is of this hardware; so is ``speed_vs_anchor``, a decrease from
-    the first accepted speed.
+if TYPE_CHECKING:
+
+    class _LimitFields(Table):
+        def __getattr__(self, name: str) -> float | None: ...
+
+else:
+    _LimitFields = create_model(
+        "_LimitFields",
+        __base__=Table,
+        **{limit.name: (_VALUES[limit.value] | None, None) for limit in LIMITS.values()},
+    )
+
+
+class Limits(_LimitFields):
+    """What a cell must keep, of :data:`~pytest_quantgate.config.limit_table.LIMITS`.
+
+    None is no limit. Relative limits are allowed changes: 0.05 or ``"+5%"``.
     """
 
-    ppl_max: Positive | None = None
-    ppl_vs_reference: AllowedIncrease | None = None
-    ppl_vs_baseline: AllowedIncrease | None = None
-    ppl_vs_anchor: AllowedIncrease | None = None
-    kld_mean_max: Positive | None = None
-    kld_p99_max: Positive | None = None
-    kld_vs_baseline: AllowedIncrease | None = None
-    same_top_min: Fraction | None = None
-    batch_kld_max: Positive | None = None
-    device_kld_max: Positive | None = None
-    oracle_kld_max: Positive | None = None
-    same_experts_min: Fraction | None = None
-    same_top_expert_min: Fraction | None = None
-    shared_weight_min: Fraction | None = None
-    expert_load_max: Fraction | None = None
-    routing_vs_baseline: AllowedIncrease | None = None
-    bits_per_weight_max: Positive | None = None
-    size_max_bytes: Positive | None = None
-    size_vs_reference: AllowedIncrease | None = None
-    size_vs_baseline: AllowedIncrease | None = None
-    fallback_max: FallbackShare | None = None
-    imatrix_min_tokens_per_expert: Annotated[int, Field(ge=0, strict=True)] | None = None
-    prefill_vs_reference: Positive | None = None
-    prefill_vs_baseline: AllowedDecrease | None = None
-    prefill_tokens_per_s_min: Positive | None = None
-    decode_vs_reference: Positive | None = None
-    decode_vs_baseline: AllowedDecrease | None = None
-    decode_tokens_per_s_min: Positive | None = None
-    speed_vs_same_hardware: AllowedDecrease | None = None
-    speed_vs_anchor: AllowedDecrease | None = None
-    resident_max_bytes: Positive | None = None
-    resident_vs_baseline: AllowedIncrease | None = None
-    resident_vs_same_hardware: AllowedIncrease | None = None
+    if TYPE_CHECKING:
+
+        def __init__(self, **limits: float | str | None) -> None: ...
 
 
 Count = Annotated[int, Field(ge=1, le=1 << 20)]

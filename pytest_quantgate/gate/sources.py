@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from pytest_quantgate.config.limit_table import LIMITS
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.errors import CellError, CellUnavailable, CellUnsupported
 from pytest_quantgate.gate.acceptance import make_baseline
@@ -35,7 +36,6 @@ from pytest_quantgate.results.measurements.perplexity import TokenChanges, token
 from pytest_quantgate.results.record import CellRecord
 from pytest_quantgate.results.verdicts import Cause, CauseKind, Judgement, VerdictKind
 
-_NEEDS_BASELINE = ("_vs_baseline", "_vs_anchor", "_vs_same_hardware", "_tokens_per_s_min")
 """How the names of limits end that need a baseline; a floor needs to know its hardware."""
 
 NOT_STORED_YET = "measured; no baseline is stored yet"
@@ -184,8 +184,7 @@ def _is_stored(metric: str) -> bool:
 
 def _needs_baseline(limits: Limits) -> bool:
     return any(
-        name.endswith(_NEEDS_BASELINE) and getattr(limits, name) is not None
-        for name in Limits.model_fields
+        limit.needs_baseline and getattr(limits, name) is not None for name, limit in LIMITS.items()
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_quantgate.config.limit_table import MARKERS
 from pytest_quantgate.plugin.fixtures import (  # noqa: F401 # found by pytest as fixtures
     _quant_point,
     quant_baseline,
@@ -26,7 +27,7 @@ from pytest_quantgate.plugin.fixtures import (  # noqa: F401 # found by pytest a
     quant_model,
     quant_text,
 )
-from pytest_quantgate.plugin.markers import CODEC_FIXTURES, MARKERS, QUANT_FIXTURES, quant_marks
+from pytest_quantgate.plugin.markers import CODEC_FIXTURES, QUANT_FIXTURES, quant_marks
 from pytest_quantgate.plugin.options import add_options
 from pytest_quantgate.plugin.state import STATE, make_state
 

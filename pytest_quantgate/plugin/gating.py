@@ -8,6 +8,7 @@ from contextlib import nullcontext
 
 import pytest
 
+from pytest_quantgate.config.limit_table import MARKERS
 from pytest_quantgate.errors import CellError
 from pytest_quantgate.gate.accepting import accept, lock_baseline
 from pytest_quantgate.gate.loop import answer, failure
@@ -16,7 +17,7 @@ from pytest_quantgate.hosts.device_locks import hold_device
 from pytest_quantgate.matrix.cells import Cell
 from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.metrics.registry import CELL_METRICS
-from pytest_quantgate.plugin.markers import MARKERS, read_marker
+from pytest_quantgate.plugin.markers import read_marker
 from pytest_quantgate.plugin.parametrize import Point
 from pytest_quantgate.plugin.snapshots import store_baseline
 from pytest_quantgate.plugin.state import STATE, State

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from pytest_quantgate.config import schema
-from pytest_quantgate.plugin.markers import MARKERS, Marker
-from pytest_quantgate.plugin.options import add_options
+from pytest_quantgate.config.limit_table import LIMITS, MARKERS, Limit, Marker, Value
+from pytest_quantgate.config.options import OPTIONS
+from pytest_quantgate.config.values import parse_relative
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
@@ -33,21 +34,6 @@ TABLES: dict[str, tuple[str, type[schema.Table]]] = {
 """The heading under which a table's keys stand, its page, and what reads it."""
 
 
-class Options:
-    """A parser and its group, of which the names of the options are kept."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def getgroup(self, *_words: str) -> Options:
-        """Return the group."""
-        return self
-
-    def addoption(self, name: str, **_settings: object) -> None:
-        """Keep a name."""
-        self.names.append(name)
-
-
 def rows(page: str, heading: str, first: str) -> Iterator[list[str]]:
     """Return the cells of a heading's table whose first column is called so."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
@@ -66,13 +52,6 @@ def keys(heading: str) -> list[str]:
     """Return the keys under a heading."""
     first = "limit" if heading == "## Limits" else "key"
     return [key for row in rows(TABLES[heading][0], heading, first) for key in words(row[0])]
-
-
-def options() -> list[str]:
-    """Return the names of the options."""
-    parser = Options()
-    add_options(parser)  # type: ignore[arg-type] # all that it asks of pytest's
-    return parser.names
 
 
 def value(cell: str) -> Any:
@@ -119,42 +98,51 @@ def test_a_default_that_is_written_out_is_the_default(heading: str) -> None:
     assert compared > 0 or not has_defaults
 
 
-def test_the_options_are_all_there() -> None:
-    documented = [
-        word for row in rows(CONFIGURATION, "## Options", "option") for word in words(row[0])
-    ]
-    names = [word.partition(" ")[0] for word in documented]
-    assert sorted(names) == sorted([*options(), "--snapshot-update"])
+def test_the_options_are_those_of_the_table() -> None:
+    """With what each takes, and the setting that it stands instead of."""
+    documented = {
+        words(row[0])[0]: next(iter(words(row[1])), None)
+        for row in rows(CONFIGURATION, "## Options", "option")
+    }
+    assert documented == {
+        " ".join([option.flag, *([option.metavar] if option.metavar else [])]): option.instead_of
+        for option in OPTIONS
+    } | {"--snapshot-update": None}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_page_names_no_option_that_there_is_not(page: Path) -> None:
     named = set(re.findall(r"--quant-[a-z-]+[a-z]", page.read_text(encoding="utf-8")))
-    assert named <= set(options())
+    assert named <= {option.flag for option in OPTIONS}
 
 
-def test_each_limit_stands_beside_the_keyword_that_sets_it() -> None:
-    """A calibration's keywords name limits of other markers."""
-    markers = [item for item in MARKERS.values() if item.name != "quant_noise"]
-    for row in rows(CONFIGURATION, "## Limits", "limit"):
-        expected = {
-            f"{marker.name}({phase}{keyword}=…)"
-            for marker in markers
-            for keyword, limit in marker.keywords.items()
-            for part in marker.parts or ("",)
-            if limit.format(part=part) in words(row[0])
-            for phase in [f"{marker.part_keyword}=…, " if marker.part_keyword else ""]
-        }
-        assert set(words(row[1])) == expected, row[0]
+@pytest.mark.parametrize(
+    "row", [*rows(CONFIGURATION, "## Limits", "limit")], ids=lambda row: words(row[0])[0]
+)
+def test_each_limit_stands_beside_the_keyword_and_the_default_of_the_table(row: list[str]) -> None:
+    for name in words(row[0]):
+        limit = LIMITS[name]
+        marker = next(marker for marker in MARKERS.values() if limit in marker.limits)
+        phase = "phase=…, " if limit.phase else ""
+        keyword = [f"{marker.name}({phase}{limit.keyword}=…)"] if limit.keyword else []
+        assert words(row[1]) == keyword
+        if not callable(limit.default):
+            assert read_default(row[3].partition(",")[0], limit) == limit.default
+
+
+def read_default(text: str, limit: Limit) -> float | None:
+    """Return a default as the page writes it; relative ones stand in percent."""
+    if limit.value in (Value.INCREASE, Value.DECREASE) and text != "none":
+        return parse_relative(text.strip('`"'))
+    return None if text == "none" else float(text)
 
 
 @pytest.mark.parametrize("marker", MARKERS.values(), ids=lambda marker: marker.name)
 def test_the_page_of_markers_has_all_keywords(marker: Marker) -> None:
     text = (ROOT / "docs" / "markers-and-fixtures.md").read_text(encoding="utf-8")
     text = re.sub(r"\s+", " ", text)
-    given = [marker.part_keyword] if marker.part_keyword else []
     (found,) = re.findall(rf"`{marker.name}\(([^)=]*)\)`", text)
-    assert sorted(found.split(", ")) == sorted([*given, *marker.keywords])
+    assert sorted(found.split(", ")) == sorted(marker.all_keywords)
 
 
 def examples() -> Iterator[tuple[str, str]]:

@@ -7,10 +7,10 @@ from dataclasses import is_dataclass
 import pytest
 from pydantic import TypeAdapter
 
+from pytest_quantgate.config.limit_table import LIMITS, MARKERS
 from pytest_quantgate.config.schema import Limits, ProfileSettings
 from pytest_quantgate.gate.judge import BY_CHUNK, JUDGES
 from pytest_quantgate.metrics.registry import CELL_METRICS
-from pytest_quantgate.plugin.markers import MARKERS
 from pytest_quantgate.plugin.suite_nodes import OPTIONAL_TESTS
 from pytest_quantgate.plugin.suites import test_matrix
 
@@ -22,8 +22,11 @@ def test_every_metric_has_a_judge_and_every_judge_a_marker() -> None:
 
 
 def test_every_keyword_of_a_marker_is_a_limit() -> None:
+    assert list(Limits.model_fields) == list(LIMITS)
     for marker in MARKERS.values():
-        assert marker.limits <= set(Limits.model_fields), marker.name
+        for keyword in marker.keywords:
+            phase = marker.phases[0] if marker.phases else None
+            assert marker.limit_of(keyword, phase) in LIMITS, marker.name
 
 
 @pytest.mark.parametrize("name", CELL_METRICS)

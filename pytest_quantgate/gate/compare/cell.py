@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 from pytest_quantgate import stats
+from pytest_quantgate.config.limit_table import LIMITS, Scope
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.acceptance import make_baseline
 from pytest_quantgate.gate.cause import fields_changed, find_cause
@@ -35,7 +36,9 @@ _CANNOT = frozenset(
 _JUDGED = ("perplexity", "divergence", "routing", "size", "speed", "memory")
 """What is judged of two records, where both have it."""
 
-_AGAINST_BASELINE = ("_vs_baseline", "_vs_same_hardware")
+_AGAINST_BASELINE = frozenset(
+    name for name, limit in LIMITS.items() if limit.scope in (Scope.BASELINE, Scope.SAME_HARDWARE)
+)
 
 
 class Support(Enum):
@@ -280,7 +283,7 @@ def _of_this_run_alone(measured: Any) -> Any:
 def comparing_limits(record: CellRecord) -> Limits:
     """Return those of a cell's limits that speak of a baseline."""
     return Limits.model_validate(
-        {name: value for name, value in record.limits.items() if name.endswith(_AGAINST_BASELINE)}
+        {name: value for name, value in record.limits.items() if name in _AGAINST_BASELINE}
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pytest_quantgate.config.limit_table import LIMITS, METRIC_OF
 from pytest_quantgate.engines.messages import UNKNOWN
 from pytest_quantgate.gate.compare.cell import CellChange, Support, comparing_limits
 from pytest_quantgate.gate.compare.comparison import Comparison
@@ -28,31 +29,6 @@ from pytest_quantgate.reports.words import first_line, span_of
 from pytest_quantgate.results.hardware import only_differing
 from pytest_quantgate.results.measurements.speed import PHASES
 from pytest_quantgate.results.record import CellRecord
-
-_LIMITS = {
-    "ppl_vs_baseline": "PPL",
-    "kld_vs_baseline": "mean KLD",
-    "size_vs_baseline": "size",
-    "routing_vs_baseline": "changed routes",
-    "prefill_vs_baseline": "prefill",
-    "decode_vs_baseline": "decode",
-    "speed_vs_same_hardware": "speed",
-    "resident_vs_baseline": "memory",
-    "resident_vs_same_hardware": "memory",
-}
-
-_OF_METRIC = {
-    "ppl_vs_baseline": "quality",
-    "kld_vs_baseline": "quality",
-    "routing_vs_baseline": "routing",
-    "prefill_vs_baseline": "speed",
-    "decode_vs_baseline": "speed",
-    "speed_vs_same_hardware": "speed",
-    "resident_vs_baseline": "memory",
-    "resident_vs_same_hardware": "memory",
-}
-"""What must have been measured for a limit to be listed; the size always is."""
-
 
 _ENGINE = (
     ("version", "engine"),
@@ -248,20 +224,20 @@ def limits_text(changes: Iterable[CellChange]) -> str:
     values: dict[str, dict[float, list[str]]] = {}
     for change in changes:
         for name, value in comparing_limits(change.new).model_dump(exclude_none=True).items():
-            if _OF_METRIC.get(name, "size") not in {"size", *_measured(change)}:
+            if METRIC_OF[name] not in {"size", *_measured(change)}:
                 continue
             formats = values.setdefault(name, {}).setdefault(float(value), [])
             if change.new.format not in formats:
                 formats.append(change.new.format)
     parts = []
-    for name, word in _LIMITS.items():
+    for name, limit in LIMITS.items():
         by_value = values.get(name, {})
         for value, formats in sorted(by_value.items()):
             of_formats = f" ({', '.join(formats)})" if len(by_value) > 1 else ""
-            parts.append(f"{word} {100 * value:+g} %{of_formats}".replace("-", "−"))
+            parts.append(f"{limit.figure} {100 * value:+g} %{of_formats}".replace("-", "−"))
     return ", ".join(parts)
 
 
 def _measured(change: CellChange) -> set[str]:
-    names = {"quality"} if change.new.ppl is not None else set()
+    names = {"perplexity", "divergence"} if change.new.ppl is not None else set()
     return names | set(change.new.measured)
