@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from pytest_quantgate.storage.environment import environment
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
@@ -89,7 +91,10 @@ class EventLog:
     def append(self, event: Event) -> None:
         """Append an event; lines of several processes do not mix."""
         line = json.dumps({"event": type(event).__name__, **asdict(event)})
-        with self.path.open("a", encoding="utf-8") as stream:
+        with (
+            environment("cannot write", self.path),
+            self.path.open("a", encoding="utf-8") as stream,
+        ):
             stream.write(line + "\n")
 
     def read(self, position: int) -> tuple[list[Event], int]:

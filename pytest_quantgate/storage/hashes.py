@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -78,7 +77,6 @@ class Hashes:
     def __init__(self, folder: Path, lock: Callable[[str], AbstractContextManager[None]]) -> None:
         self._folder = folder
         self._lock = lock
-        self._threads = threading.RLock()
         self._checked: dict[tuple[Path, str], tuple[FileState, Facts]] = {}
 
     def sha256(self, path: Path) -> str:
@@ -94,7 +92,7 @@ class Hashes:
         if facts is not None:
             return facts
         name = key_of(path=str(path.resolve()))
-        with self._threads, self._lock(f"hash-{name[:32]}"):
+        with self._lock(f"hash-{name[:32]}"):
             facts = self.known(path, kind)
             if facts is None:
                 facts = self._work_out(path, kind, work_out)
