@@ -1,0 +1,81 @@
+"""``quantgate diff``: what changed in the baselines since a revision, for a reviewer."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_quantgate.config.project import project_folder
+from pytest_quantgate.config.settings import read_tables
+from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.reports.baseline_diff import BaselineChange, diff_blocks
+from pytest_quantgate.reports.markdown import markdown
+from pytest_quantgate.reports.text import text
+from pytest_quantgate.results.baseline import parse
+
+if TYPE_CHECKING:
+    from pytest_quantgate.cli.command import Subparsers
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    parser = subparsers.add_parser(
+        "diff", help="show what changed in the baselines since a revision of git"
+    )
+    parser.add_argument("revision", nargs="?", default="HEAD", metavar="REV", help="default: HEAD")
+    parser.add_argument("--markdown", action="store_true", help="print Markdown")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the changes from the revision to the working tree."""
+    root = project_folder(Path.cwd())
+    folder = root / read_tables(root).baselines_dir
+    blocks = diff_blocks(find_changes(folder, arguments.revision), arguments.revision)
+    print(markdown(blocks) if arguments.markdown else text(blocks), end="")
+    return 0
+
+
+def find_changes(folder: Path, revision: str) -> list[BaselineChange]:
+    """Return the baselines below a folder that are not what they were at a revision.
+
+    Raises:
+        ConfigError: no repository of git, no such revision, or a baseline that cannot be read.
+
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"there is no folder of baselines {str(folder)!r} (baselines_dir)")
+    commit = _git(folder, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+    options = ("--name-only", "--no-renames", "--relative", "-z")
+    tracked = _git(folder, "diff", *options, commit.strip(), "--", ".")
+    others = _git(folder, "ls-files", "--others", "--exclude-standard", "-z", "--", ".")
+    changes = []
+    for name in sorted({*tracked.split("\0"), *others.split("\0")} - {""}):
+        if not name.endswith(".json") or name.startswith("published/"):
+            continue
+        path = folder / name
+        before = _git(folder, "show", f"{commit.strip()}:./{name}", is_optional=True)
+        after = path.read_text(encoding="utf-8") if path.is_file() else ""
+        changes.append(
+            BaselineChange(
+                path=name,
+                old=parse(before, f"{name} of {revision}") if before else None,
+                new=parse(after, name) if after else None,
+            )
+        )
+    return changes
+
+
+def _git(folder: Path, *arguments: str, is_optional: bool = False) -> str:
+    """Return what git prints; "" where it fails and may."""
+    program = shutil.which("git")
+    if program is None:
+        raise ConfigError("git is not installed: quantgate diff reads the revision with it")
+    command = [program, "-C", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode and not is_optional:
+        why = done.stderr.decode(errors="replace").strip().splitlines()
+        raise ConfigError(f"git {arguments[0]}: {why[-1] if why else 'failed'}")
+    return "" if done.returncode else done.stdout.decode("utf-8", errors="replace")
