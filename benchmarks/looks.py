@@ -102,7 +102,7 @@ def main() -> None:
             settings = replace(settings, profile=profile)
         if arguments.accept:  # the anchor too is then this machine's, not the shipped one
             settings = replace(settings, uses_built_in_profile=False)
-        whole = settings.profile.model_copy(update={"looks": None})
+        whole = settings.profile.model_copy(update={"looks": (settings.profile.chunks,)})
         prepare(settings, accept=arguments.accept)
         with_looks = one_pass(settings, "looks")
         full = one_pass(replace(settings, profile=whole), "full")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -91,7 +92,14 @@ def compare(
 ) -> dict[str, object]:
     """Run one comparison and return each phase's verdict, ratio and number of pairs."""
     before, load, began_s = host_state(), OutsideLoad(), time.monotonic()
-    reference, cell = run_interleaved(sides, looks, MARGIN, 60.0, lambda _done: None)
+    reference, cell = run_interleaved(
+        sides,
+        looks,
+        MARGIN,
+        60.0,
+        lambda _done: None,
+        dict.fromkeys(PHASES, -math.log1p(-MARGIN)),
+    )
     measured = SpeedMeasurement(
         prefill_tokens=request.n_prompt,
         decode_tokens=request.n_decode,
@@ -155,8 +163,8 @@ def simulate(request: MeasureSpeed, looks: tuple[int, ...], runs: int) -> None:
             decode_is_warm=True,
         )
 
-    print("| scatter | ratio | PASS | INCONCLUSIVE | REGRESSED | pairs |")
-    print("|--:|--:|--:|--:|--:|--:|")
+    print("| scatter | ratio | PASS | INCONCLUSIVE | REGRESSED | pairs: median | mean |")
+    print("|--:|--:|--:|--:|--:|--:|--:|")
     for scatter in (0.01, 0.02, 0.03, 0.05, 0.08):
         for ratio in (1.0, 0.8):
             sides = [partial(process, rate, scatter) for rate in (100.0, 100.0 * ratio)]
@@ -165,8 +173,12 @@ def simulate(request: MeasureSpeed, looks: tuple[int, ...], runs: int) -> None:
             shares = " | ".join(
                 f"{100 * said[name] / runs:.1f} %" for name in ("PASS", "INCONCLUSIVE", "REGRESSED")
             )
-            pairs = sum(int(str(line["pairs"])) for line in lines) / runs
-            print(f"| {100 * scatter:.0f} % | {ratio} | {shares} | {pairs:.1f} |", flush=True)
+            pairs = [int(str(line["pairs"])) for line in lines]
+            print(
+                f"| {100 * scatter:.0f} % | {ratio} | {shares} | {np.median(pairs):.0f} |"
+                f" {np.mean(pairs):.1f} |",
+                flush=True,
+            )
 
 
 def main() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_quantgate import stats
+from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.engines.messages import MeasureSpeed, SpeedMeasured
 from pytest_quantgate.engines.messages.placement import CPU
 from pytest_quantgate.errors import CellError, CellInvalid
@@ -34,13 +37,16 @@ def enough(
     sides: Sequence[Sequence[ProcessSpeed]],
     looks: tuple[int, ...],
     margin: float,
+    limits: Mapping[str, float],
 ) -> bool:
-    """Tell whether the processes so far pin both phases down within the margin.
+    """Return whether the processes so far decide on both phases.
 
-    Asked only at a look, whose share of REGRESSED's error the intervals may have; one side is
-    judged by the scatter of its own rates.
+    A phase with a limit is decided where its slowdown is inside or outside, one without where its
+    interval is narrower than the margin. Asked only at a look, whose share of the errors the
+    bounds may have; one side is judged by the scatter of its own rates.
     """
-    share = stats.spending(looks, stats.ALPHA_REGRESSED)[looks.index(len(sides[0]))]
+    n_processes = len(sides[0])
+    share = stats.spending(looks, stats.ALPHA_REGRESSED)[looks.index(n_processes)]
     for phase in PHASES:
         columns = [rates(side, phase, 1) for side in sides]
         estimate = (
@@ -48,7 +54,12 @@ def enough(
             if len(columns) == 1
             else stats.slowdown(columns[0], columns[1])
         )
-        if not stats.is_narrow(estimate, margin, share):
+        if phase in limits:
+            outcome = stats.decide_slowdown(estimate, limits[phase], looks, n_processes).outcome
+            is_decided = outcome in {stats.Outcome.INSIDE, stats.Outcome.OUTSIDE}
+        else:
+            is_decided = stats.is_narrow(estimate, margin, share)
+        if not is_decided:
             return False
     return True
 
@@ -59,15 +70,17 @@ def run_interleaved(
     margin: float,
     budget_s: float,
     on_process: Callable[[int], None],
+    limits: Mapping[str, float] = MappingProxyType({}),
 ) -> list[list[ProcessSpeed]]:
     """Run fresh processes of one side or two, interleaved, until they say enough.
 
     Args:
         sides: each call runs one fresh process.
         looks: the numbers of processes a side after which this may end; the last ends it.
-        margin: relative; this ends at a look where both phases' intervals are narrower.
+        margin: relative; a phase without a limit is decided where its interval is narrower.
         budget_s: no look is gone beyond after so many seconds; the first look is always reached.
         on_process: called with the number of processes that have ended.
+        limits: by phase, the slowdown ln(before/after) between the sides that is judged.
 
     """
     began_s = time.monotonic()
@@ -78,9 +91,23 @@ def run_interleaved(
             for side in order:
                 found[side].append(sides[side]())
                 on_process(sum(map(len, found)))
-        if time.monotonic() - began_s >= budget_s or enough(found, looks, margin):
+        if time.monotonic() - began_s >= budget_s or enough(found, looks, margin, limits):
             break
     return found
+
+
+def _limits_against(limits: Limits) -> dict[str, float]:
+    """Return the profile's limits of both phases against an old engine.
+
+    A phase that has a floor besides is measured until its interval is narrow.
+    """
+    allowed = {}
+    for phase in PHASES:
+        change = getattr(limits, f"{phase}_vs_baseline")
+        change = limits.speed_vs_same_hardware if change is None else change
+        if change is not None and getattr(limits, f"{phase}_tokens_per_s_min") is None:
+            allowed[phase] = -math.log1p(change)
+    return allowed
 
 
 def measure_speed(session: Session, cell: ResolvedCell) -> SpeedMeasurement:
@@ -153,6 +180,7 @@ def _measure_beside(
             lambda done: session.events.append(
                 MeasuringSpeed(cell=cell.id, done=done, total=looks[0] * len(cells))
             ),
+            {} if old is None else _limits_against(cell.limits),
         )
         outside_cores = load.cores(sum(reply.cpu_s for reply in replies))
         after = host_state()

@@ -57,6 +57,7 @@ from pytest_quantgate.stats.runtime_changes import (
 )
 from pytest_quantgate.stats.speed import (
     MIN_PROCESSES,
+    decide_slowdown,
     interleaved,
     is_narrow,
     process_looks,
@@ -88,6 +89,7 @@ __all__ = [
     "compare_paired",
     "decide",
     "decide_runtime_change",
+    "decide_slowdown",
     "estimate_mean",
     "interleaved",
     "interval",

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_quantgate.stats.decisions import _times, t_quantile
+from pytest_quantgate.stats.decisions import Decision, _times, decide, t_quantile
 from pytest_quantgate.stats.estimates import MeanEstimate, paired_log_ratio
+from pytest_quantgate.stats.looks import ALPHA_PASS, ALPHA_REGRESSED, spending
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
 MIN_PROCESSES = 5
@@ -91,6 +94,30 @@ def slowdown_unpaired(before_rates: npt.ArrayLike, after_rates: npt.ArrayLike) -
         effective_clusters=freedom + 1,
         tokens=sum(side.tokens for side in sides),
         chunks=sum(side.chunks for side in sides),
+    )
+
+
+def decide_slowdown(
+    estimate: MeanEstimate, limit: float, looks: Sequence[int], n_processes: int
+) -> Decision:
+    """Decide at a look whether a slowdown is beyond a limit, with that look's share of the errors.
+
+    Args:
+        estimate: of the slowdown, paired or not, or of one side's slowness.
+        limit: ln(before/after), or −ln(rate) of one side.
+        looks: the numbers of processes declared beforehand, all of them.
+        n_processes: how many a side there are now, one of the looks.
+
+    """
+    place = list(looks).index(n_processes)
+    return decide(
+        estimate,
+        limit,
+        alpha_pass=spending(looks, ALPHA_PASS)[place],
+        alpha_regressed=spending(looks, ALPHA_REGRESSED)[place],
+        identical=False,
+        last_look=True,
+        min_clusters=MIN_PROCESSES,
     )
 
 

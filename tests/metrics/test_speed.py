@@ -72,6 +72,15 @@ def test_some_scatter_ends_in_between() -> None:
     assert len(go(sides)[0]) == 7
 
 
+def test_a_phase_with_a_limit_ends_where_it_is_decided() -> None:
+    """At this scatter neither interval is narrow after 5, yet both are far inside a limit."""
+    limits = {"prefill": 0.5, "decode": 0.5}
+    sides = Sides(0.05)
+    found = run_interleaved([sides(name) for name in "AB"], LOOKS, 0.1, 60, lambda _n: None, limits)
+    assert len(found[0]) == 5
+    assert len(go(Sides(0.05))[0]) == 10
+
+
 def test_a_budget_ends_it_but_not_before_the_first_look() -> None:
     assert len(go(Sides(0.5), budget_s=0)[0]) == 5
 

@@ -10,6 +10,8 @@ from scipy import stats
 
 from pytest_quantgate.stats import (
     MIN_PROCESSES,
+    Outcome,
+    decide_slowdown,
     interleaved,
     is_narrow,
     process_looks,
@@ -112,3 +114,35 @@ def test_noise_that_is_the_same_on_both_sides_is_seldom_outside() -> None:
                 outside += abs(estimate.mean) > half
                 break
     assert outside / runs < 2 * 2 * 0.05
+
+
+def paired_run(random: np.random.Generator, ratio: float, scatter: float) -> tuple[Outcome, int]:
+    """Compare two sides at each look until they are decided; return how, and after how many."""
+    looks = process_looks(40)
+    logs = random.normal(0, scatter, (2, looks[-1]))
+    for look in looks:
+        estimate = slowdown(np.exp(logs[0, :look]), ratio * np.exp(logs[1, :look]))
+        outcome = decide_slowdown(estimate, -math.log(0.9), looks, look).outcome
+        if outcome in {Outcome.INSIDE, Outcome.OUTSIDE}:
+            break
+    return outcome, look
+
+
+@pytest.mark.parametrize(
+    ("ratio", "outcome", "median"), [(1.0, Outcome.INSIDE, 10), (0.8, Outcome.OUTSIDE, 16)]
+)
+def test_clear_comparisons_of_scattered_speeds_are_decided_after_few_pairs(
+    ratio: float, outcome: Outcome, median: int
+) -> None:
+    """Until the interval was narrower than 10 % both took 37 pairs at a scatter of 5 %."""
+    random = np.random.default_rng(8)
+    runs = [paired_run(random, ratio, 0.05) for _ in range(300)]
+    assert sum(found is outcome for found, _ in runs) >= 0.95 * 300
+    assert np.median([pairs for _, pairs in runs]) <= median
+
+
+def test_a_loss_at_the_limit_is_seldom_decided() -> None:
+    random = np.random.default_rng(9)
+    outcomes = [paired_run(random, 0.9, 0.05)[0] for _ in range(1000)]
+    assert outcomes.count(Outcome.INSIDE) / 1000 <= 0.065
+    assert outcomes.count(Outcome.OUTSIDE) <= 5

@@ -219,16 +219,7 @@ def _unless_busy(measured: SpeedMeasurement, judgement: Judgement) -> Judgement:
 def _decide(
     measured: SpeedMeasurement, estimate: stats.MeanEstimate, limit: float
 ) -> stats.Decision:
-    look = measured.looks.index(len(measured.cell))
-    return stats.decide(
-        estimate,
-        limit,
-        alpha_pass=stats.spending(measured.looks, stats.ALPHA_PASS)[look],
-        alpha_regressed=stats.spending(measured.looks, stats.ALPHA_REGRESSED)[look],
-        identical=False,
-        last_look=True,
-        min_clusters=stats.MIN_PROCESSES,
-    )
+    return stats.decide_slowdown(estimate, limit, measured.looks, len(measured.cell))
 
 
 def _judgement(
