@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from pytest_quantgate.engines.messages import (
+    BufferSize,
     Identity,
     MeasureMemory,
     MeasureSpeed,
@@ -186,8 +187,11 @@ class FakeEngine:
             peak_resident_bytes=peak,
             resident_before_bytes=peak and 500_000,
             load_s=0.5,
-            buffers=(("model", "CPU", 400_000), ("KV", "CPU", 100_000)),
-            device_bytes=(),
+            buffers=(
+                BufferSize(kind="model", where="CPU", n_bytes=400_000),
+                BufferSize(kind="KV", where="CPU", n_bytes=100_000),
+            ),
+            devices=(),
             device_description="",
             driver="",
         )

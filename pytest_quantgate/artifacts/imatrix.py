@@ -18,7 +18,7 @@ import numpy as np
 from pytest_quantgate.artifacts.texts import Text
 from pytest_quantgate.config.schema import ImatrixSettings
 from pytest_quantgate.engines.engine import Engine, OnReply
-from pytest_quantgate.engines.messages import CollectImatrix
+from pytest_quantgate.engines.messages import CollectImatrix, ImportanceRow
 from pytest_quantgate.errors import CellInvalid, ConfigError
 from pytest_quantgate.gguf.formats import TENSOR_TYPES
 from pytest_quantgate.gguf.reader import GgufFile, Tensor, read_gguf
@@ -52,16 +52,16 @@ class Imatrix:
     sha256: str
     entries: Mapping[str, Entry]
 
-    def rows(self) -> tuple[tuple[str, str, int, int, int, int], ...]:
+    def rows(self) -> tuple[ImportanceRow, ...]:
         """Return what :class:`~pytest_quantgate.engines.messages.Quantize` takes."""
         return tuple(
-            (
-                name,
-                str(self.path),
-                entry.sums.offset_bytes,
-                entry.counts_tensor.offset_bytes,
-                entry.sums.n_elements,
-                entry.counts_tensor.n_elements,
+            ImportanceRow(
+                name=name,
+                path=str(self.path),
+                sums_offset_bytes=entry.sums.offset_bytes,
+                counts_offset_bytes=entry.counts_tensor.offset_bytes,
+                n_sums=entry.sums.n_elements,
+                n_counts=entry.counts_tensor.n_elements,
             )
             for name, entry in self.entries.items()
         )

@@ -15,7 +15,13 @@ from pytest_quantgate.artifacts.shape_files import write_shape
 from pytest_quantgate.artifacts.shapes import Shape
 from pytest_quantgate.config.schema import ShapeSettings
 from pytest_quantgate.engines.engine import Engine
-from pytest_quantgate.engines.messages import ListCodecs, PlanQuantization, Quantize, Request
+from pytest_quantgate.engines.messages import (
+    ImportanceRow,
+    ListCodecs,
+    PlanQuantization,
+    Quantize,
+    Request,
+)
 from pytest_quantgate.errors import CellError, RequestUnknown
 from pytest_quantgate.gguf.formats import FILE_TYPES
 from pytest_quantgate.gguf.reader import read_gguf
@@ -108,7 +114,7 @@ def _no_encoder(type_name: str, rows: np.ndarray) -> np.ndarray:
     raise ValueError(f"the tiny model is of full precision, not {type_name} ({rows.shape})")
 
 
-def _even_importances(path: Path, source: Path) -> tuple[tuple[str, str, int, int, int, int], ...]:
+def _even_importances(path: Path, source: Path) -> tuple[ImportanceRow, ...]:
     """Write a matrix that finds every column equally important."""
     model = read_gguf(source)
     arrays = {}
@@ -122,6 +128,6 @@ def _even_importances(path: Path, source: Path) -> tuple[tuple[str, str, int, in
 
 def _tensor_types(engine: Engine) -> tuple[str, ...]:
     try:
-        return tuple(row[0] for row in engine.ask(ListCodecs()).rows)
+        return tuple(row.name for row in engine.ask(ListCodecs()).types)
     except RequestUnknown:
         return ()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_quantgate.codecs.codec import Float32Array, Uint8Array
-    from pytest_quantgate.engines.worker.native import NativeType
+    from pytest_quantgate.engines.messages import NativeType
 
 
 class CodecBackend(Protocol):

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from pytest_quantgate.engines.messages import Decode, Encode, ListCodecs, MatMul, VecDot
-from pytest_quantgate.engines.worker.native import NativeType
+from pytest_quantgate.engines.messages import Decode, Encode, ListCodecs, MatMul, NativeType, VecDot
 from pytest_quantgate.errors import CellUnsupported
 
 if TYPE_CHECKING:
@@ -43,17 +42,7 @@ class WorkerCodecs:
 
     @cached_property
     def _types(self) -> dict[str, NativeType]:
-        reply = self._engine.ask(ListCodecs())
-        return {
-            name: NativeType(
-                name=name,
-                type_id=number,
-                block_elements=elements,
-                block_bytes=n_bytes,
-                needs_imatrix=needs_imatrix,
-            )
-            for name, number, elements, n_bytes, needs_imatrix in reply.rows
-        }
+        return {row.name: row for row in self._engine.ask(ListCodecs()).types}
 
     def types(self) -> list[NativeType]:
         """Return the quantized types of the engine."""

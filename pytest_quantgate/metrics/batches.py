@@ -45,12 +45,12 @@ def measure_batches(session: Session, cell: ResolvedCell) -> BatchMeasurement:
             reply = cell.engine.ask(request)
             found += [
                 Geometry(
-                    n_ubatch=n_ubatch,
+                    n_ubatch=row.n_ubatch,
                     repack=request.repack,
-                    mean_kld_nats=mean,
-                    max_kld_nats=largest,
-                    top_tokens_changed=changed,
+                    mean_kld_nats=row.mean_kld_nats,
+                    max_kld_nats=row.max_kld_nats,
+                    top_tokens_changed=row.top_tokens_changed,
                 )
-                for n_ubatch, mean, largest, changed in reply.rows
+                for row in reply.rows
             ]
     return BatchMeasurement(geometries=tuple(found))

@@ -54,11 +54,11 @@ def measure_devices(session: Session, cell: ResolvedCell) -> DeviceMeasurement |
         n_tokens=n_tokens,
         differences=tuple(
             DeviceDifference(
-                n_ubatch=n_ubatch,
-                mean_kld_nats=mean,
-                max_kld_nats=largest,
-                top_tokens_changed=changed,
+                n_ubatch=row.n_ubatch,
+                mean_kld_nats=row.mean_kld_nats,
+                max_kld_nats=row.max_kld_nats,
+                top_tokens_changed=row.top_tokens_changed,
             )
-            for n_ubatch, mean, largest, changed in reply.rows
+            for row in reply.rows
         ),
     )

@@ -36,12 +36,11 @@ def measure_memory(session: Session, cell: ResolvedCell) -> MemoryMeasurement:
         resident_before_bytes=reply.resident_before_bytes,
         load_s=reply.load_s,
         buffers=tuple(
-            Buffer(kind=kind, where=where, n_bytes=n_bytes)
-            for kind, where, n_bytes in reply.buffers
+            Buffer(kind=row.kind, where=row.where, n_bytes=row.n_bytes) for row in reply.buffers
         ),
         devices=tuple(
-            DeviceMemory(device=device, used_bytes=used, total_bytes=total)
-            for device, used, total in reply.device_bytes
+            DeviceMemory(device=row.device, used_bytes=row.used_bytes, total_bytes=row.total_bytes)
+            for row in reply.devices
         ),
         n_ctx=request.n_ctx,
         n_batch=request.n_batch,

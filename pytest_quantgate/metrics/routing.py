@@ -15,7 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_quantgate.config.settings import NO_IMATRIX
-from pytest_quantgate.engines.messages import CompareExperts
+from pytest_quantgate.engines.messages import (
+    CompareExperts,
+    ExpertErrors,
+    ExpertMatrix,
+    TensorPlace,
+)
 from pytest_quantgate.errors import CellError
 from pytest_quantgate.gguf.formats import TENSOR_GROUPS
 from pytest_quantgate.metrics.scoring import measure_perplexity, route_chunks
@@ -45,9 +50,6 @@ EXPERTS_OF_DOMAIN = 3
 _EXPERT_TENSOR = re.compile(TENSOR_GROUPS["experts"])
 _LAYER = re.compile(r"^blk\.(\d+)\.")
 
-ExpertRow = tuple[str, bytes, bytes, bytes]
-"""A row of :class:`~pytest_quantgate.engines.messages.ExpertsCompared`."""
-
 
 def measure_routing(session: Session, cell: ResolvedCell) -> RoutingMeasurement:
     """Compare a cell's routes and experts with its reference's.
@@ -70,7 +72,7 @@ def measure_routing(session: Session, cell: ResolvedCell) -> RoutingMeasurement:
         reference = measure_perplexity(session, reference_cell, len(chunks))
         if seen.routes is not None and reference.routes is not None:
             files = session.artifacts.file(reference_cell), session.artifacts.file(cell)
-            rows: Sequence[ExpertRow] = ()
+            rows: Sequence[ExpertErrors] = ()
             if not cell.is_reference:
                 rows = cell.engine.ask(expert_request(*files, _importance(session, cell))).rows
             found = compare_routing(seen, reference, n_experts, rows)
@@ -112,20 +114,33 @@ def expert_request(
             _, rows, experts = tensor.shape
             columns = None if importance is None else importance.mean_squares(tensor.name, experts)
             weights = b"" if columns is None else columns.tobytes()
-            matrices.append((tensor.name, _place(other), _place(tensor), rows, experts, weights))
+            matrices.append(
+                ExpertMatrix(
+                    name=tensor.name,
+                    reference=_place(other),
+                    own=_place(tensor),
+                    n_rows=rows,
+                    n_experts=experts,
+                    importance=weights,
+                )
+            )
     return CompareExperts(matrices=tuple(matrices), max_rows=MAX_EXPERT_ROWS)
 
 
-def _place(tensor: Tensor) -> tuple[str, int, str, int]:
-    row_bytes = tensor.shape[0] // tensor.type.block_elements * tensor.type.block_bytes
-    return str(tensor.file), tensor.offset_bytes, tensor.type.name, row_bytes
+def _place(tensor: Tensor) -> TensorPlace:
+    return TensorPlace(
+        path=str(tensor.file),
+        offset_bytes=tensor.offset_bytes,
+        type_name=tensor.type.name,
+        row_bytes=tensor.shape[0] // tensor.type.block_elements * tensor.type.block_bytes,
+    )
 
 
 def compare_routing(
     seen: PerplexityMeasurement,
     reference: PerplexityMeasurement,
     n_experts: int,
-    expert_rows: Sequence[ExpertRow],
+    expert_rows: Sequence[ExpertErrors],
 ) -> RoutingMeasurement:
     """Compare the routes of two measurements on the chunks that both recorded.
 
@@ -201,19 +216,19 @@ def _mean(kld: npt.NDArray[np.float64] | None, wanted: npt.NDArray[np.bool_]) ->
 
 
 def _read_experts(
-    rows: Sequence[ExpertRow], n_experts: int
+    rows: Sequence[ExpertErrors], n_experts: int
 ) -> tuple[tuple[ExpertError, ...], dict[int, npt.NDArray[np.int16]]]:
     """Join what was found of each matrix into one error an expert, and one counterpart."""
     plain: dict[int, list[npt.NDArray[np.float64]]] = {}
     weighted: dict[int, list[npt.NDArray[np.float64]]] = {}
     stands: dict[int, list[npt.NDArray[np.int16]]] = {}
-    for name, errors, by_importance, counterpart in rows:
-        found = _LAYER.match(name)
+    for row in rows:
+        found = _LAYER.match(row.name)
         layer = int(found[1]) if found else -1
-        plain.setdefault(layer, []).append(np.frombuffer(errors))
-        if by_importance:
-            weighted.setdefault(layer, []).append(np.frombuffer(by_importance))
-        stands.setdefault(layer, []).append(np.frombuffer(counterpart, dtype=np.int16))
+        plain.setdefault(layer, []).append(np.frombuffer(row.relative_rms))
+        if row.weighted:
+            weighted.setdefault(layer, []).append(np.frombuffer(row.weighted))
+        stands.setdefault(layer, []).append(np.frombuffer(row.counterpart, dtype=np.int16))
     joined = []
     for layer, parts in plain.items():
         rms = np.sqrt(np.mean(np.square(parts), axis=0))

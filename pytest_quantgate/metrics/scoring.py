@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_quantgate.artifacts.files import CellFile
 from pytest_quantgate.engines.conditions import Conditions
-from pytest_quantgate.engines.messages import Message, Score, ScoredChunk
+from pytest_quantgate.engines.messages import MatrixPlace, Message, Score, ScoredChunk
 from pytest_quantgate.errors import CellError
 from pytest_quantgate.matrix.requests import model_request_fields
 from pytest_quantgate.results.events import Scoring
@@ -171,11 +171,17 @@ def _score(
     return gathering.finish(plan.n_chunks)
 
 
-def _output_matrix(file: CellFile) -> tuple[str, int, int, int, int] | None:
+def _output_matrix(file: CellFile) -> MatrixPlace | None:
     """Return where a file's output matrix is: its own, or the tied embedding."""
     tensors = {tensor.name: tensor for tensor in file.header.tensors}
     found = tensors.get("output.weight") or tensors.get("token_embd.weight")
     if found is None:
         return None
     n_embd, n_vocab = found.shape
-    return str(found.file), found.offset_bytes, found.type.number, n_vocab, n_embd
+    return MatrixPlace(
+        path=str(found.file),
+        offset_bytes=found.offset_bytes,
+        tensor_type=found.type.number,
+        n_vocab=n_vocab,
+        n_embd=n_embd,
+    )

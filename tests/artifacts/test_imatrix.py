@@ -78,9 +78,9 @@ def test_a_file_says_what_llama_imatrix_writes(
     found = read_imatrix("im", path, "hash", model)
     assert found.entries[DOWN].counts == (7, 0, 3, 1)
     assert len(found.rows()) == len(arrays) // 2
-    row = next(row for row in found.rows() if row[0] == DOWN)
-    sums = np.fromfile(row[1], np.float32, row[4], offset=row[2])
-    counts = np.fromfile(row[1], np.float32, row[5], offset=row[3])
+    row = next(row for row in found.rows() if row.name == DOWN)
+    sums = np.fromfile(row.path, np.float32, row.n_sums, offset=row.sums_offset_bytes)
+    counts = np.fromfile(row.path, np.float32, row.n_counts, offset=row.counts_offset_bytes)
     assert sums.tolist() == [2.0] * 256 * EXPERTS
     assert counts.tolist() == [7, 0, 3, 1]
 

@@ -217,9 +217,9 @@ def test_everything_else_is_measured_or_refused(
             **place,
         )
     )
-    assert all(mean < 1e-3 for _, mean, _, _ in batches.rows)
+    assert all(row.mean_kld_nats < 1e-3 for row in batches.rows)
     memory = old.ask(MeasureMemory(n_ctx=N_CTX, **batched))
-    assert {kind for kind, _, _ in memory.buffers} >= {"model", "compute"}
+    assert {row.kind for row in memory.buffers} >= {"model", "compute"}
     speed = old.ask(MeasureSpeed(n_prompt=32, n_decode=8, n_depth=0, repetitions=1, **batched))
     assert min(*speed.prefill_ns, *speed.decode_ns) > 0
-    assert {row[0] for row in old.ask(ListCodecs()).rows} >= {"Q4_0", "Q8_0", "Q4_K", "IQ4_XS"}
+    assert {row.name for row in old.ask(ListCodecs()).types} >= {"Q4_0", "Q8_0", "Q4_K", "IQ4_XS"}

@@ -17,6 +17,7 @@ from pytest_quantgate.engines.messages import (
     CollectImatrix,
     DivergenceSummary,
     Identify,
+    ImportanceRow,
     ListCodecs,
     Message,
     Progress,
@@ -196,7 +197,14 @@ def test_quantizing_passes_overrides_and_tells_its_progress(
     start: Start, quantize: Quantize, folder: Path
 ) -> None:
     told: list[Message] = []
-    matrix = ("blk.0.attn_q.weight", "matrix.gguf", 0, 0, 1, 1)
+    matrix = ImportanceRow(
+        name="blk.0.attn_q.weight",
+        path="matrix.gguf",
+        sums_offset_bytes=0,
+        counts_offset_bytes=0,
+        n_sums=1,
+        n_counts=1,
+    )
     reply = start().ask(replace(quantize, imatrix=(matrix, matrix)), told.append)
     assert isinstance(reply, Quantized)
     assert told == [Progress(what="quantize", done=n, total=2) for n in (1, 2)]

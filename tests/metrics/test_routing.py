@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pytest_quantgate.config.settings import load_settings
-from pytest_quantgate.engines.messages import Identity, Score
+from pytest_quantgate.engines.messages import ExpertErrors, Identity, Score
 from pytest_quantgate.gguf.embedded import EMBEDDED
 from pytest_quantgate.gguf.reader import read_gguf
 from pytest_quantgate.matrix.session import Session
@@ -106,7 +106,12 @@ def test_a_domains_most_used_experts_are_the_references() -> None:
 def test_experts_that_changed_places_are_known_by_their_weights() -> None:
     swapped = np.array([1, 0, 2, 3], dtype=np.int16)
     rows = [
-        (f"blk.3.ffn_{part}_exps.weight", np.full(4, 0.1).tobytes(), b"", swapped.tobytes())
+        ExpertErrors(
+            name=f"blk.3.ffn_{part}_exps.weight",
+            relative_rms=np.full(4, 0.1).tobytes(),
+            weighted=b"",
+            counterpart=swapped.tobytes(),
+        )
         for part in ("gate", "up", "down")
     ]
     seen = routed([[[1, 0], [0, 2], [2, 3], [3, 1]]])
@@ -114,15 +119,20 @@ def test_experts_that_changed_places_are_known_by_their_weights() -> None:
     assert found.same_experts == 1.0
     assert found.layers[0].exchanged == 2
     assert [error.relative_rms for error in found.experts] == pytest.approx([0.1] * 4)
-    halfway = [rows[0], (*rows[1][:3], np.arange(4, dtype=np.int16).tobytes())]
+    halfway = [rows[0], replace(rows[1], counterpart=np.arange(4, dtype=np.int16).tobytes())]
     assert compare_routing(seen, REFERENCE, 4, halfway).layers[0].exchanged == 0
 
 
 def test_the_errors_of_an_experts_matrices_are_joined() -> None:
     own = np.arange(4, dtype=np.int16).tobytes()
     rows = [
-        ("blk.3.ffn_gate_exps.weight", np.full(4, 0.3).tobytes(), np.full(4, 3.0).tobytes(), own),
-        ("blk.3.ffn_up_exps.weight", np.full(4, 0.4).tobytes(), np.full(4, 4.0).tobytes(), own),
+        ExpertErrors(
+            name=f"blk.3.ffn_{part}_exps.weight",
+            relative_rms=np.full(4, error).tobytes(),
+            weighted=np.full(4, 10 * error).tobytes(),
+            counterpart=own,
+        )
+        for part, error in (("gate", 0.3), ("up", 0.4))
     ]
     error = compare_routing(REFERENCE, REFERENCE, 4, rows).experts[2]
     assert (error.layer, error.expert) == (3, 2)

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from pytest_quantgate.engines.inventory import DeviceFound, list_devices
+from pytest_quantgate.engines.inventory import list_devices
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
+from pytest_quantgate.engines.messages import EngineDevice
 from tests.conftest import Project
 
 pytestmark = pytest.mark.gpu
@@ -131,7 +132,7 @@ def test_the_memory_of_a_gpu_is_measured(own_cache: Project) -> None:
 
 
 @pytest.fixture
-def two_gpus(tmp_path: Path) -> tuple[DeviceFound, ...]:
+def two_gpus(tmp_path: Path) -> tuple[EngineDevice, ...]:
     """Return the engine's devices; skip on a host with fewer GPUs."""
     engine = LlamaCppPython(python=None, log=tmp_path / "log", stall_s=120)
     try:
@@ -158,7 +159,7 @@ split_mode = "row"
 
 @pytest.mark.parametrize("model", ["tiny", "olmoe-mini"])
 def test_two_gpus_compute_what_the_processor_computes(
-    own_cache: Project, model: str, two_gpus: tuple[DeviceFound, ...]
+    own_cache: Project, model: str, two_gpus: tuple[EngineDevice, ...]
 ) -> None:
     """Whole layers on each, in equal and other shares; rows of each tensor on both, if it can."""
     ways = ["layers", "shares"]

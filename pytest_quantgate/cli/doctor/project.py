@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pytest_quantgate.artifacts.file_hashes import FileHashes
 from pytest_quantgate.artifacts.models import Model, find_model
 from pytest_quantgate.config.settings import Settings
-from pytest_quantgate.engines.inventory import DeviceFound
-from pytest_quantgate.engines.messages import Identity
+from pytest_quantgate.engines.messages import EngineDevice, Identity
 from pytest_quantgate.errors import CellError, ConfigError
 from pytest_quantgate.gguf.reader import GgufFile
 from pytest_quantgate.storage.cache import Cache
@@ -25,7 +24,7 @@ class Answer:
     """What an engine answered in time; ``seconds_s`` is how long it took."""
 
     identity: Identity
-    devices: tuple[DeviceFound, ...]
+    devices: tuple[EngineDevice, ...]
     seconds_s: float
 
 

@@ -9,10 +9,21 @@ from pytest_quantgate.engines.messages.base import Message, ReplyT, Request
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodecsListed(Message):
-    """A row a type: ``(name, number, block elements, block bytes, needs an imatrix)``."""
+class NativeType(Message):
+    """One quantized type of an engine."""
 
-    rows: tuple[tuple[str, int, int, int, bool], ...]
+    name: str
+    type_id: int
+    block_elements: int
+    block_bytes: int
+    needs_imatrix: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecsListed(Message):
+    """The engine's quantized types."""
+
+    types: tuple[NativeType, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,10 +33,20 @@ class CompareOracle(BatchedRequest[OracleCompared]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchesCompared(Message):
-    """A row a size: ``(n_ubatch, mean KLD, largest KLD, other top tokens)``, in nats."""
+class BatchSizeCompared(Message):
+    """What one physical batch size changes."""
 
-    rows: tuple[tuple[int, float, float, int], ...]
+    n_ubatch: int
+    mean_kld_nats: float
+    max_kld_nats: float
+    top_tokens_changed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchesCompared(Message):
+    """A row a size, in the request's order."""
+
+    rows: tuple[BatchSizeCompared, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,28 +70,58 @@ class CompareBatches(ModelRequest[BatchesCompared]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExpertsCompared(Message):
-    """A row a matrix: ``(name, relative RMS error, the same by importance, counterpart)``.
+class ExpertErrors(Message):
+    """How far the experts of one matrix are from the reference's.
 
-    The counterpart is int16, the expert of the reference that each expert is nearest to. The
-    errors from it are float64, one an expert, the second empty where no importance was given.
+    ``counterpart`` is int16, the expert of the reference that each expert is nearest to. The
+    relative RMS errors from it are float64, one an expert; ``weighted`` is by importance, and
+    empty where none was given.
     """
 
-    rows: tuple[tuple[str, bytes, bytes, bytes], ...]
+    name: str
+    relative_rms: bytes
+    weighted: bytes
+    counterpart: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertsCompared(Message):
+    """A row a matrix, in the request's order."""
+
+    rows: tuple[ExpertErrors, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorPlace(Message):
+    """Where the rows of a tensor are in a file."""
+
+    path: str
+    offset_bytes: int
+    type_name: str
+    row_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertMatrix(Message):
+    """A matrix of experts in two files; ``n_rows`` are those of one expert.
+
+    ``importance`` is the mean square of each input column, float32 of shape (experts, columns),
+    or empty.
+    """
+
+    name: str
+    reference: TensorPlace
+    own: TensorPlace
+    n_rows: int
+    n_experts: int
+    importance: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareExperts(Request[ExpertsCompared]):
-    """Compare the experts of a file with those of the reference, at most ``max_rows`` rows each.
-
-    ``matrices`` are ``(name, where in the reference, where in the file, rows, experts,
-    importance)``, where a place is (path, offset, tensor type, bytes of a row); importance is the
-    mean square of each input column, float32 of shape (experts, columns), or empty.
-    """
+    """Compare the experts of a file with those of the reference, at most ``max_rows`` rows each."""
 
     reply: ClassVar[type[Message]] = ExpertsCompared
 
-    matrices: tuple[
-        tuple[str, tuple[str, int, str, int], tuple[str, int, str, int], int, int, bytes], ...
-    ]
+    matrices: tuple[ExpertMatrix, ...]
     max_rows: int

@@ -50,20 +50,36 @@ class MeasureSpeed(BatchedRequest[SpeedMeasured]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BufferSize(Message):
+    """A buffer as the engine reports it, of a kind such as ``model``, ``KV`` or ``compute``."""
+
+    kind: str
+    where: str
+    n_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceUse(Message):
+    """What this process took of a device's memory."""
+
+    device: str
+    used_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class MemoryMeasured(Message):
     """What one process holds after it has decoded a full context.
 
     ``peak_resident_bytes`` is None where the platform does not tell; ``resident_before_bytes``
-    is the same figure before the model was loaded. ``buffers`` are rows
-    ``(kind, where, bytes)`` as the engine reports them, kinds such as ``model``, ``KV`` and
-    ``compute``; ``device_bytes`` are rows ``(device, used by this process, total)``.
+    is the same figure before the model was loaded.
     """
 
     peak_resident_bytes: int | None
     resident_before_bytes: int | None
     load_s: float
-    buffers: tuple[tuple[str, str, int], ...]
-    device_bytes: tuple[tuple[str, int, int], ...]
+    buffers: tuple[BufferSize, ...]
+    devices: tuple[DeviceUse, ...]
     device_description: str
     driver: str
 

@@ -42,15 +42,25 @@ class Identify(Request[Identity]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DevicesListed(Message):
-    """A row a device: ``(name, description, free bytes, bytes in all)``.
+class EngineDevice(Message):
+    """A device; the description is empty and the memory 0 where the engine does not tell.
 
-    ``splitting_rows`` are the devices over which the build can split rows of a tensor
-    (``split_mode = "row"``).
+    ``splits_rows``: whether the build can split rows of a tensor over it (``split_mode = "row"``),
+    None where the engine does not tell.
     """
 
-    rows: tuple[tuple[str, str, int, int], ...]
-    splitting_rows: tuple[str, ...] = ()
+    name: str
+    description: str = ""
+    free_bytes: int = 0
+    total_bytes: int = 0
+    splits_rows: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DevicesListed(Message):
+    """The devices of the engine's backends."""
+
+    devices: tuple[EngineDevice, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

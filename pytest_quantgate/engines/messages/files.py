@@ -11,6 +11,18 @@ _F16 = 1  # the number of ggml's type
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImportanceRow(Message):
+    """Where the importances of one weight are: float32 sums and counts, offsets in bytes."""
+
+    name: str
+    path: str
+    sums_offset_bytes: int
+    counts_offset_bytes: int
+    n_sums: int
+    n_counts: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Quantized(Message):
     """The file stands at the destination."""
 
@@ -21,8 +33,7 @@ class Quantized(Message):
 class Quantize(Request[Quantized]):
     """Make a file of another type; ``overrides`` are (pattern, number of the ggml type).
 
-    ``imatrix`` has a row a weight: ``(name, file, offset of the float32 sums, offset of the
-    float32 counts, number of sums, number of counts)``; offsets in bytes.
+    ``imatrix`` has a row a weight.
     """
 
     reply: ClassVar[type[Message]] = Quantized
@@ -33,7 +44,7 @@ class Quantize(Request[Quantized]):
     overrides: tuple[tuple[str, int], ...]
     allow_requantize: bool
     n_threads: int
-    imatrix: tuple[tuple[str, str, int, int, int, int], ...] = ()
+    imatrix: tuple[ImportanceRow, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,4 +97,4 @@ class PlanQuantization(Request[QuantizationPlanned]):
     file_type: int
     overrides: tuple[tuple[str, int], ...]
     allow_requantize: bool
-    imatrix: tuple[tuple[str, str, int, int, int, int], ...] = ()
+    imatrix: tuple[ImportanceRow, ...] = ()

@@ -35,6 +35,17 @@ class Tokenize(Request[Tokenized]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MatrixPlace(Message):
+    """Where a matrix of shape (n_vocab, n_embd) is in a file; ``tensor_type`` is ggml's number."""
+
+    path: str
+    offset_bytes: int
+    tensor_type: int
+    n_vocab: int
+    n_embd: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scored(Message):
     """All chunks that were asked for have been sent."""
 
@@ -46,8 +57,8 @@ class Score(BatchedRequest[Scored]):
     """Decode chunks of a text and score the second half of each, as llama-perplexity does.
 
     ``reference`` is the folder of the reference's distribution: written if ``captures``, else
-    compared with; ``output_matrix`` is ``(path, offset, ggml type, n_vocab, n_embd)`` of the
-    reference's output matrix. At the chunks of ``route_chunks`` the chosen experts are recorded.
+    compared with; ``output_matrix`` is where the reference's output matrix is. At the
+    chunks of ``route_chunks`` the chosen experts are recorded.
     """
 
     reply: ClassVar[type[Message]] = Scored
@@ -57,7 +68,7 @@ class Score(BatchedRequest[Scored]):
     n_ctx: int
     reference: str = ""
     captures: bool = False
-    output_matrix: tuple[str, int, int, int, int] | None = None
+    output_matrix: MatrixPlace | None = None
     route_chunks: tuple[int, ...] = ()
 
 

@@ -192,7 +192,7 @@ class LlamaPrograms:
                     " splits at '='"
                 )
             arguments += ["--tensor-type", f"{pattern}={_TYPE_NAMES[number]}"]
-        for matrix in sorted({row[1] for row in request.imatrix}):
+        for matrix in sorted({row.path for row in request.imatrix}):
             arguments += ["--imatrix", matrix]  # one file: rows tell where in it each weight is
         arguments += [request.source, request.destination, request.file_type, request.n_threads]
         is_complete = False

@@ -13,7 +13,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from pytest_quantgate.engines.messages import BatchesCompared, CompareBatches, Message, Progress
+from pytest_quantgate.engines.messages import (
+    BatchesCompared,
+    BatchSizeCompared,
+    CompareBatches,
+    Message,
+    Progress,
+)
 from pytest_quantgate.engines.worker.llama import LogTap, Model
 from pytest_quantgate.engines.worker.rows import divergence
 from pytest_quantgate.engines.worker.scoring import chunk_tokens, read_text
@@ -41,7 +47,14 @@ def compare_batches(
             logits = _logits(model, request, chunk, size)
             kld = divergence(base, logits)
             other = int(np.count_nonzero(base.argmax(axis=1) != logits.argmax(axis=1)))
-            rows.append((size, float(kld.mean()), float(kld.max()), other))
+            rows.append(
+                BatchSizeCompared(
+                    n_ubatch=size,
+                    mean_kld_nats=float(kld.mean()),
+                    max_kld_nats=float(kld.max()),
+                    top_tokens_changed=other,
+                )
+            )
             send(Progress(what="batches", done=number + 2, total=total))
     finally:
         model.close()

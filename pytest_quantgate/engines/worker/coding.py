@@ -60,12 +60,7 @@ class Coder:
 def _code(codecs: NativeCodecs, request: Coding) -> Message:
     match request:
         case ListCodecs():
-            return CodecsListed(
-                rows=tuple(
-                    (t.name, t.type_id, t.block_elements, t.block_bytes, t.needs_imatrix)
-                    for t in codecs.types()
-                )
-            )
+            return CodecsListed(types=tuple(codecs.types()))
         case Encode():
             rows = np.frombuffer(request.rows, dtype=np.float32)
             imatrix = np.frombuffer(request.imatrix, dtype=np.float32) if request.imatrix else None

@@ -9,7 +9,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pytest_quantgate.engines.messages import CompareExperts, ExpertsCompared, Message, Progress
+from pytest_quantgate.engines.messages import (
+    CompareExperts,
+    ExpertErrors,
+    ExpertMatrix,
+    ExpertsCompared,
+    Message,
+    Progress,
+    TensorPlace,
+)
 from pytest_quantgate.engines.worker.loading import library_folder
 from pytest_quantgate.engines.worker.native import NativeCodecs
 from pytest_quantgate.engines.worker.threads import Threads
@@ -17,19 +25,16 @@ from pytest_quantgate.engines.worker.threads import Threads
 _LIKENESS_ROWS = 4
 """Rows of each expert by which its counterpart in the other file is found."""
 
-Slice = tuple[str, int, str, int]
-Matrix = tuple[str, Slice, Slice, int, int, bytes]
-Row = tuple[str, bytes, bytes, bytes]
-
 
 class _Slices:
-    """The experts of one tensor: ``location`` is (file, offset, type, bytes of a row)."""
+    """The experts of one tensor."""
 
-    def __init__(self, codecs: NativeCodecs, location: Slice, rows: int, experts: int) -> None:
-        path, offset, self._type, row_bytes = location
+    def __init__(self, codecs: NativeCodecs, place: TensorPlace, matrix: ExpertMatrix) -> None:
         self._codecs = codecs
+        self._type = place.type_name
+        shape = (matrix.n_experts, matrix.n_rows, place.row_bytes)
         self._data = np.memmap(
-            path, dtype=np.uint8, mode="r", offset=offset, shape=(experts, rows, row_bytes)
+            place.path, dtype=np.uint8, mode="r", offset=place.offset_bytes, shape=shape
         )
 
     def rows(self, expert: int, wanted: np.ndarray) -> np.ndarray:
@@ -48,7 +53,7 @@ def compare_experts(request: CompareExperts, send: Callable[[Message], None]) ->
     """Compare each matrix of experts, many at a time; the rows keep the request's order."""
     codecs = NativeCodecs(library_folder())
     matrices = request.matrices
-    rows: dict[int, Row] = {}
+    rows: dict[int, ExpertErrors] = {}
 
     def compare(number: int) -> None:
         rows[number] = _compare(codecs, matrices[number], request.max_rows)
@@ -62,12 +67,12 @@ def compare_experts(request: CompareExperts, send: Callable[[Message], None]) ->
     return ExpertsCompared(rows=tuple(rows[number] for number in range(len(matrices))))
 
 
-def _compare(codecs: NativeCodecs, matrix: Matrix, max_rows: int) -> Row:
-    name, reference, own, n_rows, experts, importance = matrix
-    before = _Slices(codecs, reference, n_rows, experts)
-    after = _Slices(codecs, own, n_rows, experts)
+def _compare(codecs: NativeCodecs, matrix: ExpertMatrix, max_rows: int) -> ExpertErrors:
+    n_rows, experts = matrix.n_rows, matrix.n_experts
+    before = _Slices(codecs, matrix.reference, matrix)
+    after = _Slices(codecs, matrix.own, matrix)
     picked = np.unique(np.linspace(0, n_rows - 1, min(n_rows, max_rows)).astype(int))
-    columns = np.frombuffer(importance, dtype=np.float32).reshape(experts, -1)
+    columns = np.frombuffer(matrix.importance, dtype=np.float32).reshape(experts, -1)
     counterpart = _counterparts(before, after, picked[:_LIKENESS_ROWS], experts)
     errors, weighted = np.empty(experts), np.empty(experts)
     for expert, other in enumerate(counterpart.tolist()):
@@ -76,8 +81,12 @@ def _compare(codecs: NativeCodecs, matrix: Matrix, max_rows: int) -> Row:
         errors[expert] = _relative_rms(off, weights, None)
         if columns.size:
             weighted[expert] = _relative_rms(off, weights, columns[other])
-    by_importance = weighted.tobytes() if columns.size else b""
-    return name, errors.tobytes(), by_importance, counterpart.tobytes()
+    return ExpertErrors(
+        name=matrix.name,
+        relative_rms=errors.tobytes(),
+        weighted=weighted.tobytes() if columns.size else b"",
+        counterpart=counterpart.tobytes(),
+    )
 
 
 def _relative_rms(off: np.ndarray, weights: np.ndarray, columns: np.ndarray | None) -> float:

@@ -15,7 +15,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from pytest_quantgate.engines.messages import DevicesListed, Message, ModelRequest, Progress
+from pytest_quantgate.engines.messages import (
+    DevicesListed,
+    EngineDevice,
+    Message,
+    ModelRequest,
+    Progress,
+)
 from pytest_quantgate.engines.messages.placement import SPLIT_MODES, read_placement
 from pytest_quantgate.engines.worker.errors import EngineRefusal, join_reasons
 from pytest_quantgate.engines.worker.loading import low
@@ -69,17 +75,23 @@ def splits_rows(handle: int) -> bool:
     return bool(address_of(registry_of(handle), b"ggml_backend_split_buffer_type"))
 
 
+def _describe(item: tuple[str, int]) -> EngineDevice:
+    name, handle = item
+    free_bytes, total_bytes = device_memory(handle)
+    return EngineDevice(
+        name=name,
+        description=device_description(handle),
+        free_bytes=free_bytes,
+        total_bytes=total_bytes,
+        splits_rows=splits_rows(handle),
+    )
+
+
 def list_devices() -> DevicesListed:
     """Return what each device that ggml lists is, and how much memory it has."""
     low.llama_backend_init()
     listed = devices()
-    return DevicesListed(
-        rows=tuple(
-            (name, device_description(handle), *device_memory(handle))
-            for name, handle in listed.items()
-        ),
-        splitting_rows=tuple(name for name, handle in listed.items() if splits_rows(handle)),
-    )
+    return DevicesListed(devices=tuple(map(_describe, listed.items())))
 
 
 def describe_device(device: str) -> tuple[str, str]:

@@ -14,7 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pytest_quantgate.engines.messages import MeasureMemory, MemoryMeasured, Message
+from pytest_quantgate.engines.messages import (
+    BufferSize,
+    DeviceUse,
+    MeasureMemory,
+    MemoryMeasured,
+    Message,
+)
 from pytest_quantgate.engines.messages.placement import read_placement
 from pytest_quantgate.engines.worker.llama import (
     LogTap,
@@ -33,8 +39,8 @@ _RESERVED_ANEW = frozenset({"compute", "output"})
 """Kinds whose buffer is replaced when the engine reports it again; others add up."""
 
 
-def read_buffers(lines: list[str]) -> tuple[tuple[str, str, int], ...]:
-    """Read ``(kind, where, bytes)`` of each buffer from llama.cpp's log.
+def read_buffers(lines: list[str]) -> tuple[BufferSize, ...]:
+    """Read the size of each buffer from llama.cpp's log.
 
     Its lines are rounded to 0.01 MiB. Several of one kind at one place (a cache a kind of
     attention, say) add up; a compute buffer that was reserved again counts once, the last.
@@ -46,7 +52,10 @@ def read_buffers(lines: list[str]) -> tuple[tuple[str, str, int], ...]:
             key = match["kind"], match["where"]
             n_bytes = round(float(match["mib"]) * (1 << 20))
             found[key] = n_bytes + (0 if key[0] in _RESERVED_ANEW else found.get(key, 0))
-    return tuple((kind, where, n_bytes) for (kind, where), n_bytes in found.items())
+    return tuple(
+        BufferSize(kind=kind, where=where, n_bytes=n_bytes)
+        for (kind, where), n_bytes in found.items()
+    )
 
 
 def peak_resident_bytes() -> int | None:
@@ -122,7 +131,7 @@ def measure_memory(
     used = []
     for name, handle in chosen.items():
         left, total = device_memory(handle)
-        used.append((name, max(0, free[name] - left), total))
+        used.append(DeviceUse(device=name, used_bytes=max(0, free[name] - left), total_bytes=total))
     peak = peak_resident_bytes()
     model.close()
     description, driver = describe_device(request.device)
@@ -131,7 +140,7 @@ def measure_memory(
         resident_before_bytes=before,
         load_s=load_s,
         buffers=read_buffers(lines),
-        device_bytes=tuple(used),
+        devices=tuple(used),
         device_description=description,
         driver=driver,
     )

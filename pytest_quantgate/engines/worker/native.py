@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from pytest_quantgate.engines.messages import NativeType
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -68,17 +69,6 @@ class TypeTraits(ctypes.Structure):
         ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
         ("from_float_ref", ctypes.c_void_p),
     ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class NativeType:
-    """One quantized type of an engine: plain values, so that it crosses a process boundary."""
-
-    name: str
-    type_id: int
-    block_elements: int
-    block_bytes: int
-    needs_imatrix: bool
 
 
 def library_folder() -> Path:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pytest_quantgate.engines.messages import (
+    ImportanceRow,
     Message,
     PlanQuantization,
     Progress,
@@ -105,19 +106,21 @@ def quantize(request: Quantize, log: LogTap, send: Callable[[Message], None]) ->
 
 
 def importance_weights(
-    imatrix: Iterable[tuple[str, str, int, int, int, int]],
+    imatrix: Iterable[ImportanceRow],
 ) -> dict[str, np.ndarray]:
     """Return each weight's importances, float32: mean squares, 1 for what saw no token.
 
     As ``load_imatrix`` of llama.cpp's ``tools/quantize/quantize.cpp``, in float32 like there.
     """
     found = {}
-    for name, path, sums_offset, counts_offset, n_sums, n_counts in imatrix:
-        sums = np.fromfile(path, np.float32, n_sums, offset=sums_offset).reshape(n_counts, -1)
-        counts = np.fromfile(path, np.float32, n_counts, offset=counts_offset).round()[:, None]
+    for row in imatrix:
+        sums = np.fromfile(row.path, np.float32, row.n_sums, offset=row.sums_offset_bytes)
+        sums = sums.reshape(row.n_counts, -1)
+        counts = np.fromfile(row.path, np.float32, row.n_counts, offset=row.counts_offset_bytes)
+        counts = counts.round()[:, None]
         seen = counts > 0
         means = np.divide(sums, counts, out=np.ones_like(sums), where=seen)
-        found[name] = np.ascontiguousarray(means.reshape(-1))
+        found[row.name] = np.ascontiguousarray(means.reshape(-1))
     return found
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from pytest_quantgate.engines.messages import MatrixPlace
 from pytest_quantgate.engines.worker.graph import Nodes
 from pytest_quantgate.engines.worker.rows import divergence
 from pytest_quantgate.engines.worker.threads import Threads
@@ -27,7 +28,7 @@ HIDDEN_NODE = "result_norm"
 FLOOR_LIMIT_NATS = 1e-6
 """Mean divergence of the reference from itself through the cache above which logits are kept."""
 
-_BLOCK_BYTES = 256 << 20  # float32 logits that are worked on at once
+_BLOCK_BYTES = 128 << 20  # float32 logits that are worked on at once
 _SLICE_BYTES = 64 << 20  # of the output matrix in float32
 _KEPT_BYTES = 512 << 20  # an output matrix of no more float32 bytes is converted once
 _CONVERTED_ROWS = 64  # by one thread at once
@@ -61,20 +62,22 @@ class OutputMatrix:
     """The output matrix of the reference's file, float32 of shape (n_vocab, n_embd) in slices.
 
     Args:
-        matrix: ``(path, offset, ggml type, n_vocab, n_embd)``.
+        place: where it is.
         threads: convert it; the product itself is BLAS's, with threads of its own.
 
     """
 
-    def __init__(self, matrix: tuple[str, int, int, int, int], threads: Threads) -> None:
-        path, offset, tensor_type, n_vocab, n_embd = matrix
+    def __init__(self, place: MatrixPlace, threads: Threads) -> None:
+        tensor_type, shape = place.tensor_type, (place.n_vocab, place.n_embd)
         dtype = {_F32: np.float32, _F16: np.float16, _BF16: np.uint16}.get(tensor_type)
         if dtype is None:
             raise ValueError(f"an output matrix of ggml type {tensor_type} is not kept exactly")
         self._is_bf16 = tensor_type == _BF16
-        self._data = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(n_vocab, n_embd))
+        self._data = np.memmap(
+            place.path, dtype=dtype, mode="r", offset=place.offset_bytes, shape=shape
+        )
         self._threads = threads
-        self._slice = max(1, _SLICE_BYTES // (4 * n_embd))
+        self._slice = max(1, _SLICE_BYTES // (4 * place.n_embd))
         self._is_whole = 4 * self._data.size <= _KEPT_BYTES
         self._weights: np.ndarray | None = None
         self._logits: np.ndarray | None = None
@@ -123,21 +126,19 @@ class ReferenceStore:
 
     Args:
         folder: where the chunks are.
-        matrix: ``(path, offset, ggml type, n_vocab, n_embd)`` of the reference's output matrix.
+        matrix: where the reference's output matrix is.
         threads: do the work.
 
     """
 
-    def __init__(
-        self, folder: str, matrix: tuple[str, int, int, int, int], threads: Threads
-    ) -> None:
+    def __init__(self, folder: str, matrix: MatrixPlace, threads: Threads) -> None:
         self._threads = threads
         self._folder = Path(folder)
         self._facts_path = self._folder / "facts.json"
         self._matrix: OutputMatrix | None = None
         self._location = matrix
 
-    def is_of(self, folder: str, matrix: tuple[str, int, int, int, int]) -> bool:
+    def is_of(self, folder: str, matrix: MatrixPlace) -> bool:
         """Return whether this is that folder with that matrix."""
         return (str(self._folder), self._location) == (str(Path(folder)), matrix)
 

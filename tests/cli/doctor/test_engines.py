@@ -17,8 +17,7 @@ from pytest_quantgate.cli.doctor.engines import compute_a_little, examine_engine
 from pytest_quantgate.cli.doctor.findings import Section, Severity
 from pytest_quantgate.cli.doctor.project import Answer, project_of
 from pytest_quantgate.config.settings import Settings
-from pytest_quantgate.engines.inventory import DeviceFound
-from pytest_quantgate.engines.messages import Quantize, ScoredChunk
+from pytest_quantgate.engines.messages import EngineDevice, Quantize, ScoredChunk
 from pytest_quantgate.errors import CellInvalid
 from tests.cli.doctor.conftest import Configure, examined
 from tests.engines.fake_programs import write_programs
@@ -157,7 +156,7 @@ def test_no_folder_for_temporary_files_is_a_finding(
 
 def test_which_devices_split_rows_is_told(configure: Configure) -> None:
     answers = examine(configure())[1]
-    gpu = DeviceFound(name="CUDA0", description="", free_bytes=0, total_bytes=0, splits_rows=False)
+    gpu = EngineDevice(name="CUDA0", description="", free_bytes=0, total_bytes=0, splits_rows=False)
     answer = replace(answers["default"], devices=(*answers["default"].devices, gpu))
     lines = engines.answer_lines("default", answer, computes=True)
     assert any(line.startswith('  split_mode "row": none of them; SYCL builds') for line in lines)

@@ -17,7 +17,7 @@ from pytest_quantgate.cli.doctor.findings import Section, Severity
 from pytest_quantgate.cli.doctor.inputs import examine_inputs
 from pytest_quantgate.cli.doctor.project import Answer, Models, project_of
 from pytest_quantgate.config.settings import Settings
-from pytest_quantgate.engines.inventory import DeviceFound
+from pytest_quantgate.engines.messages import EngineDevice
 from pytest_quantgate.gguf.reader import read_gguf
 from pytest_quantgate.storage.cache import Cache
 from tests.cli.doctor.conftest import Configure, examined
@@ -35,9 +35,9 @@ def examine(
     *,
     is_online: bool = False,
     memory_bytes: int = 0,
-    gpus: tuple[DeviceFound, ...] = (),
+    gpus: tuple[EngineDevice, ...] = (),
 ) -> Section:
-    cpu = DeviceFound(name="cpu", description="", free_bytes=0, total_bytes=memory_bytes)
+    cpu = EngineDevice(name="cpu", description="", free_bytes=0, total_bytes=memory_bytes)
     examined_project = project_of(settings, is_online=is_online)
     examined_project.answers["default"] = Answer(
         identity=None,  # type: ignore[arg-type] # not looked at
@@ -77,9 +77,9 @@ split_mode = "row"
 """
 
 
-def gpus(*, splits_rows: bool | None) -> tuple[DeviceFound, ...]:
+def gpus(*, splits_rows: bool | None) -> tuple[EngineDevice, ...]:
     return tuple(
-        DeviceFound(
+        EngineDevice(
             name=f"CUDA{number}",
             description="",
             free_bytes=0,

@@ -19,14 +19,13 @@ from pytest_quantgate.cli.doctor import quietness
 from pytest_quantgate.cli.doctor.findings import Section, Severity
 from pytest_quantgate.cli.doctor.project import Answer, project_of
 from pytest_quantgate.cli.doctor.quietness import Quietness, examine_quietness
-from pytest_quantgate.engines.inventory import DeviceFound
-from pytest_quantgate.engines.messages import MeasureSpeed, SpeedMeasured
+from pytest_quantgate.engines.messages import EngineDevice, MeasureSpeed, SpeedMeasured
 from pytest_quantgate.hosts.device_locks import hold_device
 from pytest_quantgate.results.hardware import HostState, OutsideLoad, host_state
 from pytest_quantgate.results.measurements.speed import ProcessSpeed
 from tests.cli.doctor.conftest import Configure, examined
 
-CPU = DeviceFound(name="cpu", description="", free_bytes=0, total_bytes=0)
+CPU = EngineDevice(name="cpu", description="", free_bytes=0, total_bytes=0)
 ANSWERS = {
     "default": Answer(identity=None, devices=(CPU,), seconds_s=0.0)  # type: ignore[arg-type]
 }

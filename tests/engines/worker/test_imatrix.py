@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +12,9 @@ from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.engines.messages import (
     CollectImatrix,
     ImatrixCollected,
+    ImportanceRow,
     Message,
     Progress,
-    Quantize,
 )
 from pytest_quantgate.engines.worker.errors import EngineRefusal
 from pytest_quantgate.engines.worker.imatrix import expert_sums, weight_name
@@ -151,16 +150,14 @@ def test_weights_are_mean_squares_and_one_where_nothing_was_seen(tmp_path: Path)
     sums = np.array([2, 4, 0, 0, 9, 3], dtype=np.float32)
     counts = np.array([2, 0, 3], dtype=np.float32)
     path.write_bytes(b"head" + sums.tobytes() + counts.tobytes())
-    rows: tuple[Any, ...] = (("blk.0.ffn_up_exps.weight", str(path), 4, 4 + 24, 6, 3),)
-    request = Quantize(
-        source="",
-        destination="",
-        file_type=0,
-        overrides=(),
-        allow_requantize=False,
-        n_threads=1,
-        imatrix=rows,
+    row = ImportanceRow(
+        name="blk.0.ffn_up_exps.weight",
+        path=str(path),
+        sums_offset_bytes=4,
+        counts_offset_bytes=4 + 24,
+        n_sums=6,
+        n_counts=3,
     )
-    found = importance_weights(request.imatrix)
+    found = importance_weights([row])
     assert found["blk.0.ffn_up_exps.weight"].dtype == np.float32
     assert found["blk.0.ffn_up_exps.weight"].tolist() == [1, 2, 1, 1, 3, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.engines.messages import (
+    BatchSizeCompared,
     CompareBatches,
+    MatrixPlace,
     Message,
     Progress,
     Quantize,
@@ -30,8 +33,6 @@ from pytest_quantgate.gguf.formats import FILE_TYPES
 from pytest_quantgate.gguf.reader import read_gguf
 from tests.tiny_model import Shape, write_tiny_model
 
-Matrix = tuple[str, int, int, int, int]
-
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaCppPython]:
@@ -42,12 +43,18 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaCppPython]
     made.close()
 
 
-def output_matrix(path: Path) -> Matrix:
+def output_matrix(path: Path) -> MatrixPlace:
     """Return where a model's output matrix is."""
     tensors = {tensor.name: tensor for tensor in read_gguf(path).tensors}
     found = tensors.get("output.weight") or tensors["token_embd.weight"]
     n_embd, n_vocab = found.shape
-    return str(found.file), found.offset_bytes, found.type.number, n_vocab, n_embd
+    return MatrixPlace(
+        path=str(found.file),
+        offset_bytes=found.offset_bytes,
+        tensor_type=found.type.number,
+        n_vocab=n_vocab,
+        n_embd=n_embd,
+    )
 
 
 def score(
@@ -57,7 +64,7 @@ def score(
     *,
     folder: Path | None = None,
     captures: bool = False,
-    matrix: Matrix | None = None,
+    matrix: MatrixPlace | None = None,
     n_ubatch: int = 64,
 ) -> list[ScoredChunk]:
     """Score three chunks of 64 tokens."""
@@ -98,7 +105,7 @@ def test_hidden_states_give_the_distribution_back(
     assert 0 <= facts["floor_nats"] <= FLOOR_LIMIT_NATS
     chunk = np.load(folder / "chunk-0.npy")
     assert chunk.dtype == np.float16
-    assert chunk.shape == (31, matrix[4])
+    assert chunk.shape == (31, matrix.n_embd)
     again = score(engine, model, story, folder=folder, matrix=matrix)
     assert all(abs(c.kld_sum_nats) / 31 <= FLOOR_LIMIT_NATS for c in again)
     assert not list(folder.glob("*.partial"))
@@ -112,7 +119,7 @@ def test_physical_batches_without_a_scored_token_are_no_trouble(
     folder.mkdir()
     score(engine, tiny_model, story, folder=folder, captures=True, matrix=matrix, n_ubatch=8)
     assert json.loads((folder / "facts.json").read_text())["mode"] == "hidden"
-    assert np.load(folder / "chunk-0.npy").shape == (31, matrix[4])
+    assert np.load(folder / "chunk-0.npy").shape == (31, matrix.n_embd)
     compared = score(engine, tiny_model, story, folder=folder, matrix=matrix, n_ubatch=8)
     assert all(abs(chunk.kld_sum_nats) / 31 <= FLOOR_LIMIT_NATS for chunk in compared)
 
@@ -133,7 +140,7 @@ def test_the_divergence_through_the_cache_is_that_of_the_logits(
     engine.ask(request)
     matrix = output_matrix(tiny_model)
     figures = []
-    for name, place in (("hidden", matrix), ("logits", (*matrix[:2], 2, *matrix[3:]))):
+    for name, place in (("hidden", matrix), ("logits", replace(matrix, tensor_type=2))):
         folder = tmp_path / name
         folder.mkdir()
         score(engine, tiny_model, story, folder=folder, captures=True, matrix=place)
@@ -156,7 +163,11 @@ def test_a_matrix_that_is_not_the_models_is_noticed(tmp_path: Path) -> None:
     logits = 3 * np.tanh(
         hidden.astype(np.float16).astype(np.float32) @ weights.T.astype(np.float32)
     )
-    store = ReferenceStore(str(tmp_path), (str(path), 0, 1, 40, 16), Threads(2))
+    store = ReferenceStore(
+        str(tmp_path),
+        MatrixPlace(path=str(path), offset_bytes=0, tensor_type=1, n_vocab=40, n_embd=16),
+        Threads(2),
+    )
     store.write(0, hidden, logits)
     assert store.facts() == {"mode": "logits", "floor_nats": 0}
     normalizer = score_rows(logits, np.zeros(5, dtype=int)).normalizer
@@ -182,7 +193,13 @@ def test_logits_are_the_product_with_the_output_matrix(
         weights = ((weights.view(np.uint32) >> 16) << 16).view(np.float32)
         stored[30] = stored[30].astype(np.uint16)
     (tmp_path / "w.bin").write_bytes(bytes(8) + stored[tensor_type].tobytes())
-    place = (str(tmp_path / "w.bin"), 8, tensor_type, 400, 16)
+    place = MatrixPlace(
+        path=str(tmp_path / "w.bin"),
+        offset_bytes=8,
+        tensor_type=tensor_type,
+        n_vocab=400,
+        n_embd=16,
+    )
     matrix = OutputMatrix(place, Threads(3))
     for count in (3, 7, 2):
         hidden = random.normal(size=(count, 16)).astype(np.float16)
@@ -209,8 +226,9 @@ def test_batches_of_every_size_are_compared(
         repack=True,
     )
     rows = engine.ask(request, replies.append).rows
-    assert [row[0] for row in rows] == [0, 1, 5, 32, 48]
-    assert all(-1e-7 < mean <= largest < 1e-3 for _, mean, largest, _ in rows), rows
-    assert rows[-1][1:] == (0.0, 0.0, 0), "the same geometry is the same"
+    assert [row.n_ubatch for row in rows] == [0, 1, 5, 32, 48]
+    assert all(-1e-7 < row.mean_kld_nats <= row.max_kld_nats < 1e-3 for row in rows), rows
+    same = BatchSizeCompared(n_ubatch=48, mean_kld_nats=0.0, max_kld_nats=0.0, top_tokens_changed=0)
+    assert rows[-1] == same, "the same geometry is the same"
     compared = [item for item in replies if isinstance(item, Progress) and item.what == "batches"]
     assert [item.done for item in compared] == [1, 2, 3, 4, 5, 6]

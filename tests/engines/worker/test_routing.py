@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
-from pytest_quantgate.engines.messages import CompareExperts, ScoredChunk
+from pytest_quantgate.engines.messages import (
+    CompareExperts,
+    ExpertMatrix,
+    ScoredChunk,
+    TensorPlace,
+)
 from pytest_quantgate.gguf.reader import Tensor, read_gguf
 from pytest_quantgate.results.measurements.routes import Routes, join_routes, read_routes
 from tests.engines.worker.test_scoring import score
@@ -89,9 +95,13 @@ def test_a_dense_model_has_no_routes(engine: LlamaCppPython, tiny_model: Path, s
     assert all(not reply.route_layers and not reply.experts for reply in replies)
 
 
-def place(tensor: Tensor) -> tuple[str, int, str, int]:
-    row_bytes = tensor.shape[0] // tensor.type.block_elements * tensor.type.block_bytes
-    return str(tensor.file), tensor.offset_bytes, tensor.type.name, row_bytes
+def place(tensor: Tensor) -> TensorPlace:
+    return TensorPlace(
+        path=str(tensor.file),
+        offset_bytes=tensor.offset_bytes,
+        type_name=tensor.type.name,
+        row_bytes=tensor.shape[0] // tensor.type.block_elements * tensor.type.block_bytes,
+    )
 
 
 def test_an_experts_error_is_relative_and_weighted_by_its_columns(
@@ -113,18 +123,20 @@ def test_an_experts_error_is_relative_and_weighted_by_its_columns(
     squares = np.square(original[3].astype(np.float64)).sum(axis=0)
     importance = np.ones((experts, columns), dtype=np.float32)
     importance[3, 0] = 9
-    request = CompareExperts(
-        matrices=(
-            (name, place(read_tensor(mixture, name)), place(tensor), rows, experts, b""),
-            (name, place(read_tensor(mixture, name)), place(tensor), rows, experts,
-             importance.tobytes()),
-        ),
-        max_rows=rows,
-    )  # fmt: skip
-    (_, plain, none, counterpart), (_, again, weighted, _) = engine.ask(request).rows
-    assert none == b""
-    assert plain == again
-    assert np.frombuffer(counterpart, dtype=np.int16).tolist() == list(range(experts))
+    matrix = ExpertMatrix(
+        name=name,
+        reference=place(read_tensor(mixture, name)),
+        own=place(tensor),
+        n_rows=rows,
+        n_experts=experts,
+    )
+    weighted_too = replace(matrix, importance=importance.tobytes())
+    request = CompareExperts(matrices=(matrix, weighted_too), max_rows=rows)
+    plain_row, both = engine.ask(request).rows
+    plain, weighted = plain_row.relative_rms, both.weighted
+    assert plain_row.weighted == b""
+    assert plain == both.relative_rms
+    assert np.frombuffer(plain_row.counterpart, dtype=np.int16).tolist() == list(range(experts))
     expected = np.zeros(experts)
     expected[3] = np.sqrt(squares[0] / squares.sum())
     assert np.frombuffer(plain) == pytest.approx(expected, rel=1e-5)

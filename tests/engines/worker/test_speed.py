@@ -178,14 +178,14 @@ def test_memory_has_the_engines_buffers_and_the_process_peak(
     """Of a model whose sizes are known: 2 layers, 256 wide, keys and values of 2 bytes."""
     model = write_tiny_model(tmp_path / "tiny.gguf", Shape(layers=2, hidden=256))
     seen = memory(engine, model)
-    buffers = {kind: n_bytes for kind, _, n_bytes in seen.buffers}
+    buffers = {row.kind: row.n_bytes for row in seen.buffers}
     assert buffers["KV"] == 2 * 2 * 256 * 256 * 2
     assert buffers["model"] == pytest.approx(model.stat().st_size, rel=0.05)
     assert buffers["compute"] > 0
     assert seen.peak_resident_bytes is not None
     assert seen.resident_before_bytes is not None
     assert 0 < seen.resident_before_bytes < seen.peak_resident_bytes
-    assert seen.device_bytes == ()
+    assert seen.devices == ()
 
 
 @pytest.mark.parametrize("what", ["speed", "memory"])
@@ -232,7 +232,7 @@ def test_buffers_are_read_from_the_log() -> None:
         "sched_reserve:        CPU compute buffer size =    50.25 MiB",
         "print_info: file size   = 92.10 MiB (5.74 BPW)",
     ]
-    found = {(kind, where): n_bytes / (1 << 20) for kind, where, n_bytes in read_buffers(lines)}
+    found = {(row.kind, row.where): row.n_bytes / (1 << 20) for row in read_buffers(lines)}
     assert found == {
         ("model", "CPU_Mapped"): pytest.approx(92.10),
         ("model", "CUDA0"): 1024,
