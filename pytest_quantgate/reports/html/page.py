@@ -8,22 +8,27 @@ import jinja2
 
 from pytest_quantgate import __version__
 from pytest_quantgate.config.values import duration
+from pytest_quantgate.gate.compare.comparison import compare_engines
 from pytest_quantgate.reports.html.plot import Plot
 from pytest_quantgate.reports.html.views import HEADINGS, group_views, matrix, red_cells
+from pytest_quantgate.reports.noise import noise_tables
 from pytest_quantgate.reports.run_report import state
 from pytest_quantgate.reports.run_tables import group_cells
+from pytest_quantgate.reports.upgrade.report import upgrade_blocks
 from pytest_quantgate.results.record import RunRecord
 
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pytest_quantgate.reports.html", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["kind"] = lambda item: type(item).__name__
+    return environment
 
 
 def plot_svg(plot: Plot) -> str:
@@ -34,6 +39,7 @@ def plot_svg(plot: Plot) -> str:
 def run_html(record: RunRecord) -> str:
     """Return the page of a run."""
     groups = group_cells(record)
+    comparison = compare_engines(record)
     return (
         _environment()
         .get_template("page.html")
@@ -44,6 +50,8 @@ def run_html(record: RunRecord) -> str:
             headings=HEADINGS,
             matrix=matrix(groups),
             groups=group_views(record),
+            upgrade=upgrade_blocks(comparison) if comparison is not None else (),
+            noise=noise_tables(record),
             duration=duration,
             version=__version__,
         )

@@ -18,8 +18,10 @@ from pytest_quantgate.reports.run_tables import group_cells
 from pytest_quantgate.reports.write import write_report
 from pytest_quantgate.results.record import RunRecord
 from pytest_quantgate.results.verdicts import Cause, CauseKind
+from tests.reports.test_noise import calibrated
 from tests.reports.test_report import cell, divergence, record
 from tests.reports.test_sections import ROUTING, routed
+from tests.reports.test_upgrade import upgraded
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -198,3 +200,15 @@ def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (tmp_path / "run.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert main(["report", str(path), "-o", str(tmp_path / "run.txt")]) == 2
     assert "valid: .json, .md, .html" in capsys.readouterr().err
+
+
+def test_an_upgrade_and_a_calibration_stand_in_it() -> None:
+    page = run_html(upgraded())
+    texts = Tags(page).texts
+    assert "Upgrade: llama-cpp-python 0.3.30 → 0.3.36" in texts
+    assert "Which half of the engine" in texts
+    assert "m-MXFP4_MOE-cpu" in texts
+    assert "<strong>CRASHED</strong>" in page
+    page = run_html(calibrated())
+    assert "OUTLIER" in page
+    assert "warning: Q4_0: the limit is low" in page
