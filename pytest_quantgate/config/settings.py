@@ -56,7 +56,7 @@ BUILT_IN_PROFILES: Mapping[str, ProfileSettings] = types.MappingProxyType(
         "smollm2": ProfileSettings(
             models=("smollm2",), chunks=16, looks=(4, 16), limits={"*": _ACROSS_CPUS}
         ),
-        # A size has no noise: one byte more is told.
+        # A size has no noise: one byte more is reported.
         "sizes": ProfileSettings(
             models=("olmoe-1b-7b", "lfm2-8b-a1b"), limits={"*": Limits(size_vs_baseline=0)}
         ),
@@ -136,9 +136,9 @@ def _tables_of(annotation: object) -> type[Table] | None:
         return annotation
     for argument in typing.get_args(annotation):
         if not isinstance(argument, types.EllipsisType):
-            found = _tables_of(argument)
-            if found is not None:
-                return found
+            table = _tables_of(argument)
+            if table is not None:
+                return table
     return None
 
 
@@ -180,7 +180,7 @@ def read_tables(root: Path) -> Tables:
     """Read ``[tool.quantgate]`` of ``root/pyproject.toml``; without one, the defaults.
 
     Raises:
-        ConfigError: a file that is no TOML, a wrong key, a wrong value.
+        ConfigError: a file that is not TOML, a wrong key, a wrong value.
 
     """
     path = root / "pyproject.toml"
@@ -280,7 +280,7 @@ def _check_engines(
 
 
 def _name_engines(overrides: Overrides) -> tuple[Overrides, dict[str, EngineSettings]]:
-    """Give an engine that the command line describes a name: ``new``, or ``old`` for the other.
+    """Name an engine that the command line describes: ``new``, or ``old`` for the other.
 
     It is described as a table of it would: ``python=INTERPRETER`` or ``tools=FOLDER``.
 
@@ -364,7 +364,7 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
     formats = tuple(find_format(item, recipes) for item in profile.formats)
     parts = tuple(find_format(item, recipes) for item in profile.parts)
     for item in parts:
-        only_part(item, "attention")  # a format that has no parts is a mistake to tell now
+        only_part(item, "attention")  # a format without tensor groups is refused now
     limits = {
         key if key == ALL_FORMATS else find_format(key, recipes).name: value
         for key, value in profile.limits.items()

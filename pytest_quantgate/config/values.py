@@ -1,4 +1,4 @@
-"""Numbers as the configuration and the markers write them, and times as they are told."""
+"""Numbers as the configuration and the markers write them, and times as reports write them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ Margin = Annotated[float, BeforeValidator(parse_relative), AfterValidator(_posit
 
 
 def duration(seconds: float) -> str:
-    """Return a time as it is told: ``0.4 s``, ``12 s``, ``4.5 min``, ``2.3 h``."""
+    """Return a time as reports write it: ``0.4 s``, ``12 s``, ``4.5 min``, ``2.3 h``."""
     if seconds < 59.5:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes = seconds / 60

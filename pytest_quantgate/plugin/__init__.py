@@ -67,7 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a worker of pytest-xdist which run it belongs to."""
+    """Give a worker of pytest-xdist the id of its run."""
     node.workerinput["quant_run_id"] = node.config.stash[STATE].run_id
 
 
@@ -178,7 +178,7 @@ def pytest_report_teststatus(
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    """Say which configuration the built-in suites use."""
+    """Return which configuration the built-in suites use."""
     state = config.stash[STATE]
     if not state.options.any_suite:
         return None

@@ -119,7 +119,7 @@ class Progress:
             self._stream.close()
 
     def test_status(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        """Give a built-in test no letter: its line with the figures stands for it."""
+        """Return no letter for a built-in test: its line with the figures stands for it."""
         if report.when == "call" and report.nodeid.startswith((MATRIX_NODE, CALIBRATION_NODE)):
             verbose = {"passed": "PASSED", "failed": "FAILED", "skipped": "SKIPPED"}
             return report.outcome, "", verbose.get(report.outcome, report.outcome)

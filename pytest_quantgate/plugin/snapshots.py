@@ -16,6 +16,7 @@ from syrupy.data import SnapshotCollections
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 from syrupy.location import PyTestLocation
 
+from pytest_quantgate.plugin.private_names import syrupy_session
 from pytest_quantgate.results.baseline import Baseline, dump
 from pytest_quantgate.results.baseline_store import Store
 from pytest_quantgate.storage.atomic import write_atomically
@@ -70,7 +71,7 @@ def store_baseline(item: pytest.Item, store: Store, candidate: Baseline) -> None
 
     """
     assertion = SnapshotAssertion(
-        session=item.config._syrupy,  # type: ignore[attr-defined] # where syrupy keeps it
+        session=syrupy_session(item.config),
         extension_class=extension_for(store.path(candidate.key)),
         test_location=PyTestLocation(item),
         update_snapshots=item.config.option.update_snapshots,

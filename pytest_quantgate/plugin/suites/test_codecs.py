@@ -34,10 +34,10 @@ def test_codec_property(
     quant_codec: Codec, quant_codec_profile: CodecProfile, promise: str
 ) -> None:
     """The format keeps the promise on every example that Hypothesis finds."""
-    found = PROPERTIES[promise]
-    if not found.applies(quant_codec.spec):
+    property_ = PROPERTIES[promise]
+    if not property_.applies(quant_codec.spec):
         pytest.skip(f"{quant_codec.spec.name} makes no promise of {promise}")
-    run_property(found, quant_codec, quant_codec_profile)
+    run_property(property_, quant_codec, quant_codec_profile)
 
 
 def test_codec_golden_rms(quant_codec: Codec) -> None:
@@ -50,7 +50,7 @@ def test_codec_golden_rms(quant_codec: Codec) -> None:
 @pytest.mark.parametrize("ladder", LADDERS, ids=lambda ladder: "-".join(ladder[:: len(ladder) - 1]))
 def test_codec_ladder(quant_codecs: CodecBackend, ladder: tuple[str, ...]) -> None:
     """Within a family more bits never raise the RMS error on the fixed normal sample."""
-    known = {found.name for found in quant_codecs.types()}
+    known = {type_.name for type_ in quant_codecs.types()}
     check_ladder(
         lambda name: NativeCodec(quant_codecs, name), tuple(t for t in ladder if t in known)
     )
