@@ -78,6 +78,8 @@ class FakeEngine:
             library_sha256=hashlib.sha256(runtime.encode()).hexdigest(),
             quantizer_sha256=hashlib.sha256(quantizer.encode()).hexdigest(),
             devices=("CPU",),
+            # A fault stands for what a real engine would be another one for.
+            surroundings_sha256=hashlib.sha256(json.dumps(_read_faults()).encode()).hexdigest(),
         )
 
     def ask(self, request: Any, on_reply: Any = None) -> Any:

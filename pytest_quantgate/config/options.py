@@ -86,6 +86,12 @@ OPTIONS = (
         " batch sizes, repacked weights) move each cell, and warn about limits below that",
     ),
     Option(
+        name="fresh",
+        field="fresh",
+        help="measure everything anew; otherwise what the same files, engine, hardware and settings"
+        " gave in an earlier run is read from the cache, except speed",
+    ),
+    Option(
         name="codecs",
         field="codecs",
         help="add the property tests of the engine's codecs; without paths, run only them",
@@ -228,6 +234,7 @@ class Overrides:
     shard: str | None = None
     reports: tuple[str, ...] | None = None
     cache_dir: str | None = None
+    fresh: bool = False
 
     @classmethod
     def read(cls, given: Callable[[str], Any]) -> Overrides:

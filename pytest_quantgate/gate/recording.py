@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from pytest_quantgate.artifacts.files import CellFile
@@ -134,8 +135,13 @@ def cell_record(
     if reference is not None:
         same = same_top_tokens(perplexity, reference)
         chunks = chunks.replace(same_top=same or chunks.same_top)
+    notes = of_file.notes
+    if perplexity.measured_s < session.started_s:
+        when = datetime.fromtimestamp(perplexity.measured_s).astimezone()
+        notes = (*notes, f"scored {when:%d %b, %H:%M}; --quant-fresh scores it anew")
     return replace(
         of_file,
+        notes=notes,
         ppl=perplexity.perplexity,
         chunks=chunks,
         n_chunks_in_text=perplexity.n_chunks_in_text,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pytest_quantgate.artifacts.library import Library
@@ -49,6 +51,7 @@ class Session:
         self.cache = Cache(settings.cache_dir, settings.cache_max_bytes)
         self.folder = self.cache.sub("runs") / run_id
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.started_s = _started_s(self.folder)
         self.events = EventLog(self.folder / "events.jsonl")
         self.library = Library(settings)
         self.engines = EnginePool(settings, self.folder / "logs", self.cache.sha256_of, make_engine)
@@ -61,6 +64,12 @@ class Session:
         self.measured_once: dict[tuple[str, str], Any] = {}
         self.unable_before: dict[str, CellError] = {}
         self._resolved: dict[str, ResolvedCell] = {}
+
+    @property
+    def only_run(self) -> str | None:
+        """What confines measurements to this run: a fresh one, or two engines compared."""
+        is_alone = self.settings.overrides.fresh or self.settings.profile.against is not None
+        return self.run_id if is_alone else None
 
     def resolve(self, cell: Cell) -> ResolvedCell:
         """Return a cell with everything that its names stand for.
@@ -149,3 +158,11 @@ class Session:
     def close(self) -> None:
         """End all engines' processes."""
         self.engines.close()
+
+
+def _started_s(folder: Path) -> float:
+    """Return when the first of a run's processes began, in seconds since the epoch."""
+    mark = folder / "started"
+    with contextlib.suppress(FileExistsError):
+        mark.touch(exist_ok=False)
+    return mark.stat().st_mtime

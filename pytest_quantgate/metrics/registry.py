@@ -7,10 +7,13 @@ types, and how it is measured), a line in this table, a judge of the same name i
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from pytest_quantgate.metrics.batches import measure_batches
 from pytest_quantgate.metrics.devices import measure_devices
@@ -19,7 +22,10 @@ from pytest_quantgate.metrics.memory import measure_memory
 from pytest_quantgate.metrics.noise import measure_noise
 from pytest_quantgate.metrics.oracle import measure_oracle
 from pytest_quantgate.metrics.routing import measure_routing
+from pytest_quantgate.metrics.scoring import measurement_key
 from pytest_quantgate.metrics.speed import measure_speed
+from pytest_quantgate.results.measurements import MEASUREMENTS
+from pytest_quantgate.results.measurements.absent import Absent
 from pytest_quantgate.results.measurements.batches import BatchMeasurement
 from pytest_quantgate.results.measurements.devices import DeviceMeasurement
 from pytest_quantgate.results.measurements.imatrix import ImatrixMeasurement
@@ -28,6 +34,9 @@ from pytest_quantgate.results.measurements.noise import NoiseMeasurement
 from pytest_quantgate.results.measurements.oracle import OracleMeasurement
 from pytest_quantgate.results.measurements.routing import RoutingMeasurement
 from pytest_quantgate.results.measurements.speed import SpeedMeasurement, speed_figures
+from pytest_quantgate.results.record import plain
+from pytest_quantgate.storage.atomic import read_json, write_json
+from pytest_quantgate.storage.keys import key_of
 
 if TYPE_CHECKING:
     from pytest_quantgate.matrix.resolved import ResolvedCell
@@ -41,23 +50,26 @@ class CellMetric:
     ``measure`` gives an :class:`~pytest_quantgate.results.measurements.absent.Absent` for a cell
     that has nothing of the kind, and may raise a
     :class:`~pytest_quantgate.errors.CellError`, the cell's verdict. Where the dataclass has a
-    property ``notes``, these lines stand under the table. ``figures`` are the few
+    property ``notes``, these lines stand under the table. ``is_kept`` says that the same
+    file, engine, hardware and settings give the same again, so that a later run need not measure.
+    ``figures`` are the few
     numbers that stand beside a test's result, by name.
     """
 
     kind: type
     measure: Callable[[Session, ResolvedCell], Any]
+    is_kept: bool = False
     figures: Callable[[Any], Mapping[str, float]] = lambda _measurement: {}
 
 
 CELL_METRICS: Mapping[str, CellMetric] = MappingProxyType(
     {
-        "batches": CellMetric(kind=BatchMeasurement, measure=measure_batches),
+        "batches": CellMetric(kind=BatchMeasurement, measure=measure_batches, is_kept=True),
         "noise": CellMetric(kind=NoiseMeasurement, measure=measure_noise),
-        "devices": CellMetric(kind=DeviceMeasurement, measure=measure_devices),
-        "oracle": CellMetric(kind=OracleMeasurement, measure=measure_oracle),
+        "devices": CellMetric(kind=DeviceMeasurement, measure=measure_devices, is_kept=True),
+        "oracle": CellMetric(kind=OracleMeasurement, measure=measure_oracle, is_kept=True),
         "imatrix": CellMetric(kind=ImatrixMeasurement, measure=measure_imatrix),
-        "routing": CellMetric(kind=RoutingMeasurement, measure=measure_routing),
+        "routing": CellMetric(kind=RoutingMeasurement, measure=measure_routing, is_kept=True),
         "speed": CellMetric(kind=SpeedMeasurement, measure=measure_speed, figures=speed_figures),
         "memory": CellMetric(
             kind=MemoryMeasurement, measure=measure_memory, figures=memory_figures
@@ -80,5 +92,37 @@ def measure_once(session: Session, name: str, cell: ResolvedCell) -> Any:
     """
     key = name, cell.id
     if key not in session.measured_once:
-        session.measured_once[key] = CELL_METRICS[name].measure(session, cell)
+        metric = CELL_METRICS[name]
+        measure = _read_or_measure if metric.is_kept and not cell.is_shape else _measure
+        session.measured_once[key] = measure(session, name, cell)
     return session.measured_once[key]
+
+
+def _measure(session: Session, name: str, cell: ResolvedCell) -> Any:
+    return CELL_METRICS[name].measure(session, cell)
+
+
+def _read_or_measure(session: Session, name: str, cell: ResolvedCell) -> Any:
+    """Return what an earlier run measured of the same, else measure it and keep it."""
+    key = key_of(
+        metric=name,
+        scores=measurement_key(session, cell, session.artifacts.file(cell)),
+        profile=session.settings.profile.model_dump(mode="json"),
+        imatrices={
+            matrix: settings.model_dump(mode="json")
+            for matrix, settings in session.settings.imatrices.items()
+        },
+        devices={
+            device: settings.model_dump(mode="json")
+            for device, settings in session.settings.devices.items()
+        },
+    )
+    path = session.cache.sub("measurements") / f"{key}.json"
+    kept = read_json(path)
+    if kept is not None:
+        with contextlib.suppress(ValidationError):
+            return TypeAdapter(MEASUREMENTS[name]).validate_python(kept)
+    measurement = _measure(session, name, cell)
+    if not isinstance(measurement, Absent):
+        write_json(path, plain(asdict(measurement)))
+    return measurement

@@ -1,10 +1,12 @@
 """How a cell's text is scored: one pass gives perplexity, divergence and routes.
 
-What was scored is kept for the other processes of the run, the reference's for later runs too.
+What was scored is kept as it comes, for the other processes of the run and for later runs: it is
+found again by everything that makes it.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,13 +26,17 @@ if TYPE_CHECKING:
     from pytest_quantgate.matrix.session import Session
 
 
+_KEPT_EVERY_S = 2.0
+"""How often what has come of a measurement is written: what a killed run loses at most."""
+
+
 def measure_perplexity(
     session: Session, cell: ResolvedCell, n_chunks: int
 ) -> PerplexityMeasurement:
     """Measure at least so many chunks of a cell and return the first ``n_chunks``.
 
-    What another process of this run measured is used; the reference is also kept for later
-    runs with the same file, text, settings, libraries and processor.
+    What another process, or an earlier run, measured of the same file with the same text, settings,
+    libraries, hardware and environment is used; a run that was killed goes on where it was.
 
     Raises:
         CellError: the cell could not be measured.
@@ -41,14 +47,14 @@ def measure_perplexity(
         measure_perplexity(session, session.reference(cell), n_chunks)
     file = session.artifacts.file(cell)
     plan = session.artifacts.chunk_plan(cell)
-    key = _measurement_key(session, cell, file)
+    key = measurement_key(session, cell, file)
     with session.cache.lock(f"measurement-{key[:32]}"):
         is_reference = cell.is_reference
         known = session.measurements.load(key, is_reference=is_reference)
         have = len(known.chunks) if known is not None else 0
         if known is None or have < n_chunks:
             wanted = plan.order[have:n_chunks]
-            known = _score(session, cell, cell.conditions, known, wanted, captures=is_reference)
+            known = _score(session, cell, cell.conditions, known, wanted, key=key)
             session.measurements.store(key, known, is_reference=is_reference)
     return known.first(n_chunks)
 
@@ -74,19 +80,19 @@ def score_under(
 
     """
     order = session.artifacts.chunk_plan(cell).order[:n_chunks]
-    return _score(session, cell, conditions, None, order, captures=False)
+    return _score(session, cell, conditions, None, order, key=None)
 
 
 def reference_folder(session: Session, reference: ResolvedCell) -> Path:
     """Return the folder of a reference cell's distribution."""
-    key = _measurement_key(session, reference, session.artifacts.file(reference))
+    key = measurement_key(session, reference, session.artifacts.file(reference))
     return session.measurements.reference_folder(key)
 
 
-def _measurement_key(session: Session, cell: ResolvedCell, file: CellFile) -> str:
+def measurement_key(session: Session, cell: ResolvedCell, file: CellFile) -> str:
+    """Return the key of all that makes the scores of a cell."""
     profile = cell.profile
     identity = cell.engine.identity()
-    is_reference = cell.is_reference
     return key_of(
         kind="perplexity",
         file=file.sha256,
@@ -103,12 +109,18 @@ def _measurement_key(session: Session, cell: ResolvedCell, file: CellFile) -> st
         device=cell.placement.to_text(),
         library=identity.library_sha256,
         cpu=[identity.cpu_name, identity.system_info],
+        surroundings=identity.surroundings_sha256,
         routes=len(route_chunks(session, cell)),
-        # Only a reference outlives its run: a gate measures what it judges.
-        run=None if is_reference else session.run_id,
+        run=session.only_run,
         # Two interpreters may have the same build, and each is to be measured.
         against=cell.cell.engine == session.settings.profile.against,
+        reference=None if cell.is_reference else _reference_key(session, cell),
     )
+
+
+def _reference_key(session: Session, cell: ResolvedCell) -> str:
+    reference = session.reference(cell)
+    return measurement_key(session, reference, session.artifacts.file(reference))
 
 
 def _score(
@@ -118,8 +130,9 @@ def _score(
     known: PerplexityMeasurement | None,
     wanted: tuple[int, ...],
     *,
-    captures: bool,
+    key: str | None,
 ) -> PerplexityMeasurement:
+    """Score further chunks; what has come is stored under the key every few seconds."""
     profile, text = cell.profile, cell.scored_text
     plan = session.artifacts.chunk_plan(cell)
     gathering = Gathering(known, plan.documents, plan.domains)
@@ -127,10 +140,22 @@ def _score(
     total = before + len(wanted)
     session.events.append(Scoring(cell=cell.id, done=before, total=total))
 
+    captures = key is not None and cell.is_reference
+    # Routes are the profile's own conditions'. A GPU's come after the scores, in one go.
+    recorded = route_chunks(session, cell) if conditions == cell.conditions else ()
+    is_kept = key is not None and (cell.placement.is_cpu or not recorded)
+    kept_s = time.monotonic()
+
     def on_reply(reply: Message) -> None:
-        if gathering.take(reply):
-            done = len(gathering.chunks)
-            session.events.append(Scoring(cell=cell.id, done=done, total=total))
+        nonlocal kept_s
+        if not gathering.take(reply):
+            return
+        done = len(gathering.chunks)
+        session.events.append(Scoring(cell=cell.id, done=done, total=total))
+        if is_kept and key is not None and time.monotonic() - kept_s >= _KEPT_EVERY_S:
+            so_far = gathering.finish(plan.n_chunks)
+            session.measurements.store(key, so_far, is_reference=captures)
+            kept_s = time.monotonic()
 
     def on_routes(reply: Message) -> None:
         if isinstance(reply, ScoredChunk):
@@ -141,8 +166,6 @@ def _score(
     folder = reference_folder(session, reference)
     # An engine may score without telling distributions; then nothing is compared.
     can_compare = captures or (folder / "facts.json").exists()
-    # Routes are the profile's own setting's.
-    recorded = route_chunks(session, cell) if conditions == cell.conditions else ()
     request = Score(
         **model_request_fields(session, cell, conditions),
         text=str(session.cache.text(text.data, text.sha256)),

@@ -45,6 +45,7 @@ def _pack(measurement: PerplexityMeasurement) -> bytes:
         "chunks": vars(measurement.chunks),
         "n_chunks_in_text": measurement.n_chunks_in_text,
         "seconds_s": measurement.seconds_s,
+        "measured_s": measurement.measured_s,
         "summary": None if measurement.summary is None else vars(measurement.summary),
     }
     buffer = io.BytesIO()
@@ -71,6 +72,7 @@ def _unpack(path: Path) -> PerplexityMeasurement | None:
                 summary=_summary(header["summary"]),
                 n_chunks_in_text=header["n_chunks_in_text"],
                 seconds_s=header["seconds_s"],
+                measured_s=header["measured_s"],
                 **{name: arrays.get(name) for name in _ARRAYS},
                 routes=_unpack_routes(header, arrays),
             )

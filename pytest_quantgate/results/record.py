@@ -181,20 +181,21 @@ class RunRecord:
 
 def to_plain(record: RunRecord | CellRecord) -> dict[str, Any]:
     """Return what JSON can hold; numbers that are not finite become their names."""
-    plain: dict[str, Any] = _plain(asdict(record))
-    return plain
+    content: dict[str, Any] = plain(asdict(record))
+    return content
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value of dataclasses' fields as JSON can hold it."""
     match value:
         case dict():
-            return {key: _plain(item) for key, item in value.items()}
+            return {key: plain(item) for key, item in value.items()}
         case list() | tuple():
-            return [_plain(item) for item in value]
+            return [plain(item) for item in value]
         case Enum():
             return value.value
         case BaseModel():
-            return _plain(value.model_dump(mode="json"))
+            return plain(value.model_dump(mode="json"))
         case float() if value != value or value in {float("inf"), float("-inf")}:
             return str(value)
         case _:

@@ -18,6 +18,8 @@ class Identity(Message):
     compute; ``system_info`` is llama.cpp's line of instruction sets and build options;
     ``devices`` are the devices that its backends list. ``commit`` is llama.cpp's, and
     ``build_options`` are CMake's and the compiler; both as far as the build tells them.
+    ``surroundings_sha256`` is over what else may choose kernels: variables of the environment that
+    ggml, llama.cpp and their backends read, and the GPUs with their driver.
     """
 
     kind: str
@@ -32,6 +34,7 @@ class Identity(Message):
     devices: tuple[str, ...]
     commit: str = UNKNOWN
     build_options: str = UNKNOWN
+    surroundings_sha256: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ from pytest_quantgate.engines.programs.scores import ProgramScorer
 from pytest_quantgate.engines.programs.speed import ProgramTimer
 from pytest_quantgate.engines.programs.tokens import TextCutter
 from pytest_quantgate.engines.worker.build import describe_build, read_cmake_cache
-from pytest_quantgate.engines.worker.host import cpu_name
+from pytest_quantgate.engines.worker.host import cpu_name, hash_surroundings
 from pytest_quantgate.errors import CellError, CellUnsupported, ModelFileError, RequestUnknown
 from pytest_quantgate.gguf.embedded import EMBEDDED
 from pytest_quantgate.gguf.formats import TENSOR_TYPES
@@ -142,6 +142,7 @@ class LlamaPrograms:
             devices=tuple(self._programs.read_all(PERPLEXITY, ["--list-devices"], read_device)),
             commit=read_commit(version) or UNKNOWN,
             build_options=self._build() or UNKNOWN,
+            surroundings_sha256=hash_surroundings(),
         )
 
     def _build(self) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -15,3 +18,38 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+_VARIABLES = (
+    "GGML_",
+    "LLAMA_",
+    "CUDA_",
+    "HIP_",
+    "ROCR_",
+    "VK_",
+    "SYCL_",
+    "ZE_",
+    "OMP_",
+    "OPENBLAS_",
+)
+_ELSEWHERE = frozenset({"GGML_NO_BACKTRACE", "LLAMA_CPP_LIB_PATH"})  # no kernel's, or hashed itself
+
+
+def nvidia_driver() -> str:
+    """Return the version of NVIDIA's driver, as Linux has it; "" elsewhere and without one."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    return text.splitlines()[0].partition(":")[2].strip()
+
+
+def hash_surroundings(devices: Sequence[str] = ()) -> str:
+    """Hash what may choose kernels beside the libraries: the environment, GPUs and driver."""
+    variables = sorted(
+        f"{name}={value}"
+        for name, value in os.environ.items()
+        if name.startswith(_VARIABLES) and name not in _ELSEWHERE
+    )
+    text = "\n".join([*variables, *devices, nvidia_driver()])
+    return hashlib.sha256(text.encode()).hexdigest()

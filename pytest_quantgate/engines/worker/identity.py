@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from pytest_quantgate.engines.messages import UNKNOWN, Identity
 from pytest_quantgate.engines.worker.build import compiler_of, describe_build, read_cmake_package
-from pytest_quantgate.engines.worker.host import cpu_name
-from pytest_quantgate.engines.worker.llama import devices
+from pytest_quantgate.engines.worker.host import cpu_name, hash_surroundings
+from pytest_quantgate.engines.worker.llama import device_description, devices
 from pytest_quantgate.engines.worker.loading import (
     library_folder,
     low,
@@ -65,7 +65,7 @@ def _build() -> str:
 def identify() -> Identity:
     """Describe this engine: version, commit, build, instruction sets, its libraries' bytes."""
     low.llama_backend_init()
-    commit = _tell("ggml_commit")
+    commit, listed = _tell("ggml_commit"), devices()
     return Identity(
         kind="llama-cpp-python",
         version=package_version(),
@@ -79,5 +79,8 @@ def identify() -> Identity:
         system_info=low.llama_print_system_info().decode().strip(),
         library_sha256=_hash_libraries(LIBRARY_NAMES),
         quantizer_sha256=_hash_libraries(QUANTIZER_NAMES),
-        devices=tuple(devices()),
+        devices=tuple(listed),
+        surroundings_sha256=hash_surroundings(
+            [f"{name} {device_description(handle)}" for name, handle in listed.items()]
+        ),
     )

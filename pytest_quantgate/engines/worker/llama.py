@@ -10,7 +10,6 @@ import ctypes
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -24,6 +23,7 @@ from pytest_quantgate.engines.messages import (
 )
 from pytest_quantgate.engines.messages.placement import SPLIT_MODES, read_placement
 from pytest_quantgate.engines.worker.errors import EngineRefusal, join_reasons
+from pytest_quantgate.engines.worker.host import nvidia_driver
 from pytest_quantgate.engines.worker.loading import low
 from pytest_quantgate.engines.worker.releases import (
     clear_memory,
@@ -103,15 +103,11 @@ def describe_device(device: str) -> tuple[str, str]:
     placement = read_placement(device)
     if placement.is_cpu:
         return "", ""
-    driver = ""
-    with contextlib.suppress(OSError):
-        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
-        driver = text.splitlines()[0].partition(":")[2].strip()
     listed = devices()
     told = Counter(device_description(listed[name]) for name in placement.devices)
     text = ", ".join(f"{count} × {name}" if count > 1 else name for name, count in told.items())
     options = placement.to_text().partition(";")[2]
-    return f"{text}; {options}" if options else text, driver
+    return f"{text}; {options}" if options else text, nvidia_driver()
 
 
 _ERROR, _CONTINUED = 4, 5  # enum ggml_log_level

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,7 +28,7 @@ class PerplexityMeasurement:
     ``kld_nats`` (float32, the divergence from the reference), None where they were not measured:
     an engine of programs tells none of them, but a ``summary`` of all the chunks it scored.
     ``seconds_s`` is decoding time, model loading left out. ``routes`` are of the first chunks of
-    a model with experts.
+    a model with experts. ``measured_s`` is when the last chunk came, in seconds since the epoch.
     """
 
     chunks: ChunkTable
@@ -39,6 +40,7 @@ class PerplexityMeasurement:
     kld_nats: FloatArray | None = None
     summary: DivergenceSummary | None = None
     routes: Routes | None = None
+    measured_s: float = 0.0
 
     @property
     def perplexity(self) -> float:
@@ -170,6 +172,7 @@ class Gathering:
             kld_nats=_stack(self._kld, self._nll),
             summary=self._summary,
             routes=self._routes,
+            measured_s=time.time(),
         )
 
 
