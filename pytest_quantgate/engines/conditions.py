@@ -20,16 +20,16 @@ OWN = "the profile's own"
 
 def variations(own: Conditions, *, is_cpu: bool) -> dict[str, Conditions]:
     """Return the settings to compare with the profile's own, by the name of what is other."""
-    found = {}
+    variants = {}
     threads = 1 if own.n_threads > 1 else 2
-    found[f"{threads} thread{'s' if threads > 1 else ''}"] = replace(own, n_threads=threads)
+    variants[f"{threads} thread{'s' if threads > 1 else ''}"] = replace(own, n_threads=threads)
     for part in (2, 8):
         size = own.n_ubatch // part
         if size:
-            found[f"n_ubatch {size}"] = replace(own, n_ubatch=size)
+            variants[f"n_ubatch {size}"] = replace(own, n_ubatch=size)
     half = own.n_batch // 2
     if half:
-        found[f"n_batch {half}"] = replace(own, n_batch=half, n_ubatch=min(own.n_ubatch, half))
+        variants[f"n_batch {half}"] = replace(own, n_batch=half, n_ubatch=min(own.n_ubatch, half))
     if is_cpu:
-        found["not repacked"] = replace(own, repack=False)
-    return found
+        variants["not repacked"] = replace(own, repack=False)
+    return variants

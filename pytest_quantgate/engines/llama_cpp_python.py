@@ -63,7 +63,7 @@ class LlamaCppPython:
         return self._identity
 
     def _check(self) -> None:
-        """See once that another interpreter can carry a worker."""
+        """Check once whether another interpreter can run a worker."""
         if self.python is not None and not self._is_checked:
             self._is_checked = True
             try:

@@ -86,7 +86,7 @@ def with_log(what: str, path: Path, begin: int = 0) -> str:
 
 
 def describe_exit(code: int | None) -> str:
-    """Say how a process ended: its signal or exit status."""
+    """Return how a process ended: its signal or exit status."""
     if code is None:
         return "still running"
     if code < 0:

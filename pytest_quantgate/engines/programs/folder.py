@@ -37,7 +37,7 @@ class ProgramFolder:
         self._recent: deque[str] = deque(maxlen=_RECENT_LINES)
 
     def has(self, name: str) -> bool:
-        """Tell whether a program is there."""
+        """Return whether a program is there."""
         return self._file(name) is not None
 
     def find(self, name: str) -> Path:
@@ -119,7 +119,7 @@ class ProgramFolder:
         return CellCrashed(with_log(f"{name} {what} ({describe_exit(code)})", self._log))
 
     def failure(self, name: str, code: int) -> CellError:
-        """Tell a refusal of llama.cpp, with its reason, from a program that broke."""
+        """Return the error of a refusal with its reason, or that of a program that broke."""
         refusal = read_refusal(list(self._recent)) if code >= 0 else None
         if refusal is not None:
             return CellUnsupported(f"{name}: {refusal}")

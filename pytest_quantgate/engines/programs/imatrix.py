@@ -33,28 +33,28 @@ def collect_imatrix(
             f"the text of an importance matrix has {cut.n_tokens:,} tokens, less than one chunk of"
             f" n_ctx = {request.n_ctx}; take a longer text"
         )
-    wanted = min(cut.n_tokens // request.n_ctx, request.max_chunks or cut.n_tokens)
+    n_requested = min(cut.n_tokens // request.n_ctx, request.max_chunks or cut.n_tokens)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "imatrix.gguf"
         arguments: list[Argument] = ["-m", request.model, "-f", request.text, "-o", path]
         n_ctx = request.n_ctx
         arguments += ["-c", n_ctx, "-b", n_ctx, "-ub", min(512, n_ctx)]
         arguments += ["-t", request.n_threads, "-fa", "on" if request.flash_attention else "off"]
-        arguments += ["--chunks", wanted, "--no-ppl", "--device", "none", "-ngl", 0]
+        arguments += ["--chunks", n_requested, "--no-ppl", "--device", "none", "-ngl", 0]
         code = programs.run(IMATRIX, arguments)
         try:
-            found = read_gguf(path)
+            matrix = read_gguf(path)
         except (OSError, ModelFileError):
             raise programs.failure(IMATRIX, code) from None
         # It also writes every few chunks: a file alone does not tell that it came to the end.
-        n_chunks = found.metadata.get("imatrix.chunk_count")
-        if n_chunks != wanted:
-            what = f"wrote a matrix of {n_chunks} of {wanted} chunks"
+        n_chunks = matrix.metadata.get("imatrix.chunk_count")
+        if n_chunks != n_requested:
+            what = f"wrote a matrix of {n_chunks} of {n_requested} chunks"
             raise programs.crash(IMATRIX, code, what)
-        arrays = _arrays(found)
+        arrays = _arrays(matrix)
     with Path(request.destination).open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type] # numpy's stub takes no mapping
-    return ImatrixCollected(n_chunks=wanted)
+    return ImatrixCollected(n_chunks=n_requested)
 
 
 def _arrays(file: GgufFile) -> dict[str, np.ndarray]:

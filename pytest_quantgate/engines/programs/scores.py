@@ -81,7 +81,7 @@ class ProgramScorer:
         return Scored(load_s=0.0)
 
     def _same_tokens(self, folder: Path, hashes: tuple[str, ...]) -> bool:
-        """Tell whether the reference's tokens are this model's own.
+        """Return whether the reference's tokens are this model's own.
 
         Against a base file llama-perplexity decodes the tokens in it, and would hide that a
         model cuts the text in another way; such a model is scored on its own tokens alone.

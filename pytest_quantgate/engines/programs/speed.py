@@ -98,16 +98,16 @@ class ProgramTimer:
         )
 
     def _check_repack(self) -> None:
-        """See that repacking can be turned off, which an older llama-bench would take for an error.
+        """Check that repacking can be turned off; an older llama-bench would refuse the option.
 
         Raises:
             CellUnsupported: it cannot.
 
         """
-        told = self._programs.read_all(
+        options = self._programs.read_all(
             BENCH, ["--help"], lambda line: line if "--repack" in line else None
         )
-        if not told:
+        if not options:
             raise CellUnsupported(
                 "this llama-bench is too old to load a model without repacked weights; take a"
                 " newer engine"

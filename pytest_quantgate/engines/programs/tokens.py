@@ -38,7 +38,7 @@ class TextCutter:
         return f"{own.kind} {own.version}"
 
     def cut(self, request: Tokenize) -> Tokenized:
-        """Say how a text falls into chunks."""
+        """Return how a text falls into chunks."""
         if request not in self._known:
             own = self._programs.has(TOKENIZE)
             self._known[request] = self._cut(request) if own else self._vocabulary.ask(request)

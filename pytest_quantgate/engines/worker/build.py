@@ -45,18 +45,18 @@ def _read(path: Path, line: re.Pattern[str]) -> dict[str, str]:
 
 def compiler_of(library: bytes) -> str:
     """Return the compiler that left its name in a library, "" for none."""
-    found = _COMPILER.search(library)
-    return "" if found is None else found[0].decode()
+    match = _COMPILER.search(library)
+    return "" if match is None else match[0].decode()
 
 
 def describe_build(variables: Mapping[str, str], compiler: str) -> str:
-    """Say with which options and compiler ggml was built, "" where neither is known.
+    """Return the options and the compiler that ggml was built with, "" where neither is known.
 
     Options that are off are left out, but for that of the machine's own instruction sets.
     """
-    told = [
+    parts = [
         f"{name}={variables[name]}"
         for name in BUILD_OPTIONS
         if name in variables and (name == _NATIVE or variables[name] not in {"OFF", ""})
     ]
-    return " | ".join([*told, compiler] if compiler else told)
+    return " | ".join([*parts, compiler] if compiler else parts)

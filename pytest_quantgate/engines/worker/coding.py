@@ -76,13 +76,15 @@ def _multiply(kernels: NativeKernels, request: Multiplying) -> Message:
     data = np.frombuffer(request.data, dtype=np.uint8).reshape(request.n_rows, request.row_bytes)
     activations = np.frombuffer(request.activations, dtype=np.float32)
     if isinstance(request, VecDot):
-        products, seen = kernels.vec_dot(request.type_name, data, activations)
-        return Dotted(products=products.tobytes(), activations=seen.tobytes())
-    found = kernels.matmul(
+        products, rounded = kernels.vec_dot(request.type_name, data, activations)
+        return Dotted(products=products.tobytes(), activations=rounded.tobytes())
+    product = kernels.matmul(
         request.type_name,
         data,
         activations.reshape(request.n_activations, -1),
         device=request.device,
         repack=request.repack,
     )
-    return Multiplied(taken=found is not None, products=b"" if found is None else found.tobytes())
+    return Multiplied(
+        taken=product is not None, products=b"" if product is None else product.tobytes()
+    )

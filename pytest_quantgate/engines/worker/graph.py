@@ -118,8 +118,8 @@ class StructuredNodes(Nodes):
 
     def source(self, node: int, index: int) -> int | None:
         """Return the address of a node's source, None where it has none."""
-        found: int | None = _Tensor.from_address(node).src[index]
-        return found
+        address: int | None = _Tensor.from_address(node).src[index]
+        return address
 
     def type(self, node: int) -> int:
         """Return the number of a node's ggml type."""
@@ -190,7 +190,7 @@ class Reader(Protocol):
     """Reads the nodes of some names."""
 
     def wants(self, name: str) -> bool:
-        """Tell whether a node of this name is read."""
+        """Return whether a node of this name is read."""
 
     def read(self, name: str, node: int) -> None:
         """Read a node."""
@@ -246,7 +246,7 @@ def _layout_error() -> str | None:
         )  # fmt: skip
         checks = [_field_error(node, call) for node in (experts, rows, ids, turned, chosen)]
         fields = [_Tensor.from_address(node) for node in (experts, turned, chosen)]
-        wanted = {
+        expectations = {
             "type": (_Tensor.from_address(ids).type == I32 and fields[0].type == F32),
             "ne": tuple(fields[0].ne) == (8, 3, 5, 1) and tuple(fields[1].ne) == (8, 7, 2, 1),
             "nb": tuple(fields[0].nb) == (4, 32, 96, 480)
@@ -255,7 +255,7 @@ def _layout_error() -> str | None:
             and fields[1].src[0] == rows,
             "view_src": fields[1].view_src == rows and fields[0].view_src is None,
         }
-        checks += [None if holds else f"field {name}" for name, holds in wanted.items()]
+        checks += [None if holds else f"field {name}" for name, holds in expectations.items()]
         return next((wrong for wrong in checks if wrong is not None), None)
     finally:
         call("ggml_free", None, (pointer, context))
@@ -265,11 +265,11 @@ def _field_error(node: int, call: Callable[..., Any]) -> str | None:
     """Compare the fields that exported functions tell of."""
     tensor = _Tensor.from_address(node)
     handle = (ctypes.c_void_p, node)
-    for field, told, ours in (
+    for field, theirs, ours in (
         ("name", call("ggml_get_name", ctypes.c_void_p, handle), node + _NAME_OFFSET),
         ("data", call("ggml_get_data", ctypes.c_void_p, handle), tensor.data),
         ("ne", call("ggml_nelements", ctypes.c_int64, handle), math.prod(tensor.ne)),
     ):
-        if told != ours:
+        if theirs != ours:
             return f"field {field}"
     return None

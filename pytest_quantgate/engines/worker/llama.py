@@ -104,8 +104,8 @@ def describe_device(device: str) -> tuple[str, str]:
     if placement.is_cpu:
         return "", ""
     listed = devices()
-    told = Counter(device_description(listed[name]) for name in placement.devices)
-    text = ", ".join(f"{count} × {name}" if count > 1 else name for name, count in told.items())
+    counts = Counter(device_description(listed[name]) for name in placement.devices)
+    text = ", ".join(f"{count} × {name}" if count > 1 else name for name, count in counts.items())
     options = placement.to_text().partition(";")[2]
     return f"{text}; {options}" if options else text, nvidia_driver()
 

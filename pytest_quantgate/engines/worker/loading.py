@@ -67,8 +67,8 @@ _MACHINES = {
 def package_version() -> str:
     """Return llama-cpp-python's version, read from its source: an import may fail."""
     text = (package_folder() / "__init__.py").read_text(encoding="utf-8")
-    found = re.search(r"""^__version__ = ["'](.+)["']""", text, re.MULTILINE)
-    return found[1] if found else "of unknown version"
+    match = re.search(r"""^__version__ = ["'](.+)["']""", text, re.MULTILINE)
+    return match[1] if match else "of unknown version"
 
 
 def package_folder() -> Path:
@@ -78,13 +78,13 @@ def package_folder() -> Path:
         EngineUnusable: there is none.
 
     """
-    found = find_spec("llama_cpp")
-    if found is None or found.origin is None:
+    spec = find_spec("llama_cpp")
+    if spec is None or spec.origin is None:
         raise EngineUnusable(
             f"{sys.executable} has no llama_cpp; type:"
             f" {sys.executable} -m pip install llama-cpp-python numpy"
         )
-    return Path(found.origin).parent
+    return Path(spec.origin).parent
 
 
 def library_folder() -> Path:
@@ -128,7 +128,7 @@ def _load() -> Any:
 
 
 def _why(folder: Path, error: Exception) -> str:
-    """Say why the libraries cannot be loaded."""
+    """Return why the libraries cannot be loaded."""
     own = elf_machine(Path(sys.executable))
     for path in sorted(folder.glob("lib*.so")) if own is not None else ():
         other = elf_machine(path)

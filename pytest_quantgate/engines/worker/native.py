@@ -76,10 +76,10 @@ def library_folder() -> Path:
 
     Raises ``FileNotFoundError`` if llama_cpp is not installed.
     """
-    found = find_spec("llama_cpp")
-    if found is None or found.origin is None:
+    spec = find_spec("llama_cpp")
+    if spec is None or spec.origin is None:
         raise FileNotFoundError("llama_cpp is not installed: pip install llama-cpp-python")
-    return Path(found.origin).parent / "lib"
+    return Path(spec.origin).parent / "lib"
 
 
 def load_library(folder: Path, stem: str) -> ctypes.CDLL:
@@ -125,7 +125,7 @@ class NativeCodecs:
         base.ggml_get_type_traits.restype = ctypes.POINTER(TypeTraits)
         base.ggml_get_type_traits.argtypes = [ctypes.c_int]
         self._base = base
-        self._types = {found.name: found for found in self._find_types()}
+        self._types = {row.name: row for row in self._find_types()}
 
     def _find_types(self) -> list[NativeType]:
         """List the types this build can quantize.
@@ -133,7 +133,7 @@ class NativeCodecs:
         A build without a type doesn't export its ``quantize_<type>``; asking its type table beyond
         its end would read foreign memory, so the export decides.
         """
-        found = []
+        types = []
         for name, type_id in TYPE_IDS.items():
             symbol = name.lower()[:-1] + "K" if name.endswith("_K") else name.lower()
             if not hasattr(self._base, f"quantize_{symbol}"):
@@ -141,7 +141,7 @@ class NativeCodecs:
             reported = self._base.ggml_type_name(type_id)
             if reported is None or reported.decode().lower() != name.lower():
                 continue
-            found.append(
+            types.append(
                 NativeType(
                     name=name,
                     type_id=type_id,
@@ -150,7 +150,7 @@ class NativeCodecs:
                     needs_imatrix=bool(self._base.ggml_quantize_requires_imatrix(type_id)),
                 )
             )
-        return found
+        return types
 
     def types(self) -> list[NativeType]:
         """Return the quantized types of this engine."""
@@ -173,11 +173,11 @@ class NativeCodecs:
         imatrix: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.uint8]:
         """Quantize ``rows`` (n, k) float32; ``imatrix`` (k,) float32. Returns uint8 (n, bytes)."""
-        found = self.type(name)
+        kind = self.type(name)
         source = np.ascontiguousarray(rows, dtype=np.float32)
-        if source.ndim != 2 or source.shape[1] == 0 or source.shape[1] % found.block_elements:
+        if source.ndim != 2 or source.shape[1] == 0 or source.shape[1] % kind.block_elements:
             raise ValueError(
-                f"{name} takes rows of a multiple of {found.block_elements} values, "
+                f"{name} takes rows of a multiple of {kind.block_elements} values, "
                 f"not an array of shape {source.shape}"
             )
         if name.startswith(("IQ2", "IQ3")) and not (np.abs(source) <= GRID_SEARCH_MAX).all():
@@ -195,15 +195,15 @@ class NativeCodecs:
                 )
             if not (np.isfinite(weights) & (weights >= 0)).all():
                 raise ValueError("an importance matrix holds finite numbers from 0 up")
-        elif found.needs_imatrix:
+        elif kind.needs_imatrix:
             raise ValueError(f"{name} can't be quantized without an importance matrix")
-        row_bytes = n_columns // found.block_elements * found.block_bytes
+        row_bytes = n_columns // kind.block_elements * kind.block_bytes
         data = np.zeros((n_rows, row_bytes), dtype=np.uint8)
         if n_rows == 0:
             return data
-        self._base.ggml_quantize_init(found.type_id)
+        self._base.ggml_quantize_init(kind.type_id)
         written = self._base.ggml_quantize_chunk(
-            found.type_id,
+            kind.type_id,
             source.ctypes.data,
             data.ctypes.data,
             0,
@@ -217,17 +217,17 @@ class NativeCodecs:
 
     def dequantize(self, name: str, data: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Decode ``data`` uint8 (n, bytes) to float32 (n, k) through ``to_float``."""
-        found = self.type(name)
+        kind = self.type(name)
         source = np.ascontiguousarray(data, dtype=np.uint8)
-        if source.ndim != 2 or source.shape[1] % found.block_bytes:
+        if source.ndim != 2 or source.shape[1] % kind.block_bytes:
             raise ValueError(
-                f"{name} has blocks of {found.block_bytes} bytes, got an array of {source.shape}"
+                f"{name} has blocks of {kind.block_bytes} bytes, got an array of {source.shape}"
             )
-        n_columns = source.shape[1] // found.block_bytes * found.block_elements
+        n_columns = source.shape[1] // kind.block_bytes * kind.block_elements
         rows = np.empty((source.shape[0], n_columns), dtype=np.float32)
         if rows.size == 0:
             return rows
-        self._base.ggml_quantize_init(found.type_id)
-        traits = self._base.ggml_get_type_traits(found.type_id).contents
+        self._base.ggml_quantize_init(kind.type_id)
+        traits = self._base.ggml_get_type_traits(kind.type_id).contents
         traits.to_float(source.ctypes.data, rows.ctypes.data, rows.size)
         return rows

@@ -120,7 +120,7 @@ class NativeKernels:
 
     def devices(self) -> list[str]:
         """Return the names of the engine's devices, such as ``CPU`` and ``CUDA0``."""
-        return [self._base.ggml_backend_dev_name(found).decode() for found in self._devices()]
+        return [self._base.ggml_backend_dev_name(device).decode() for device in self._devices()]
 
     def _devices(self) -> list[int]:
         count = self._registry.ggml_backend_dev_count()
@@ -134,12 +134,12 @@ class NativeKernels:
         ``data`` uint8 (m, bytes), ``activations`` float32 (k,). Returns the m products and the
         activations as the kernel saw them, float32 (k,), after its own rounding to eight bits.
         """
-        found = self.codecs.type(name)
-        traits = self._cpu.ggml_get_type_traits_cpu(found.type_id).contents
+        codec = self.codecs.type(name)
+        traits = self._cpu.ggml_get_type_traits_cpu(codec.type_id).contents
         if not traits.vec_dot:
             raise ValueError(f"{name} has no dot product in this engine")
         k = activations.size
-        if k % 256 or data.shape[1] * found.block_elements != k * found.block_bytes:
+        if k % 256 or data.shape[1] * codec.block_elements != k * codec.block_bytes:
             raise ValueError(f"{k} activations don't fit {name} rows of {data.shape[1]} bytes")
         source = np.ascontiguousarray(activations, dtype=np.float32)
         stored = np.zeros(k * 4 + 64, dtype=np.uint8)
@@ -180,8 +180,8 @@ class NativeKernels:
         by_name = dict(zip(self.devices(), self._devices(), strict=True))
         if device not in by_name:
             raise ValueError(f"this engine has no device {device!r}; it has {', '.join(by_name)}")
-        found = self.codecs.type(name)
-        k = data.shape[1] // found.block_bytes * found.block_elements
+        codec = self.codecs.type(name)
+        k = data.shape[1] // codec.block_bytes * codec.block_elements
         base = self._base
         made: list[tuple[str, int]] = []
         try:
@@ -191,7 +191,7 @@ class NativeKernels:
             made.append(("ggml_free", weights))
             rest = base.ggml_init(_InitParams(1 << 20, None, True))
             made.append(("ggml_free", rest))
-            left = base.ggml_new_tensor_2d(weights, found.type_id, k, data.shape[0])
+            left = base.ggml_new_tensor_2d(weights, codec.type_id, k, data.shape[0])
             right = base.ggml_new_tensor_2d(rest, F32, k, activations.shape[0])
             product = base.ggml_mul_mat(rest, left, right)
             if repack:

@@ -112,20 +112,20 @@ def importance_weights(
 
     As ``load_imatrix`` of llama.cpp's ``tools/quantize/quantize.cpp``, in float32 like there.
     """
-    found = {}
+    weights = {}
     for row in imatrix:
         sums = np.fromfile(row.path, np.float32, row.n_sums, offset=row.sums_offset_bytes)
         sums = sums.reshape(row.n_counts, -1)
         counts = np.fromfile(row.path, np.float32, row.n_counts, offset=row.counts_offset_bytes)
         counts = counts.round()[:, None]
-        seen = counts > 0
-        means = np.divide(sums, counts, out=np.ones_like(sums), where=seen)
-        found[row.name] = np.ascontiguousarray(means.reshape(-1))
-    return found
+        has_tokens = counts > 0
+        means = np.divide(sums, counts, out=np.ones_like(sums), where=has_tokens)
+        weights[row.name] = np.ascontiguousarray(means.reshape(-1))
+    return weights
 
 
 def plan_quantization(request: PlanQuantization, log: LogTap) -> QuantizationPlanned:
-    """Tell the type that each tensor would get, by llama.cpp's dry run, from its log.
+    """Return the type that each tensor would get, read from the log of llama.cpp's dry run.
 
     Raises:
         EngineRefusal: llama.cpp refused, or has no dry run: an older one would write the file.

@@ -43,7 +43,7 @@ class HiddenReader:
         self._rows: list[np.ndarray] = []
 
     def wants(self, name: str) -> bool:
-        """Tell whether a node of this name is read."""
+        """Return whether a node of this name is read."""
         return name == HIDDEN_NODE
 
     def read(self, _name: str, node: int) -> None:

@@ -86,7 +86,7 @@ def quantize_parameters() -> Any:
 
 
 def has_field(structure: Any, name: str) -> bool:
-    """Tell whether a structure has a field; ctypes would take any other name for the object's."""
+    """Return whether a structure has a field; ctypes would take any other name for the object's."""
     return any(field[0] == name for field in type(structure)._fields_)
 
 
@@ -204,9 +204,9 @@ def _wrong_value(name: str, expected: Mapping[str, tuple[Any, ...]]) -> str | No
     structure = getattr(low, name)()
     for field, values in expected.items():
         if has_field(structure, field):
-            found = getattr(structure, field)
-            if found not in values:
-                return f"{field} is {found!r}"
+            value = getattr(structure, field)
+            if value not in values:
+                return f"{field} is {value!r}"
     return None
 
 

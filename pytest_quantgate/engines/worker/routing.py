@@ -43,14 +43,14 @@ class RouteReader:
         self._weights: dict[tuple[int, str], list[np.ndarray]] = {}
 
     def wants(self, name: str) -> bool:
-        """Tell whether a node of this name is read."""
+        """Return whether a node of this name is read."""
         return self.listening and _NODE.match(name) is not None
 
     def read(self, name: str, node: int) -> None:
         """Read a node."""
-        found = _NODE.match(name)
-        assert found is not None
-        kind, layer = found[1], int(found[2])
+        match = _NODE.match(name)
+        assert match is not None
+        kind, layer = match[1], int(match[2])
         rows = self._nodes.rows(node, np.int32 if kind == "argsort" else np.float32)
         if not rows.size:
             return
