@@ -94,8 +94,8 @@ def _of_runtime(
     if runtime.outcome is stats.Outcome.INSIDE and decision.outcome is not stats.Outcome.INSIDE:
         most = percent(stats.ppl_change(runtime.perplexity_allowance.upper_bound))
         remark = (
-            f"; only the runtime changed, the distance from the reference did not rise, and the"
-            f" rise of PPL is below {most}"
+            f"; only the runtime changed, the divergence from the reference is within its limit,"
+            f" and the rise of PPL is below {most}"
         )
         decision = replace(decision, outcome=stats.Outcome.INSIDE)
     return by_decision(
