@@ -32,6 +32,7 @@ from typing import Any
 import faulty_worker
 from fault_list import ALL, STALL_S, Fault, all_faults
 from planted_faults import tensors_named, truncate
+from pydantic import TypeAdapter
 
 from pytest_quantgate.artifacts.models import find_model
 from pytest_quantgate.artifacts.texts import built_in_text
@@ -45,6 +46,7 @@ from pytest_quantgate.gguf.formats import FILE_TYPES, TENSOR_TYPES
 from pytest_quantgate.gguf.reader import read_gguf
 from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.results.baseline import dump, parse
+from pytest_quantgate.results.verdicts import Cause
 
 FORMAT = "Q4_K_M"
 
@@ -185,13 +187,15 @@ def row(what: str, cell: dict[str, Any], *, caught: bool) -> str:
     """Return a table's row, the reason and cause on one line."""
     words = " ".join(told(cell).split()).replace("|Δ|", "Δ").replace("|", "\\|")
     missed = "" if caught else " (MISSED)"
-    return f"| {what} | {cell['verdict']}{missed} | {cell['chunks'] or '–'} | {words} |"
+    n_chunks = len(cell["chunks"]["index"])
+    return f"| {what} | {cell['verdict']}{missed} | {n_chunks or '–'} | {words} |"
 
 
 def told(cell: dict[str, Any]) -> str:
     """Return a verdict's words: the cause where there is one, and what the log says left out."""
     reason = str(cell["reason"]).partition(" Last log lines:")[0]
-    return "; ".join(part for part in (reason, cell["cause"]) if part)
+    cause = cell["cause"] and TypeAdapter(Cause).validate_python(cell["cause"])
+    return "; ".join(str(said) for said in (reason, cause) if said)
 
 
 def run_faults(folder: Path, chunks: int, n_ctx: int, names: set[str] | None) -> list[str]:
@@ -242,7 +246,11 @@ def outside_the_tensors(bench: Bench) -> list[str]:
     status, _, output = bench.pytest({"clean": bench.clean, "short": short})
     line = next((line for line in output.splitlines() if "is truncated" in line), "")
     caught = status == 4 and bool(line)
-    refused = {"verdict": f"exit status {status}", "chunks": 0, "cause": None}
+    refused: dict[str, Any] = {
+        "verdict": f"exit status {status}",
+        "chunks": {"index": []},
+        "cause": None,
+    }
     refused["reason"] = line.replace(f"{bench.folder}/", "")
     print(row("a file of 9/10 of its bytes", refused, caught=caught))
     return missed + ([] if caught else ["truncated"])
