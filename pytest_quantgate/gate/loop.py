@@ -18,9 +18,10 @@ from pytest_quantgate.gate.judge import JUDGES, OF_SHAPES, conclude
 from pytest_quantgate.gate.judges.absent import judge_absent, notes_of_absent, why_nothing
 from pytest_quantgate.gate.measuring import CellMeasurement, measure_cell
 from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.gate.old_engine import OldEngine
 from pytest_quantgate.gate.question import Answer, Asked, Question
 from pytest_quantgate.gate.recording import failed_record
-from pytest_quantgate.gate.sources import BaselineSource, Before, needs_text, source_of
+from pytest_quantgate.gate.sources import BaselineSource, Before, StoredBaselines, needs_text
 from pytest_quantgate.matrix.cells import Cell
 from pytest_quantgate.matrix.resolved import ResolvedCell
 from pytest_quantgate.matrix.session import Session
@@ -58,6 +59,18 @@ def answer(
         result = failure(session, cell, error, questions)
     session.events.append(CellJudged(cell=cell.id, verdict=result.verdict.kind.value))
     return _recorded(session, cell, result, time.perf_counter() - started)
+
+
+def source_of(session: Session, cell: ResolvedCell) -> BaselineSource:
+    """Return what a cell is held against.
+
+    Raises:
+        CellUnavailable: an old engine that is not there.
+
+    """
+    if session.settings.profile.against is None:
+        return StoredBaselines(session, cell)
+    return OldEngine(session, cell)
 
 
 def failure(
