@@ -59,6 +59,7 @@ def text(blocks: Sequence[Block], width: int | None = None, *, colour: bool = Fa
         width=width or terminal_width(),
         force_terminal=colour,
         color_system="standard" if colour else None,
+        no_color=not colour,  # the caller knows what NO_COLOR says
         legacy_windows=False,
         emoji=False,
         highlight=False,
