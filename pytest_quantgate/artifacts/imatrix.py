@@ -25,7 +25,7 @@ from pytest_quantgate.gguf.reader import GgufFile, Tensor, read_gguf
 from pytest_quantgate.gguf.writer import FieldValue, encode_field, encode_header, write_gguf
 from pytest_quantgate.storage.cache import Cache
 from pytest_quantgate.storage.environment import path_below
-from pytest_quantgate.storage.keys import key_of
+from pytest_quantgate.storage.keys import code_sha256, key_of
 
 _TYPES = {4: TENSOR_TYPES["F32"], 2: TENSOR_TYPES["F16"]}
 
@@ -293,6 +293,7 @@ class Imatrices:
         identity = engine.identity()
         key = key_of(
             kind="imatrix",
+            code=code_sha256("engines"),
             model=model_sha256,
             text=text.sha256,
             n_ctx=settings.n_ctx,
@@ -300,6 +301,7 @@ class Imatrices:
             flash_attention=flash_attention,
             library=identity.library_sha256,
             cpu=[identity.cpu_name, identity.system_info],
+            surroundings=identity.surroundings_sha256,
         )
 
         def make(path: Path) -> dict[str, Any]:

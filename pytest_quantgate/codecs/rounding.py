@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 FLOAT16_MAX = 65504.0
 """The largest finite half-precision number; a scale above it is stored as infinity."""
 
-FLOAT16_SMALLEST_HALF = 2.0**-25
-"""Half the smallest subnormal half: a scale up to here may be stored as zero."""
-
 FLOAT32_ROUNDING = 2.0**-24
 """u, the unit roundoff of float32."""
 

@@ -66,9 +66,8 @@ class Limit:
     """One limit.
 
     ``figure`` is what reports call the judged figure, ``unit`` its unit where it has one and the
-    limit is no change. A floor must be reached, other limits not exceeded. ``keyword`` sets it in
-    the metric's marker, in one of several phases with ``phase`` besides. ``default`` may depend on
-    a format's nominal bits per weight.
+    limit is no change. ``keyword`` sets it in the metric's marker, in one of several phases with
+    ``phase`` besides. ``default`` may depend on a format's nominal bits per weight.
     """
 
     name: str
@@ -78,14 +77,8 @@ class Limit:
     scope: Scope = Scope.ABSOLUTE
     _: KW_ONLY
     unit: str = ""
-    is_floor: bool = False
     phase: str | None = None
     default: float | Callable[[float], float] | None = None
-
-    @property
-    def lower_is_worse(self) -> bool:
-        """The direction in which a figure leaves the limit."""
-        return self.is_floor or self.value is Value.DECREASE
 
     @property
     def needs_baseline(self) -> bool:
@@ -159,7 +152,6 @@ def _of_phase(phase: str) -> tuple[Limit, ...]:
             _POSITIVE,
             _REFERENCE,
             phase=phase,
-            is_floor=True,
         ),
         Limit(f"{phase}_vs_baseline", "min_vs_baseline", phase, _DECREASE, _BASELINE, phase=phase),
         Limit(
@@ -169,7 +161,6 @@ def _of_phase(phase: str) -> tuple[Limit, ...]:
             _POSITIVE,
             phase=phase,
             unit="tokens/s",
-            is_floor=True,
         ),
     )
 
@@ -207,7 +198,7 @@ _MARKERS = (
                 default=MAX_MEAN_KLD_NATS,
             ),
             Limit("kld_p99_max", "max_p99", "p99 KLD", _POSITIVE, unit="nats"),
-            Limit("same_top_min", "min_same_top", "same top", _SHARE, is_floor=True),
+            Limit("same_top_min", "min_same_top", "same top", _SHARE),
             Limit(
                 "kld_vs_baseline", "max_vs_baseline", "mean KLD", _INCREASE, _BASELINE, default=0.03
             ),
@@ -278,7 +269,6 @@ _MARKERS = (
                 "min_tokens_per_expert",
                 "tokens per expert",
                 _COUNT,
-                is_floor=True,
                 default=1,
             ),
         ),
@@ -310,15 +300,14 @@ _MARKERS = (
         metric="routing",
         help="limits on where a mixture of experts sends its tokens",
         limits=(
-            Limit("same_experts_min", "min_same_experts", "same experts", _SHARE, is_floor=True),
+            Limit("same_experts_min", "min_same_experts", "same experts", _SHARE),
             Limit(
                 "same_top_expert_min",
                 "min_same_top_expert",
                 "same top expert",
                 _SHARE,
-                is_floor=True,
             ),
-            Limit("shared_weight_min", "min_shared_weight", "shared weight", _SHARE, is_floor=True),
+            Limit("shared_weight_min", "min_shared_weight", "shared weight", _SHARE),
             Limit("expert_load_max", "max_load_share", "expert load", _SHARE),
             Limit(
                 "routing_vs_baseline",

@@ -101,7 +101,9 @@ class StoredBaselines:
         )
 
     def _missing(self, asked: Asked) -> tuple[Judgement, ...]:
-        if not any(_needs_baseline(limits) for name, limits in asked.limits if _is_stored(name)):
+        if not any(
+            _needs_baseline(limits) for name, limits in asked.limits if name not in WITHOUT_BASELINE
+        ):
             return ()
         session, cell, problem = self._session, self._cell, self._stored.problem
         command = (
@@ -142,10 +144,6 @@ class StoredBaselines:
         """Add nothing."""
         del asked
         return failed
-
-
-def _is_stored(metric: str) -> bool:
-    return metric not in WITHOUT_BASELINE
 
 
 def _needs_baseline(limits: Limits) -> bool:

@@ -1,8 +1,8 @@
 """The metrics that are measured once a cell, and not chunk by chunk.
 
-A metric of this kind is a file beside this one (its measurement, a frozen dataclass of plain
-types, and how it is measured), a line in this table, a judge of the same name in
-:data:`pytest_quantgate.gate.judge.JUDGES`, and the marker that asks for it.
+A metric of this kind is a file beside this one (how it is measured), a line in this table, a frozen
+dataclass of plain types in :data:`pytest_quantgate.results.measurements.MEASUREMENTS`, a judge of
+the same name in :data:`pytest_quantgate.gate.judge.JUDGES`, and the marker that asks for it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,8 @@ from pytest_quantgate.metrics.scoring import measurement_key
 from pytest_quantgate.metrics.speed import measure_speed
 from pytest_quantgate.results.measurements import MEASUREMENTS
 from pytest_quantgate.results.measurements.absent import Absent
-from pytest_quantgate.results.measurements.batches import BatchMeasurement
-from pytest_quantgate.results.measurements.devices import DeviceMeasurement
-from pytest_quantgate.results.measurements.imatrix import ImatrixMeasurement
-from pytest_quantgate.results.measurements.memory import MemoryMeasurement, memory_figures
-from pytest_quantgate.results.measurements.noise import NoiseMeasurement
-from pytest_quantgate.results.measurements.oracle import OracleMeasurement
-from pytest_quantgate.results.measurements.routing import RoutingMeasurement
-from pytest_quantgate.results.measurements.speed import SpeedMeasurement, speed_figures
+from pytest_quantgate.results.measurements.memory import memory_figures
+from pytest_quantgate.results.measurements.speed import speed_figures
 from pytest_quantgate.results.record import plain
 from pytest_quantgate.storage.atomic import read_json, write_json
 from pytest_quantgate.storage.keys import key_of
@@ -45,18 +39,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CellMetric:
-    """How a metric is measured, and the dataclass that it gives.
+    """How a metric is measured.
 
-    ``measure`` gives an :class:`~pytest_quantgate.results.measurements.absent.Absent` for a cell
-    that has nothing of the kind, and may raise a
-    :class:`~pytest_quantgate.errors.CellError`, the cell's verdict. Where the dataclass has a
-    property ``notes``, these lines stand under the table. ``is_kept`` says that the same
-    file, engine, hardware and settings give the same again, so that a later run need not measure.
-    ``figures`` are the few
-    numbers that stand beside a test's result, by name.
+    ``measure`` gives the dataclass of the same name in
+    :data:`pytest_quantgate.results.measurements.MEASUREMENTS`, or an
+    :class:`~pytest_quantgate.results.measurements.absent.Absent` for a cell that has nothing of
+    the kind, and may raise a :class:`~pytest_quantgate.errors.CellError`, the cell's verdict.
+    Where the dataclass has a property ``notes``, these lines stand under the table. ``is_kept``
+    says that the same file, engine, hardware and settings give the same again, so that a later
+    run need not measure. ``figures`` are the few numbers that stand beside a test's result, by
+    name.
     """
 
-    kind: type
     measure: Callable[[Session, ResolvedCell], Any]
     is_kept: bool = False
     figures: Callable[[Any], Mapping[str, float]] = lambda _measurement: {}
@@ -64,16 +58,14 @@ class CellMetric:
 
 CELL_METRICS: Mapping[str, CellMetric] = MappingProxyType(
     {
-        "batches": CellMetric(kind=BatchMeasurement, measure=measure_batches, is_kept=True),
-        "noise": CellMetric(kind=NoiseMeasurement, measure=measure_noise),
-        "devices": CellMetric(kind=DeviceMeasurement, measure=measure_devices, is_kept=True),
-        "oracle": CellMetric(kind=OracleMeasurement, measure=measure_oracle, is_kept=True),
-        "imatrix": CellMetric(kind=ImatrixMeasurement, measure=measure_imatrix),
-        "routing": CellMetric(kind=RoutingMeasurement, measure=measure_routing, is_kept=True),
-        "speed": CellMetric(kind=SpeedMeasurement, measure=measure_speed, figures=speed_figures),
-        "memory": CellMetric(
-            kind=MemoryMeasurement, measure=measure_memory, figures=memory_figures
-        ),
+        "batches": CellMetric(measure=measure_batches, is_kept=True),
+        "noise": CellMetric(measure=measure_noise),
+        "devices": CellMetric(measure=measure_devices, is_kept=True),
+        "oracle": CellMetric(measure=measure_oracle, is_kept=True),
+        "imatrix": CellMetric(measure=measure_imatrix),
+        "routing": CellMetric(measure=measure_routing, is_kept=True),
+        "speed": CellMetric(measure=measure_speed, figures=speed_figures),
+        "memory": CellMetric(measure=measure_memory, figures=memory_figures),
     }
 )
 

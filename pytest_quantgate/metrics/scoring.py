@@ -19,12 +19,15 @@ from pytest_quantgate.matrix.requests import model_request_fields
 from pytest_quantgate.results.events import Scoring
 from pytest_quantgate.results.measurements.perplexity import Gathering, PerplexityMeasurement
 from pytest_quantgate.results.measurements.routes import MAX_ROUTE_CHUNKS
-from pytest_quantgate.storage.keys import key_of
+from pytest_quantgate.storage.keys import code_sha256, key_of
 
 if TYPE_CHECKING:
     from pytest_quantgate.matrix.resolved import ResolvedCell
     from pytest_quantgate.matrix.session import Session
 
+
+_MEASURING = ("engines", "matrix", "metrics", "results")
+"""The folders whose code makes a figure of a file and a text."""
 
 _KEPT_EVERY_S = 2.0
 """How often what has come of a measurement is written: what a killed run loses at most."""
@@ -95,6 +98,7 @@ def measurement_key(session: Session, cell: ResolvedCell, file: CellFile) -> str
     identity = cell.engine.identity()
     return key_of(
         kind="perplexity",
+        code=code_sha256(*_MEASURING),
         file=file.sha256,
         text=cell.scored_text.sha256,
         order=session.artifacts.chunk_plan(cell).order,

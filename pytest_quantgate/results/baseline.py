@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -87,6 +88,12 @@ class MadeBy(_Part):
     n_ubatch: int
 
 
+def _refuse_unlike(name: str, value: float, from_chunks: float) -> None:
+    """Refuse a figure that its own chunks do not give: someone edited one of them."""
+    if not math.isclose(value, from_chunks, rel_tol=1e-9, abs_tol=1e-12):
+        raise ValueError(f"{name} is {value}, but its chunks give {from_chunks}")
+
+
 class Perplexity(_Part):
     """Perplexity, and what a paired comparison with it needs.
 
@@ -103,6 +110,7 @@ class Perplexity(_Part):
     def _scored_something(self) -> Perplexity:
         if not len(self.chunks):
             raise ValueError("the chunks' columns are empty")
+        _refuse_unlike("ppl", self.ppl, self.chunks.perplexity)
         return self
 
 
@@ -245,6 +253,20 @@ class Baseline(_Part):
             raise ValueError("a perplexity and a text are there together or not at all")
         return self
 
+    @model_validator(mode="after")
+    def _divergence_of_its_chunks(self) -> Baseline:
+        if self.divergence is None:
+            return self
+        if self.perplexity is None or self.perplexity.chunks.kld_sums is None:
+            raise ValueError("the divergence has no kld_sum_nats for each of the chunks")
+        chunks = self.perplexity.chunks
+        mean = math.fsum(chunks.kld_sums or ()) / chunks.n_tokens
+        _refuse_unlike("mean_kld_nats", self.divergence.mean_kld_nats, mean)
+        if chunks.same_tops is not None:
+            share = sum(chunks.same_tops) / chunks.n_tokens
+            _refuse_unlike("same_top", self.divergence.same_top, share)
+        return self
+
     @property
     def scored(self) -> Perplexity:
         """The perplexity, for judges that are only asked where the cell has a text."""
@@ -330,4 +352,5 @@ def parse(text: str, name: str) -> Baseline:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"the baseline {name} is damaged: {where}: {first['msg']}") from error
+        what = f"{where}: {first['msg']}" if where else first["msg"]
+        raise ConfigError(f"the baseline {name} is damaged: {what}") from error

@@ -35,14 +35,21 @@ class RuntimeDecision:
     perplexity_allowance: Decision
 
 
-def kld_limit_nats(kld_nats: float, ppl_limit_nats: float, allowed_share: float) -> float:
+def kld_limit_nats(
+    kld_nats: float,
+    ppl_limit_nats: float,
+    allowed_share: float,
+    *,
+    least_nats: float | None = None,
+) -> float:
     """Return how much a runtime may raise the mean divergence, in nats per token.
 
-    A share of what it was, such as 0.03, but no more than perplexity's limit and no less than a
-    fifth of that: if the reference is the truth, the change of the mean divergence is the
-    expectation of the change of ln PPL.
+    A share of what it was, such as 0.03, but no more than perplexity's limit and no less than
+    ``least_nats``, by default a fifth of that: if the reference is the truth, the change of the
+    mean divergence is the expectation of the change of ln PPL.
     """
-    return min(max(allowed_share * kld_nats, _HARMLESS_SHARE * ppl_limit_nats), ppl_limit_nats)
+    least = _HARMLESS_SHARE * ppl_limit_nats if least_nats is None else least_nats
+    return min(max(allowed_share * kld_nats, least), ppl_limit_nats)
 
 
 def decide_runtime_change(

@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pytest_quantgate.config.limit_table import MIN_KLD_INCREASE_NATS
 from pytest_quantgate.config.limits import default_limits
 from pytest_quantgate.gate.acceptance import make_baseline
 from pytest_quantgate.gate.judge import conclude
 from pytest_quantgate.gate.judges.divergence import judge_divergence
 from pytest_quantgate.gate.judges.perplexity import judge_perplexity
+from pytest_quantgate.gate.judges.runtime import runtime_kld_limit_nats
 from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
@@ -105,3 +107,23 @@ def test_damage_that_the_divergence_shows_is_red() -> None:
 def test_damage_that_the_divergence_does_not_see_is_held_to_four_limits() -> None:
     assert judge(observed(0.008, 0.0)).kind is not VerdictKind.PASS
     assert judge(observed(0.030, 0.0)).kind is VerdictKind.REGRESSED
+
+
+def test_a_limit_that_the_project_set_is_not_raised_to_what_is_harmless_by_default() -> None:
+    """The default share of 3 % would be raised to 0.0005 nats; a share that was set holds."""
+    moved = observed(0.0, 0.0008)
+    stored = baseline()
+    assert stored.divergence is not None
+    before_nats = stored.divergence.mean_kld_nats
+    for share, kind in ((0.01, VerdictKind.REGRESSED), (0.06, VerdictKind.PASS)):
+        limits = default_limits(FORMAT).model_copy(update={"kld_vs_baseline": share})
+        (judgement,) = [
+            item
+            for item in judge_divergence(moved, limits, stored, LAST)
+            if item.against == "baseline"
+        ]
+        assert judgement.verdict is kind
+        assert judgement.limit == pytest.approx(share * before_nats)
+    small = default_limits(FORMAT).model_copy(update={"kld_vs_baseline": 0.001})
+    assert runtime_kld_limit_nats(small, stored, 0.0025) == MIN_KLD_INCREASE_NATS
+    assert runtime_kld_limit_nats(default_limits(FORMAT), stored, 0.0025) == pytest.approx(0.0006)

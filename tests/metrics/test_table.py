@@ -13,6 +13,7 @@ from pytest_quantgate.gate.judge import BY_CHUNK, JUDGES
 from pytest_quantgate.metrics.registry import CELL_METRICS
 from pytest_quantgate.plugin.suite_nodes import OPTIONAL_TESTS
 from pytest_quantgate.plugin.suites import test_matrix
+from pytest_quantgate.results.measurements import MEASUREMENTS
 
 
 def test_every_metric_has_a_judge_and_every_judge_a_marker() -> None:
@@ -31,7 +32,7 @@ def test_every_keyword_of_a_marker_is_a_limit() -> None:
 
 @pytest.mark.parametrize("name", CELL_METRICS)
 def test_a_measurement_can_be_read_back_from_a_record(name: str) -> None:
-    kind = CELL_METRICS[name].kind
+    kind = MEASUREMENTS[name]
     assert is_dataclass(kind)
     assert TypeAdapter(kind).json_schema()["type"] == "object"
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pytest_quantgate.metrics import scoring
 from tests.conftest import Project
 
 RECORD = "--quant-report=report.json"
@@ -68,6 +69,15 @@ def test_a_fresh_run_measures_anew(measured: Project) -> None:
 def test_another_engine_measures_anew(measured: Project, change: dict[str, str]) -> None:
     """The last fault stands for a variable that chooses another kernel."""
     measured.set_faults(**change)
+    measured.matrix(RECORD)
+    assert sum(chunks_scored(measured).values()) == 48
+
+
+def test_another_release_of_this_package_measures_anew(
+    measured: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its own code did wrong must not outlive the code."""
+    monkeypatch.setattr(scoring, "code_sha256", lambda *_rooms: "another release's")
     measured.matrix(RECORD)
     assert sum(chunks_scored(measured).values()) == 48
 

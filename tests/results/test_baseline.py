@@ -11,14 +11,19 @@ import pytest
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gguf.digests import TensorDigest
 from pytest_quantgate.gguf.tensor_changes import compare_tensors, pack_tensors
-from pytest_quantgate.results.baseline import Baseline, Key, dump, parse
+from pytest_quantgate.results.baseline import Baseline, Divergence, Key, dump, parse
 from pytest_quantgate.results.baseline_store import Store, file_name
 from tests.gate.judged import BASELINE, KEY
 
 
 def change(**values: object) -> str:
     """Return the file's text with some values changed."""
-    raw = json.loads(dump(BASELINE))
+    return change_in(BASELINE, values)
+
+
+def change_in(baseline: Baseline, values: dict[str, object]) -> str:
+    """Return a baseline's text with some values changed."""
+    raw = json.loads(dump(baseline))
     for path, value in values.items():
         *way, last = path.split("__")
         place = raw
@@ -203,3 +208,41 @@ def test_changes_of_tensors_are_told_apart() -> None:
 def test_equal_tables_have_no_changes() -> None:
     packed = pack_tensors([digest("blk.0.x")])
     assert compare_tensors(packed, packed).describe() == "all 1 tensors same"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"perplexity__ppl": 7.0}, "is damaged: perplexity: .*ppl is 7.0, but its chunks give "),
+        (
+            {"divergence__mean_kld_nats": 0.5},
+            "is damaged: Value error, mean_kld_nats is 0.5, but its chunks give 0.02",
+        ),
+        ({"divergence__same_top": 0.5}, "same_top is 0.5, but its chunks give 0.9"),
+        ({"divergence__kld_sum_nats": []}, "has no kld_sum_nats for each of the chunks"),
+        ({"divergence__kld_sum_nats": [0.1]}, "unequal length"),
+    ],
+)
+def test_a_figure_that_its_own_chunks_do_not_give_is_damage(
+    values: dict[str, object], message: str
+) -> None:
+    """A figure that a person edited, or half of a merge, must not become what is held against."""
+    chunks = BASELINE.scored.chunks
+    whole = BASELINE.model_copy(
+        update={
+            "perplexity": BASELINE.scored.model_copy(
+                update={
+                    "chunks": chunks.replace(
+                        kld_sum_nats=[0.02 * n for n in chunks.tokens],
+                        same_top=[n * 9 // 10 for n in chunks.tokens],
+                    )
+                }
+            ),
+            "divergence": Divergence(
+                mean_kld_nats=0.02, same_top=0.9, reference_per_token_sha256=""
+            ),
+        }
+    )
+    assert parse(dump(whole), "NAME") == whole
+    with pytest.raises(ConfigError, match=message):
+        parse(change_in(whole, values), "NAME")

@@ -11,7 +11,7 @@ from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gguf.digests import digest_header
 from pytest_quantgate.storage.atomic import read_json, write_json
 from pytest_quantgate.storage.cache import Cache
-from pytest_quantgate.storage.keys import key_of
+from pytest_quantgate.storage.keys import code_sha256, key_of
 
 if TYPE_CHECKING:
     from pytest_quantgate.artifacts.texts import Text
@@ -39,6 +39,7 @@ def cut_text(
         raise ConfigError(too_short.format(f"{len(text.data):,} bytes instead"))
     key = key_of(
         kind="chunks",
+        code=code_sha256("engines"),
         model=digest_header(model),
         text=text.sha256,
         n_ctx=profile.n_ctx,

@@ -174,9 +174,7 @@ def compare_cells(
             verdict=verdict or _verdict_of_support(old.cell, new.cell),
         )
     if _identified_differently(old.cell, new.cell):
-        old, new = (
-            replace(side, cell=replace(side.cell, source_sha256=None)) for side in (old, new)
-        )
+        old, new = _without_source(old), _without_source(new)
     obstacle = find_obstacle(old.cell, new.cell)
     if obstacle is not None:
         said = verdict or Verdict(kind=VerdictKind.NOT_COMPARABLE, reason=obstacle)

@@ -83,7 +83,6 @@ class _Corners:
     """The two-by-two of one cell: which engine made the file, and which computed with it."""
 
     def __init__(self, new: CellRecord, peers: Iterable[CellRecord]) -> None:
-        self._new = new
         self.old = replace(new, verdict="UNAVAILABLE", reason="not measured", file_bytes=None)
         self._new_file_on_old: CellRecord | None = None
         self._old_file_on_new: CellRecord | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pytest_quantgate import stats
+from pytest_quantgate.config.limit_table import MIN_KLD_INCREASE_NATS
 from pytest_quantgate.config.limits import default_limits
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.observation import Observation
@@ -47,12 +48,19 @@ def runtime_decision(
 
 
 def runtime_kld_limit_nats(limits: Limits, baseline: Baseline, ppl_limit_nats: float) -> float:
-    """Return how much a runtime may raise a cell's mean divergence."""
+    """Return how much a runtime may raise a cell's mean divergence.
+
+    A limit that the project set is not raised to the rise that is harmless by default.
+    """
     assert baseline.divergence is not None
-    share = limits.kld_vs_baseline
-    if share is None:
-        share = default_limits(find_format(baseline.key.format)).kld_vs_baseline or 0.0
-    return stats.kld_limit_nats(baseline.divergence.mean_kld_nats, ppl_limit_nats, share)
+    usual = default_limits(find_format(baseline.key.format)).kld_vs_baseline or 0.0
+    share = usual if limits.kld_vs_baseline is None else limits.kld_vs_baseline
+    return stats.kld_limit_nats(
+        baseline.divergence.mean_kld_nats,
+        ppl_limit_nats,
+        share,
+        least_nats=None if share == usual else MIN_KLD_INCREASE_NATS,
+    )
 
 
 def _reference_stands(seen: Observation, look: stats.Look) -> bool:

@@ -144,7 +144,7 @@ def test_no_folder_for_temporary_files_is_a_finding(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(**_options: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/x")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
     section, answers = examine(configure())
