@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pytest_quantgate import stats
+from pytest_quantgate.gate.cause import fields_changed
 from pytest_quantgate.gguf.tensor_changes import compare_tensors
 from pytest_quantgate.reports.blocks import (
     Block,
@@ -21,7 +22,7 @@ from pytest_quantgate.reports.blocks import (
     spans,
     words,
 )
-from pytest_quantgate.reports.words import NONE, change, count, number
+from pytest_quantgate.reports.words import NONE, change, count, number, share
 from pytest_quantgate.results.baseline import Baseline, Key
 
 
@@ -94,6 +95,10 @@ def _rows(item: BaselineChange) -> Iterator[Row]:
 
 def _figures(old: Baseline, new: Baseline) -> Iterator[Row]:
     """Return each figure that changed, its values, and by how much."""
+    for part in ("perplexity", "divergence", "routing"):
+        had, has = (getattr(side, part) is not None for side in (old, new))
+        if had != has:
+            yield row(part, "stored → gone" if had else "none → stored", NONE)
     if old.perplexity and new.perplexity and old.perplexity.ppl != new.perplexity.ppl:
         shift = new.perplexity.chunks.paired(old.perplexity.chunks).shift()
         moved = "of another text"
@@ -108,10 +113,19 @@ def _figures(old: Baseline, new: Baseline) -> Iterator[Row]:
         if before.same_top != after.same_top:
             values = f"{100 * before.same_top:.2f} → {100 * after.same_top:.2f} %"
             yield row("same top", values, NONE)
+    if old.routing and new.routing and old.routing != new.routing:
+        shares = (
+            sum(side.same_experts) / (side.tokens * len(side.layers))
+            for side in (old.routing, new.routing)
+        )
+        yield row("same experts", " → ".join(share(value, 2) for value in shares), NONE)
     sizes = old.size.file_bytes, new.size.file_bytes
     if sizes[0] != sizes[1]:
         moved = f"{number(100 * (sizes[1] / sizes[0] - 1), '+.2f')} %"
         yield row("bytes", f"{sizes[0]:,} → {sizes[1]:,}", moved)
+    if new.metadata is not None:
+        for field in fields_changed(old.metadata, new.metadata):
+            yield row("metadata", field, NONE)
     tensors = compare_tensors(old.size.tensors, new.size.tensors)
     if tensors.any:
         yield row("tensors", tensors.describe(), NONE)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from pytest_quantgate.config.limit_table import MAX_MEAN_KLD_NATS
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gguf.formats import FULL_PRECISION, find_format
 from pytest_quantgate.reports.blocks import (
@@ -81,7 +82,7 @@ def judge(cell: CellRecord, group: Group, max_kld_nats: float | None) -> Judged:
         return Judged(cell=cell, advice=Advice.DO_NOT, why=f"the gate says {cell.verdict}")
     if cell.is_reference:
         return Judged(cell=cell, advice=Advice.REFERENCE, why="")
-    limit = max_kld_nats if max_kld_nats is not None else cell.limits.get("kld_mean_max")
+    limit = _limit(cell) if max_kld_nats is None else max_kld_nats
     kld, low, high = kld_interval(cell, group)
     if kld is None or limit is None or not (math.isfinite(low) and math.isfinite(high)):
         missing = "no limit is set: --max-kld" if limit is None else "no interval of its divergence"
@@ -93,6 +94,12 @@ def judge(cell: CellRecord, group: Group, max_kld_nats: float | None) -> Judged:
         return Judged(cell=cell, advice=Advice.DO_NOT, why=why)
     why = f"the limit {limit:g} lies within the interval: measure more chunks"
     return Judged(cell=cell, advice=Advice.CANNOT_TELL, why=why)
+
+
+def _limit(cell: CellRecord) -> float | None:
+    """Return the limit that the project set; the default one tells garbage, not what may ship."""
+    limit = cell.limits.get("kld_mean_max")
+    return None if limit == MAX_MEAN_KLD_NATS else limit
 
 
 def formats_table(group: Group, max_kld_nats: float | None) -> Table:

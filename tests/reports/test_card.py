@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from pytest_quantgate.cli.main import main
+from pytest_quantgate.config.limit_table import MAX_MEAN_KLD_NATS
 from pytest_quantgate.reports.card import Advice, card_groups, formats_table, front_matter, judge
 from pytest_quantgate.reports.html.views import kld_interval
 from pytest_quantgate.reports.write import write_report
@@ -60,6 +61,8 @@ def test_the_whole_interval_decides() -> None:
 def test_without_a_limit_nothing_is_advised() -> None:
     (group,) = card_groups(measured(), None)
     assert judge(group.cells[1], group, None).advice is Advice.CANNOT_TELL
+    garbage = replace(group.cells[1], limits={"kld_mean_max": MAX_MEAN_KLD_NATS})
+    assert judge(garbage, group, None).advice is Advice.CANNOT_TELL, "the default tells garbage"
     limited = replace(group.cells[1], limits={"kld_mean_max": 0.1})
     assert judge(limited, group, None).advice is Advice.SHIP
 

@@ -29,7 +29,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--max-kld",
         type=float,
         metavar="NATS",
-        help="the divergence up to which a format is shipped (default: the profile's kld_mean_max)",
+        help="the divergence up to which a format ships (default: kld_mean_max, where it was set)",
     )
     parser.add_argument(
         "-o",

@@ -74,6 +74,26 @@ def test_figures_have_their_values_intervals_and_reasons(
     assert "- a better \\| quantizer (olmoe-mini Q4_K_M on cpu, text evaluation)" in text
 
 
+def test_a_part_that_went_and_settings_of_the_file_are_told(
+    stored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A baseline that no longer holds its cell to something must not read as no change."""
+
+    def change(plain: dict[str, Any]) -> None:
+        plain["divergence"] = None
+        plain["metadata"]["tokenizer.ggml.pre"] = "another"
+        plain["routing"]["same_experts"][0] -= 100
+
+    edit(stored / NAME, change)
+    assert main(["diff", "--markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any("| divergence | stored → gone |" in line for line in lines)
+    assert any("| metadata | tokenizer.ggml.pre " in line and "→ another" in line for line in lines)
+    (routing,) = (line for line in lines if "| same experts |" in line)
+    before, after = (float(part.split()[0]) for part in routing.split("|")[3].split("→"))
+    assert after < before
+
+
 def test_new_and_removed_files_are_listed(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (stored / NAME).rename(stored / NAME.replace("Q4_K_M", "Q5_0"))
     edit(stored / NAME.replace("Q4_K_M", "Q5_0"), lambda plain: plain["key"].update(format="Q5_0"))
