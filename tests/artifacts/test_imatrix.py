@@ -241,7 +241,9 @@ class Collector:
 
     def identity(self) -> SimpleNamespace:
         """Return what a matrix is kept by."""
-        return SimpleNamespace(library_sha256="l", cpu_name="c", system_info="s")
+        return SimpleNamespace(
+            library_sha256="l", cpu_name="c", system_info="s", surroundings_sha256="v"
+        )
 
     def ask(self, request: CollectImatrix, _on_reply: object) -> ImatrixCollected:
         """Write the matrix."""
