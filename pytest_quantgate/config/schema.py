@@ -310,6 +310,7 @@ class ProfileSettings(Table):
     type_k: str = "F16"
     type_v: str = "F16"
     chunks: int = Field(default=64, ge=1)
+    baseline_chunks: int | None = Field(default=None, ge=1)
     looks: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     chunk_order: Literal["seeded", "text"] = "seeded"
     seed: int = 0
@@ -329,6 +330,16 @@ class ProfileSettings(Table):
     gate: bool = False
     optional: tuple[str, ...] = ()
     limits: Mapping[str, Limits] = Field(default_factory=dict)
+
+    @property
+    def chunks_stored(self) -> int | None:
+        """The budget of a baseline that is stored; None is the whole text.
+
+        It is ``baseline_chunks``, else ``chunks`` where the profile states that.
+        """
+        if self.baseline_chunks is None and "chunks" in self.model_fields_set:
+            return self.chunks
+        return self.baseline_chunks
 
     @model_validator(mode="after")
     def _consistent(self) -> ProfileSettings:

@@ -87,9 +87,9 @@ def accept(
         candidate = merge_parts(kept, candidate, asked)
     if candidate == old:
         return Acceptance(record=result.record)
-    looks = session.artifacts.looks(resolved)
-    if looks:
-        session.measurements.keep_tokens(measure_perplexity(session, resolved, looks[-1]))
+    if resolved.text is not None:
+        n_chunks = session.artifacts.chunks_stored(resolved)
+        session.measurements.keep_tokens(measure_perplexity(session, resolved, n_chunks))
     verdict = result.verdict
     record = replace(
         full.record,

@@ -46,7 +46,7 @@ def answer(
         session: the session.
         cell: which cell.
         questions: what is asked; several of one metric are judged one after the other.
-        full: score the text up to the whole budget, whatever is asked and a look decides.
+        full: score all that a baseline stores, whatever is asked and a look decides.
         measured: metrics that were measured already, by name.
 
     """
@@ -187,10 +187,13 @@ def _looks(
     if cell.is_shape or not (full or needs_text(cell, asked.metrics)):
         return iter([(None, stats.plan_looks((), 1, 1)[0])])
     plan, budget = session.artifacts.chunk_plan(cell), session.artifacts.looks(cell)[-1]
-    available = min(source.n_chunks or budget, plan.n_chunks)
+    if full:
+        budget = available = session.artifacts.chunks_stored(cell)
+    else:
+        available = min(source.n_chunks or budget, plan.n_chunks)
     looks = stats.plan_looks(
         session.settings.profile.looks or (),
-        budget if full else available,
+        available,
         plan.n_chunks,
         plan.clusters,
     )

@@ -33,9 +33,6 @@ from pytest_quantgate.results.measurements.perplexity import token_changes
 from pytest_quantgate.results.record import CellRecord
 from pytest_quantgate.results.verdicts import Cause, CauseKind, Judgement, VerdictKind
 
-_MOST_CHUNKS = 64
-"""How far two engines go on measuring an undecided cell where the budget is smaller."""
-
 _ONCE = ("routing", "memory")
 """What an old engine measures too; speed is measured of both sides at once."""
 
@@ -58,10 +55,12 @@ class OldEngine:
 
     @property
     def n_chunks(self) -> int | None:
-        """Chunks of the text, within a bound: it measures what the run does."""
+        """Chunks of the text, or of the budget of baselines: it measures what the run does."""
         if self._session.before(self._cell) is None:
             return None
-        return max(self._session.settings.profile.chunks, _MOST_CHUNKS)
+        profile = self._session.settings.profile
+        n_chunks = self._session.artifacts.chunk_plan(self._cell).n_chunks
+        return max(profile.baseline_chunks or n_chunks, profile.chunks)
 
     def _set_aside(self, error: CellError) -> None:
         """Go on without the old engine in a cell that it cannot measure: the new one can.

@@ -161,3 +161,8 @@ class CellArtifacts:
         profile, n_chunks = self._settings.profile, self.chunk_plan(cell).n_chunks
         looks = stats.plan_looks(profile.looks or (), min(profile.chunks, n_chunks), n_chunks)
         return tuple(look.chunks for look in looks)
+
+    def chunks_stored(self, cell: ResolvedCell) -> int:
+        """Return how many chunks of a cell's text a baseline takes that is stored now."""
+        n_chunks = self.chunk_plan(cell).n_chunks
+        return min(self._settings.profile.chunks_stored or n_chunks, n_chunks)

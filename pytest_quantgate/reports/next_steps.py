@@ -25,7 +25,7 @@ def next_step(cell: CellRecord, record: RunRecord) -> tuple[str | Span, ...]:
         case VerdictKind.NOT_COMPARABLE:
             return ("restore what differs, or store a new baseline: ", accept)
         case VerdictKind.INCONCLUSIVE:
-            return _more_chunks(cell)
+            return _more_to_score(cell)
         case VerdictKind.UNSUPPORTED:
             setting = code(f'optional = ["{cell.format}"]')
             return ("leave the format out, or list it as ", setting, " in the profile")
@@ -40,14 +40,16 @@ def _is_of_baseline(cell: CellRecord) -> bool:
     return not red or any(against.startswith(_STORED) for against in red)
 
 
-def _more_chunks(cell: CellRecord) -> tuple[str | Span, ...]:
+def _more_to_score(cell: CellRecord) -> tuple[str | Span, ...]:
+    """Return how to get what would decide: more of this text, and where it ends another one."""
+    have, in_text = len(cell.chunks), cell.n_chunks_in_text
+    if in_text is not None and have >= in_text:
+        return ("the text ends here: add another to ", code("texts"), ", or widen the limit")
     more = max((item.more_chunks or 0 for item in cell.judgements), default=0)
     if not more:
-        return ("measure more: a larger ", code("chunks"), " in the profile")
-    needed = len(cell.chunks) + more
-    if cell.n_chunks_in_text is not None and needed > cell.n_chunks_in_text:
-        return (
-            f"{needed} chunks would probably decide, the text has {cell.n_chunks_in_text}:",
-            " take a longer one",
-        )
-    return ("measure more: ", code(f"chunks = {needed}"), " in the profile")
+        return ("measure more: a larger ", code("baseline_chunks"), " in the profile")
+    needed = have + more if in_text is None else min(have + more, in_text)
+    steps = ("measure more: ", code(f"baseline_chunks = {needed}"), " in the profile")
+    if needed < have + more:
+        return (*steps, f"; about {have + more} would decide: add another text to ", code("texts"))
+    return steps

@@ -74,7 +74,17 @@ def test_a_limit_between_the_bounds_is_inconclusive_and_says_how_many_more_chunk
     (judgement,) = [item for item in verdict.judgements if item.metric == "perplexity"]
     assert judgement.more_chunks is not None
     assert f"about {judgement.more_chunks:,} more chunks would decide" in verdict.reason
-    assert "(the text has 84 more: take a longer text)" in verdict.reason
+    steps = "raise baseline_chunks and store the baseline anew, and score another text besides"
+    assert f"(the text has 84 more: {steps})" in verdict.reason
+
+
+def test_at_the_end_of_the_text_only_another_text_helps() -> None:
+    seen = observe(perplexity=measurement(wobble(0.004, 0.05)))
+    short = replace(seen, cell=replace(seen.cell, n_chunks_in_text=16))
+    verdict = judge(short)
+    assert verdict.kind is VerdictKind.INCONCLUSIVE
+    assert "the text ends here: score another text besides, or widen the limit" in verdict.reason
+    assert "baseline_chunks" not in verdict.reason
 
 
 def test_few_clusters_are_inconclusive_unless_bit_equal() -> None:

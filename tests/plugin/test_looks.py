@@ -65,6 +65,29 @@ def test_a_baseline_that_is_shorter_than_the_budget_ends_the_comparison(
     assert {len(cell["chunks"]["index"]) for cell in cells} == {8}
 
 
+@pytest.mark.parametrize(
+    ("profile", "stored"),
+    [
+        ("# no chunks =", None),
+        ("chunks = 8", 8),
+        ("baseline_chunks = 12", 12),
+        ("chunks = 8\nbaseline_chunks = 12", 12),
+    ],
+)
+def test_a_baseline_stores_the_whole_text_or_the_budget_that_is_stated(
+    own_cache: Project, profile: str, stored: int | None
+) -> None:
+    """What a run measures without a baseline is another matter."""
+    own_cache.configure(formats=("F16",), profile=f"looks = [8]\n{profile}")
+    own_cache.use_fake_engine()
+    assert own_cache.accept("--quant-report=report.json").ret == pytest.ExitCode.OK
+    (path,) = own_cache.baselines
+    (cell,) = json.loads((own_cache.root / "report.json").read_text())["cells"]
+    in_text = cell["n_chunks_in_text"]
+    assert in_text > 16
+    assert len(json.loads(path.read_text())["perplexity"]["chunks"]["index"]) == (stored or in_text)
+
+
 def test_a_later_look_adds_to_the_earlier_ones(own_cache: Project) -> None:
     """No chunk is scored twice."""
     own_cache.configure(formats=("F16", "Q8_0"), profile="looks = [4, 8, 16]")

@@ -325,7 +325,31 @@ def test_a_red_cell_stands_first_with_what_to_do_next() -> None:
     )
     text = run_markdown(record(cell("F16", 20, 9), short))
     assert text.index("## What is red") < text.index("| format |")
-    assert "  - Next: measure more: `chunks = 34` in the profile\n" in text
+    assert "  - Next: measure more: `baseline_chunks = 34` in the profile\n" in text
+
+
+@pytest.mark.parametrize(
+    ("in_text", "step"),
+    [
+        (16, "the text ends here: add another to `texts`, or widen the limit"),
+        (
+            20,
+            "measure more: `baseline_chunks = 20` in the profile; about 34 would decide: add"
+            " another text to `texts`",
+        ),
+    ],
+)
+def test_what_the_text_cannot_decide_another_one_may(in_text: int, step: str) -> None:
+    judgement = Judgement(
+        metric="perplexity",
+        against="baseline",
+        verdict=VerdictKind.INCONCLUSIVE,
+        reason="r",
+        more_chunks=18,
+    )
+    short = cell("Q4_0", 20, 5, verdict="INCONCLUSIVE", judgements=(judgement,))
+    text = run_markdown(record(cell("F16", 20, 9), replace(short, n_chunks_in_text=in_text)))
+    assert f"  - Next: {step}\n" in text
 
 
 def test_a_table_in_markdown_has_short_reasons() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pytest_quantgate import stats
-from pytest_quantgate.gate.observation import Observation, percent
+from pytest_quantgate.gate.observation import THE_BASELINE, Observation, percent
 from pytest_quantgate.gguf.digests import is_identity
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.chunk_table import ChunkTable
@@ -22,6 +22,9 @@ KIND_OF_OUTCOME = {
     stats.Outcome.UNDECIDED: VerdictKind.INCONCLUSIVE,
     stats.Outcome.NOT_FINITE: VerdictKind.INVALID,
 }
+
+
+_END_OF_TEXT = "the text ends here: score another text besides, or widen the limit"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +115,9 @@ def by_decision(
         reason += _evidence(scale, estimate, decision, kind) + remark
         if more is not None and look.is_last:
             left = seen.n_chunks_in_text - estimate.chunks
-            reason += f"; about {more:,} more chunks would decide ({_supply(left, more)})"
+            reason += f"; about {more:,} more chunks would decide ({_supply(seen, left, more)})"
+        elif kind is VerdictKind.INCONCLUSIVE and estimate.chunks == seen.n_chunks_in_text:
+            reason += f"; {_END_OF_TEXT}"
     is_clear_gain = 0 < decision.limit < -decision.upper_bound
     if kind is VerdictKind.PASS and against == "baseline" and is_clear_gain:
         kind = VerdictKind.IMPROVED
@@ -162,11 +167,16 @@ def _evidence(
     return f"; cannot tell: {estimate.chunks} chunks fix the change to ±{width}"
 
 
-def _supply(left: int, more: int) -> str:
-    """Say whether the text has what would decide."""
-    if left >= more:
-        return f"the text has {left:,} more: raise chunks, and store a baseline as long"
-    return f"the text has {left:,} more: take a longer text"
+def _supply(seen: Observation, left: int, more: int) -> str:
+    """Say whether the text has what would decide, and how to get it."""
+    if not left:
+        return _END_OF_TEXT
+    steps = "raise baseline_chunks"
+    if seen.versus == THE_BASELINE:
+        steps += " and store the baseline anew"
+    if left < more:
+        steps += ", and score another text besides"
+    return f"the text has {left:,} more: {steps}"
 
 
 def noun(against: str, seen: Observation) -> str:
