@@ -132,7 +132,12 @@ def _answer(
         verdict = _judge(seen, before, asked, source, look)
         if not full and _is_decided(verdict):
             break
-    notes = (*now.record.notes, *notes_of(asked.measured), *notes_of_absent(asked.absent))
+    notes = (
+        *now.record.notes,
+        *_note_of_beginning(session, now),
+        *notes_of(asked.measured),
+        *notes_of_absent(asked.absent),
+    )
     result = Answer(
         record=replace(now.record, notes=notes),
         verdict=verdict,
@@ -197,10 +202,26 @@ def _looks(
         plan.n_chunks,
         plan.clusters,
     )
+    if session.settings.profile.chunk_order == "text":
+        # What an old engine measures ends with the budget, a stored baseline where it does.
+        is_stored = session.settings.profile.against is None
+        looks = stats.looks_in_text_order(looks, available if is_stored else budget)
+        budget = available if is_stored else budget
     # Beyond the budget goes only what the bounds leave undecided.
     return iter(
         (look.chunks, replace(look, is_last=look.is_last or look.chunks >= budget))
         for look in looks
+    )
+
+
+def _note_of_beginning(session: Session, now: CellMeasurement) -> tuple[str, ...]:
+    """Say that the chunks of a text in its own order are its beginning, and no sample of it."""
+    scored, total = len(now.record.chunks), now.record.n_chunks_in_text or 0
+    if session.settings.profile.chunk_order != "text" or not 0 < scored < total:
+        return ()
+    return (
+        f"the first {scored} of the text's {total} chunks were scored, in its own order: nothing"
+        f" is known of the rest; raise chunks to {total}",
     )
 
 

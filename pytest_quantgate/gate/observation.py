@@ -71,6 +71,18 @@ class Observation:
         before = ChunkTable() if baseline.perplexity is None else baseline.perplexity.chunks
         return self.chunks.paired(before)
 
+    def whole_of(self, baseline: Baseline | None) -> Baseline | None:
+        """Return the baseline where its further chunks are bound to be those of this cell too.
+
+        Then its figures are what scoring all of them would give.
+        """
+        if baseline is None or baseline.perplexity is None or not self.same_computation:
+            return None
+        pair = self.paired(baseline)
+        is_longer = len(baseline.perplexity.chunks) > len(self.chunks) == len(pair) > 0
+        is_equal = pair.before.nll_sum_nats == pair.after.nll_sum_nats
+        return baseline if is_longer and is_equal and not pair.retokenized else None
+
     def find(self, kind: type[MeasurementT]) -> MeasurementT | None:
         """Return the measurement of a kind, None where it was not asked for."""
         return next((item for item in self.cell.measured.values() if isinstance(item, kind)), None)

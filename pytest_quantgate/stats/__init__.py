@@ -44,6 +44,7 @@ from pytest_quantgate.stats.looks import (
     FIRST_LOOK,
     MIN_CLUSTERS,
     Look,
+    looks_in_text_order,
     plan_looks,
     spending,
 )
@@ -95,6 +96,7 @@ __all__ = [
     "interval",
     "is_narrow",
     "kld_limit_nats",
+    "looks_in_text_order",
     "lower_bound",
     "mean_and_standard_error",
     "paired_log_ratio",

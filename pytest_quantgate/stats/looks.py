@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 ALPHA_REGRESSED = 0.001
@@ -119,6 +119,27 @@ def plan_looks(
             is_last=chunks == max(fractions),
         )
         for chunks, fraction in fractions.items()
+    )
+
+
+def looks_in_text_order(looks: Sequence[Look], end: int) -> tuple[Look, ...]:
+    """Let looks at the beginnings of a text find a loss there, and only the end find none.
+
+    The first chunks of a text in its own order are one topic: they say nothing of the rest. So no
+    look before the end may spend an error of INSIDE, and the end may spend what they could have.
+
+    Args:
+        looks: as `plan_looks` gives them, of which those beyond the end are left as they are.
+        end: how many chunks are to be compared; the first look that has as many is the end.
+
+    """
+    end = next(look.chunks for look in looks if look.is_last or look.chunks >= end)
+    unspent = sum(look.alpha_pass for look in looks if look.chunks < end)
+    return tuple(
+        replace(look, alpha_pass=0.0, is_last=False)
+        if look.chunks < end
+        else replace(look, alpha_pass=look.alpha_pass + (unspent if look.chunks == end else 0.0))
+        for look in looks
     )
 
 

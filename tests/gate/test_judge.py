@@ -104,6 +104,27 @@ def test_equal_values_at_an_early_look_wait_for_the_rest_of_the_text() -> None:
     assert judge(observe(same_computation=True), look=early).kind is VerdictKind.PASS
 
 
+def test_a_maximum_is_judged_on_all_chunks_that_are_to_be_scored() -> None:
+    """The first ones may be easier than the rest."""
+    seen, early = observe(), plan_looks((16,), 64, 64)[0]
+    ppl = seen.chunks.perplexity
+    assert judge(seen, Limits(ppl_max=1.01 * ppl), None).kind is VerdictKind.PASS
+    near = judge(seen, Limits(ppl_max=1.01 * ppl), None, look=early)
+    assert near.kind is VerdictKind.INCONCLUSIVE
+    assert "on the first 16 chunks; the rest is not scored yet" in near.reason
+    assert judge(seen, Limits(ppl_max=2 * ppl), None, look=early).kind is VerdictKind.PASS
+    assert judge(seen, Limits(ppl_max=ppl / 2), None, look=early).kind is VerdictKind.REGRESSED
+
+
+def test_a_maximum_takes_the_rest_from_a_baseline_that_computes_the_same() -> None:
+    whole = measurement(wobble(0.0)[:8] + [0.2] * 8)
+    baseline, early = baseline_of(observe(whole)), plan_looks((8,), 16, 16)[0]
+    seen = observe(whole.first(8), same_computation=True)
+    limits = Limits(ppl_max=(seen.chunks.perplexity + whole.perplexity) / 2)
+    assert judge(seen, limits, None).kind is VerdictKind.PASS, "the first chunks alone"
+    assert judge(seen, limits, baseline, look=early).kind is VerdictKind.REGRESSED
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(
     "limits",

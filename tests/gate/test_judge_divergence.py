@@ -82,6 +82,55 @@ def test_percentile_and_top_tokens_have_limits() -> None:
     assert kinds(seen, Limits(same_top_min=0.9)) == {VerdictKind.REGRESSED}
 
 
+EARLY = plan_looks((16,), 64, 64)[0]
+
+
+def test_a_few_tokens_without_another_top_token_prove_nothing() -> None:
+    """Unless they are the reference's own, bit by bit, or nobody could ask for more."""
+
+    def with_tokens(tokens: int, shift: float = 0.01, n_chunks: int = 16) -> Observation:
+        seen = measurement(shift, n_chunks)
+        short = replace(seen, chunks=seen.chunks.replace(tokens=[tokens] * n_chunks))
+        sums = short.chunks.replace(kld_sum_nats=[0.1] * n_chunks)
+        return observe(replace(short, chunks=sums), measurement(n_chunks=n_chunks))
+
+    limits = Limits(same_top_min=0.99)
+    assert kinds(with_tokens(5, n_chunks=8), limits) == {VerdictKind.INCONCLUSIVE}
+    assert kinds(with_tokens(100), limits) == {VerdictKind.PASS}
+    assert kinds(with_tokens(100, n_chunks=4), limits) == {VerdictKind.INCONCLUSIVE}
+    assert kinds(with_tokens(5, 0.0, 8), limits) == {VerdictKind.PASS}, "the reference itself"
+    exact = Limits(same_top_min=1.0)
+    assert kinds(with_tokens(100), exact) == {VerdictKind.PASS}
+    assert kinds(with_tokens(100, n_chunks=4), exact) == {VerdictKind.INCONCLUSIVE}
+    (early,) = judge_divergence(with_tokens(100), exact, None, EARLY)
+    assert early.verdict is VerdictKind.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("limits", "at_the_end", "early"),
+    [
+        (Limits(kld_p99_max=0.06), VerdictKind.PASS, VerdictKind.INCONCLUSIVE),
+        (Limits(kld_p99_max=0.05), VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE),
+        (Limits(kld_mean_max=1.0), VerdictKind.PASS, VerdictKind.PASS),
+    ],
+)
+def test_what_the_first_chunks_show_is_no_fact_of_the_whole(
+    limits: Limits, at_the_end: VerdictKind, early: VerdictKind
+) -> None:
+    seen = observe_divergence(0.05)
+    assert kinds(seen, limits) == {at_the_end}
+    assert {item.verdict for item in judge_divergence(seen, limits, None, EARLY)} == {early}
+
+
+def test_the_default_maximum_waits_for_the_whole_where_the_bounds_do_not_tell() -> None:
+    limits = Limits(kld_mean_max=1.0)
+    wide = observe_divergence(0.98, amplitude=10)
+    assert kinds(wide, limits) == {VerdictKind.PASS}
+    (early,) = judge_divergence(wide, limits, None, EARLY)
+    assert early.verdict is VerdictKind.INCONCLUSIVE
+    assert "on the first 16 chunks; the rest is not scored yet" in early.reason
+
+
 def test_sums_alone_are_judged_as_far_as_they_go() -> None:
     """From an engine that tells no values of single tokens, and here no percentiles either."""
     full = diverging(0.05)

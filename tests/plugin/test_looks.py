@@ -35,6 +35,37 @@ def test_other_libraries_take_the_whole_budget(own_cache: Project) -> None:
     assert {(cell["verdict"], len(cell["chunks"]["index"])) for cell in cells} == {("PASS", 16)}
 
 
+@pytest.mark.parametrize("chunks", [96, 48])
+def test_the_beginning_of_a_text_in_its_own_order_passes_nothing(
+    own_cache: Project, chunks: int
+) -> None:
+    """Whether the beginning is an early look, or the budget where the baseline has more."""
+    profile = 'chunk_order = "text"\nlooks = [48]\nchunks = '
+    own_cache.configure(formats=("F16", "Q8_0"), profile=f"{profile}96")
+    own_cache.use_fake_engine()
+    assert own_cache.accept().ret == pytest.ExitCode.OK
+    own_cache.configure(formats=("F16", "Q8_0"), profile=f"{profile}{chunks}")
+    own_cache.set_faults(library="another build", Q8_0="late loss")
+    own_cache.matrix("--quant-report=report.json")
+    cells = json.loads((own_cache.root / "report.json").read_text())["cells"]
+    assert {cell["format"]: (cell["verdict"], len(cell["chunks"]["index"])) for cell in cells} == {
+        "F16": ("PASS", 96),
+        "Q8_0": ("INCONCLUSIVE", 96),
+    }
+    assert "the first 96 of the text's" in cells[0]["notes"][-1]
+
+
+def test_the_beginning_of_a_text_in_its_own_order_can_fail(own_cache: Project) -> None:
+    profile = 'chunk_order = "text"\nlooks = [48]\nchunks = 96'
+    own_cache.configure(formats=("F16", "Q8_0"), profile=profile)
+    own_cache.use_fake_engine()
+    assert own_cache.accept().ret == pytest.ExitCode.OK
+    own_cache.set_faults(library="another build", Q8_0="worse")
+    own_cache.matrix("--quant-report=report.json")
+    cells = json.loads((own_cache.root / "report.json").read_text())["cells"]
+    assert (cells[1]["verdict"], len(cells[1]["chunks"]["index"])) == ("REGRESSED", 48)
+
+
 def test_an_undecided_cell_goes_on_to_the_end_of_its_baseline(own_cache: Project) -> None:
     """What is decided, such as bit-equal values, stops at the budget; both sides have 16 here."""
     own_cache.configure(profile="looks = [8]")

@@ -13,6 +13,7 @@ from pytest_quantgate.stats import (
     ALPHA_REGRESSED,
     MIN_CLUSTERS,
     Look,
+    looks_in_text_order,
     plan_looks,
     spending,
 )
@@ -27,6 +28,20 @@ def positions(looks: tuple[Look, ...]) -> list[int]:
 def fractions(looks: tuple[Look, ...]) -> dict[int, float]:
     """Return what each look may spend of an error."""
     return {look.chunks: look.alpha_pass / ALPHA_PASS for look in looks}
+
+
+@given(DECLARED, st.integers(1, 400), st.integers(1, 400))
+def test_in_text_order_the_end_alone_passes_with_all_that_the_looks_before_had(
+    declared: list[int], available: int, end: int
+) -> None:
+    looks = plan_looks(declared, available, 400)
+    ordered = looks_in_text_order(looks, end)
+    passing = [look for look in ordered if look.alpha_pass]
+    assert sum(look.alpha_pass for look in ordered) == pytest.approx(
+        sum(look.alpha_pass for look in looks)
+    )
+    assert all(look.chunks >= min(end, available) for look in passing)
+    assert [look.alpha_regressed for look in ordered] == [look.alpha_regressed for look in looks]
 
 
 @given(

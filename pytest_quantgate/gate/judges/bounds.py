@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_quantgate import stats
 from pytest_quantgate.gate.observation import THE_BASELINE, Observation, percent
@@ -205,6 +205,38 @@ def at_most(metric: str, name: str, value: float, limit: float, unit: str) -> Ju
         estimate=value,
         limit=limit,
     )
+
+
+def of_beginning(
+    judgement: Judgement, estimate: stats.MeanEstimate | None, limit: float, look: stats.Look
+) -> Judgement:
+    """Return what a figure of the first chunks says of the figure of all that are to be scored.
+
+    At the last look it is a fact; before, its bounds decide, and without an estimate nothing does.
+
+    Args:
+        judgement: of the figure so far, as a fact.
+        estimate: the mean a token that the figure is of; None for a figure that is no mean.
+        limit: in the estimate's unit.
+        look: which errors may be spent.
+
+    """
+    if look.is_last or judgement.verdict is VerdictKind.INVALID:
+        return judgement
+    outcome = stats.Outcome.UNDECIDED
+    if estimate is not None:
+        outcome = stats.decide(
+            estimate,
+            limit,
+            alpha_pass=look.alpha_pass,
+            alpha_regressed=look.alpha_regressed,
+            identical=False,
+            last_look=False,
+        ).outcome
+    reason = judgement.reason
+    if outcome is stats.Outcome.UNDECIDED:
+        reason += f" on the first {look.chunks} chunks; the rest is not scored yet"
+    return replace(judgement, verdict=KIND_OF_OUTCOME[outcome], reason=reason)
 
 
 def grown_bytes(

@@ -15,12 +15,14 @@ from pytest_quantgate.gate.judges.bounds import (
     at_most,
     by_bounds,
     not_comparable,
+    of_beginning,
     only,
 )
 from pytest_quantgate.gate.judges.runtime import runtime_decision, runtime_kld_limit_nats
 from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.chunk_table import ChunkTable
+from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
 
 
@@ -82,9 +84,7 @@ def judge_divergence(
     judgements = []
     if limits.kld_mean_max is not None:
         if limits.kld_mean_max == MAX_MEAN_KLD_NATS:
-            # The default limit is there for garbage: a fact of this text, without an interval.
-            mean, limit = divergence.mean_kld_nats, limits.kld_mean_max
-            judgements.append(at_most("divergence", "mean KLD", mean, limit, " nats"))
+            judgements.append(_no_garbage(seen, divergence, chunks.mean(sums), baseline, look))
         else:
             judgements.append(_within(seen, _KLD, chunks, sums, limits.kld_mean_max, look))
     if limits.kld_p99_max is not None:
@@ -93,12 +93,29 @@ def judge_divergence(
             reason = "the engine gave no percentiles of the divergence from the reference"
             judgements.append(only("divergence", "reference", VerdictKind.UNSUPPORTED, reason))
         else:
-            judgements.append(at_most("divergence", "p99 KLD", p99, limits.kld_p99_max, " nats"))
+            judgement = at_most("divergence", "p99 KLD", p99, limits.kld_p99_max, " nats")
+            judgements.append(of_beginning(judgement, None, limits.kld_p99_max, look))
     if limits.same_top_min is not None and seen.reference is not None:
         judgements += _same_top(seen, seen.reference, limits.same_top_min, look)
     if limits.kld_vs_baseline is not None and baseline is not None:
         judgements.append(_against_baseline(seen, limits, limits.kld_vs_baseline, baseline, look))
     return judgements
+
+
+def _no_garbage(
+    seen: Observation,
+    divergence: DivergenceMeasurement,
+    estimate: stats.MeanEstimate,
+    baseline: Baseline | None,
+    look: stats.Look,
+) -> Judgement:
+    """Judge by the default maximum, which is there for garbage: of all chunks it is a fact."""
+    limit, whole = MAX_MEAN_KLD_NATS, seen.whole_of(baseline)
+    if whole is not None and whole.divergence is not None:
+        mean = whole.divergence.mean_kld_nats
+        return at_most("divergence", "mean KLD", mean, limit, " nats")
+    judgement = at_most("divergence", "mean KLD", divergence.mean_kld_nats, limit, " nats")
+    return of_beginning(judgement, estimate, limit, look)
 
 
 def _within(
@@ -109,8 +126,48 @@ def _within(
     limit: float,
     look: stats.Look,
 ) -> Judgement:
-    """Judge a mean a token against a maximum."""
-    return by_bounds(scale, "limit", chunks.excess(sums), limit, look, chunks, seen)
+    """Judge a mean a token against a maximum.
+
+    That a few tokens show nothing at all is no proof that none would: only what is the reference
+    bit by bit shows nothing on every further chunk.
+    """
+    estimate, reference = chunks.excess(sums), seen.reference
+    pair = None if reference is None else chunks.paired(reference)
+    is_reference = pair is not None and pair.before.nll_sum_nats == pair.after.nll_sum_nats
+    if estimate.chunks_differing == 0 and not is_reference:
+        return _without_any(scale, estimate, limit, look)
+    return by_bounds(scale, "limit", estimate, limit, look, chunks, seen)
+
+
+def _without_any(
+    scale: Scale, estimate: stats.PairedEstimate, limit: float, look: stats.Look
+) -> Judgement:
+    """Judge a mean that is 0 on every token: if 1 − α^(1/n) of all show something, none of n may.
+
+    That is the exact bound of Clopper and Pearson, which the rule of three approximates. No bound
+    is as low as a limit of nothing at all: there the tokens that were to be scored decide.
+    """
+    tokens = estimate.tokens
+    high = -math.expm1(math.log(look.alpha_pass) / tokens) if look.alpha_pass else math.inf
+    enough = look.is_last if limit == 0 else high <= limit
+    is_inside = enough and estimate.clusters >= stats.MIN_CLUSTERS
+    kind = VerdictKind.PASS if is_inside else VerdictKind.INCONCLUSIVE
+    reason = f"{scale.name} {scale.text(0.0)} over {tokens:,} tokens"
+    if math.isfinite(high) and limit > 0:
+        reason += f" (at 95 % confidence below {scale.text(high)})"
+    reason += f"; the limit is {scale.text(limit)}"
+    if kind is VerdictKind.INCONCLUSIVE:
+        reason += "; cannot tell: raise chunks, or take a longer text"
+    return Judgement(
+        metric=scale.metric,
+        against="limit",
+        verdict=kind,
+        reason=reason,
+        estimate=0.0,
+        low=0.0,
+        high=high,
+        limit=limit,
+    )
 
 
 def _same_top(

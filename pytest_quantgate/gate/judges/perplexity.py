@@ -13,6 +13,7 @@ from pytest_quantgate.gate.judges.bounds import (
     by_bounds,
     by_decision,
     not_comparable,
+    of_beginning,
     only,
 )
 from pytest_quantgate.gate.judges.runtime import runtime_decision
@@ -45,7 +46,7 @@ def judge_perplexity(
         return [only("perplexity", "limit", VerdictKind.INVALID, reason)]
     judgements = []
     if limits.ppl_max is not None:
-        judgements.append(at_most("perplexity", "PPL", measured.perplexity, limits.ppl_max, ""))
+        judgements.append(_within(seen, limits.ppl_max, baseline, look))
     if seen.reference is not None and limits.ppl_vs_reference is not None:
         pair = measured.paired(seen.reference)
         limit = stats.ppl_limit_nats(limits.ppl_vs_reference)
@@ -66,6 +67,18 @@ def judge_perplexity(
     if limits.ppl_vs_anchor is not None:
         judgements += _judge_drift(seen, limits, limits.ppl_vs_anchor, baseline, look)
     return judgements
+
+
+def _within(
+    seen: Observation, limit: float, baseline: Baseline | None, look: stats.Look
+) -> Judgement:
+    """Judge the perplexity of all chunks that are to be scored against a maximum."""
+    whole = seen.whole_of(baseline)
+    if whole is not None:
+        return at_most("perplexity", "PPL", whole.scored.ppl, limit, "")
+    chunks = seen.chunks
+    judgement = at_most("perplexity", "PPL", chunks.perplexity, limit, "")
+    return of_beginning(judgement, chunks.mean(chunks.nll_sum_nats), math.log(limit), look)
 
 
 def _judge_change(
