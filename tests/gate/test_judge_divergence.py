@@ -90,9 +90,14 @@ def test_a_few_tokens_without_another_top_token_prove_nothing() -> None:
 
     def with_tokens(tokens: int, shift: float = 0.01, n_chunks: int = 16) -> Observation:
         seen = measurement(shift, n_chunks)
-        short = replace(seen, chunks=seen.chunks.replace(tokens=[tokens] * n_chunks))
-        sums = short.chunks.replace(kld_sum_nats=[0.1] * n_chunks)
-        return observe(replace(short, chunks=sums), measurement(n_chunks=n_chunks))
+        chunks = seen.chunks.replace(
+            tokens=[tokens] * n_chunks,
+            kld_sum_nats=[0.1] * n_chunks,
+            same_top=[tokens] * n_chunks,
+        )
+        return observe(
+            replace(seen, chunks=chunks, top_tokens=None), measurement(n_chunks=n_chunks)
+        )
 
     limits = Limits(same_top_min=0.99)
     assert kinds(with_tokens(5, n_chunks=8), limits) == {VerdictKind.INCONCLUSIVE}
