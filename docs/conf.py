@@ -5,10 +5,12 @@ author = "The pytest-quantgate developers"
 copyright = "The pytest-quantgate developers"
 
 extensions = ["myst_parser"]
-myst_enable_extensions = ["dollarmath", "deflist"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 suppress_warnings: list[str] = []
 
 html_theme = "furo"
 html_title = "pytest-quantgate"
+html_static_path = ["_static"]
+html_css_files = ["quantgate.css"]

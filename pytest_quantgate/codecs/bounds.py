@@ -3,7 +3,7 @@
 One function a format: ``rows`` float32 (n, k) to the largest error (n, k), float64, that the
 format's quantizer may leave on each element **without an importance matrix**, computed from the
 block's own values. ``inf`` means that nothing is claimed there: outside the stated domain. The
-proofs, and what each factor means, are in ``docs/codecs.md`` under the format's name.
+proofs, and what each factor means, are in ``docs/explanation/codecs.md`` under the format's name.
 
 ``u = 2^-24`` is float32's unit roundoff and ``h(s)`` the half unit in the last place of the half
 precision number nearest s (:func:`~pytest_quantgate.codecs.rounding.half_ulp16`).

@@ -1,4 +1,4 @@
-"""A-priori error bounds of the K-quants; proofs in ``docs/codecs.md``, "The K-quants".
+"""A-priori error bounds of the K-quants; proofs in ``docs/explanation/codecs.md``, "The K-quants".
 
 Every function takes rows float32 (n, k) and returns float64 (n · k / 256, 256): the largest
 error of each element when quantized without an importance matrix; ``inf`` where nothing is claimed.

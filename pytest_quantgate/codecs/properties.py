@@ -1,6 +1,6 @@
 """What every quantized format promises: each promise's formats, cases and check.
 
-The statements are in ``docs/codecs.md``, "The properties".
+The statements are in ``docs/explanation/codecs.md``, "The properties".
 """
 
 from __future__ import annotations

@@ -68,9 +68,9 @@ def steps() -> ModuleType:
 def test_every_input_is_used_and_documented(name: str) -> None:
     """With its default, in a table below the action's own heading."""
     text = (ACTIONS[name] / "action.yml").read_text(encoding="utf-8")
-    page = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "ci.md").read_text(encoding="utf-8")
     section = page.partition(f"uses: ./{name}\n")[2].partition("\n##")[0]
-    assert section, f"docs/ci.md shows no use of {name}"
+    assert section, f"docs/how-to/ci.md shows no use of {name}"
     rows = dict(re.findall(r"^\| `([\w-]+)` \| (.*?) \|", section, flags=re.MULTILINE))
     found = action(name)["inputs"]
     assert set(rows) == set(found)

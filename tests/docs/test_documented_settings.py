@@ -16,8 +16,8 @@ from pytest_quantgate.config.options import OPTIONS
 from pytest_quantgate.config.values import parse_relative
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
-CONFIGURATION = "configuration.md"
+PAGES = sorted([*(ROOT / "docs").glob("*/*.md"), ROOT / "docs" / "index.md", ROOT / "README.md"])
+CONFIGURATION = "reference/configuration.md"
 
 TABLES: dict[str, tuple[str, type[schema.Table]]] = {
     "## `[tool.quantgate]`": (CONFIGURATION, schema.Tables),
@@ -29,7 +29,7 @@ TABLES: dict[str, tuple[str, type[schema.Table]]] = {
     "## `[tool.quantgate.formats.NAME]`: recipes": (CONFIGURATION, schema.RecipeSettings),
     "## `[tool.quantgate.profiles.NAME]`": (CONFIGURATION, schema.ProfileSettings),
     "## Limits": (CONFIGURATION, schema.Limits),
-    "## A shape of your own": ("shapes.md", schema.ShapeSettings),
+    "## A shape of your own": ("how-to/shapes.md", schema.ShapeSettings),
 }
 """The heading under which a table's keys stand, its page, and what reads it."""
 
@@ -139,7 +139,7 @@ def read_default(text: str, limit: Limit) -> float | None:
 
 @pytest.mark.parametrize("marker", MARKERS.values(), ids=lambda marker: marker.name)
 def test_the_page_of_markers_has_all_keywords(marker: Marker) -> None:
-    text = (ROOT / "docs" / "markers-and-fixtures.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "markers-and-fixtures.md").read_text(encoding="utf-8")
     text = re.sub(r"\s+", " ", text)
     (found,) = re.findall(rf"`{marker.name}\(([^)=]*)\)`", text)
     assert sorted(found.split(", ")) == sorted(marker.all_keywords)

@@ -12,7 +12,7 @@ from pytest_quantgate.plugin.options import add_options
 from pytest_quantgate.results.verdicts import VerdictKind
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGE = (DOCS / "errors.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "reference" / "errors.md").read_text(encoding="utf-8")
 CLASSES = {
     name: kind
     for name, kind in vars(errors).items()
@@ -66,4 +66,4 @@ def test_the_options_that_it_types_exist() -> None:
 
 def test_the_page_is_linked() -> None:
     index = (DOCS / "index.md").read_text(encoding="utf-8")
-    assert re.search(r"^errors$|\]\(errors\.md\)", index, re.MULTILINE)
+    assert re.search(r"^reference/errors$", index, re.MULTILINE)

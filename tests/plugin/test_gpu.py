@@ -1,6 +1,6 @@
 """On a CUDA device: quality, routes, memory and speed there, and models split over two.
 
-They need an engine that was compiled for CUDA (docs/devices.md).
+They need an engine that was compiled for CUDA (docs/how-to/devices.md).
 """
 
 from __future__ import annotations

@@ -202,7 +202,7 @@ def _explained(problem: CellError | OSError) -> str:
     if isinstance(problem, CellCrashed) and _SIGNALS.search(first):
         return (
             f"{first}. A build for the instruction sets of another CPU dies so, and on a CPU with"
-            " AMX a native build of GCC 12 or older: see docs/troubleshooting.md"
+            " AMX a native build of GCC 12 or older: see docs/how-to/troubleshooting.md"
         )
     return first
 
