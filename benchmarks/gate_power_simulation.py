@@ -2,11 +2,12 @@
 
     python benchmarks/gate_power_simulation.py [BEFORE.json AFTER.json] [--simulations N] …
 
-The files are baselines (docs/how-to/baselines.md) of two formats of one model on one text. The differences
-of their chunks are recentred, so that the true change is zero, whole documents are drawn with
-replacement to make a new text, a true change is added, and the gate's own functions look at 16, 32
-and 64 chunks of it, and further where there are more (``--available``, ``--text-chunks``). Without
-files the differences are synthetic: skewed, heavy-tailed and correlated within documents.
+The files are baselines (docs/how-to/baselines.md) of two formats of one model on one text. The
+differences of their chunks are recentred, so that the true change is zero, whole documents are
+drawn with replacement to make a new text, a true change is added, and the gate's own functions look
+at 16, 32 and 64 chunks of it, and further where there are more (``--available``,
+``--text-chunks``). Without files the differences are synthetic: skewed, heavy-tailed and correlated
+within documents.
 
 With ``--joint`` the real damage is scaled instead: a change by f of the mean comes with √f of the
 scatter, and the change of the KL divergence scales likewise, because a small perturbation of the

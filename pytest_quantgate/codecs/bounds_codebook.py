@@ -1,4 +1,6 @@
-"""A-priori error bounds of IQ4_NL and IQ4_XS; proofs in ``docs/explanation/codecs.md``, "IQ4_NL and IQ4_XS".
+"""A-priori error bounds of IQ4_NL and IQ4_XS.
+
+The proofs are in ``docs/explanation/codecs.md``, "IQ4_NL and IQ4_XS".
 
 Rows float32 (n, k) to float64 (blocks, elements), without an importance matrix.
 """

@@ -23,8 +23,8 @@ they quantize the activations differently (SmolLM2, Q4_K_M, AVX-512); a broken o
 
 MAX_DEVICE_KLD_NATS = 0.1
 """Mean divergence between devices, some three times the largest one measured between sound ones:
-SmolLM2 on an H100 against a CPU, 0.036 in Q5_K_S, 1.5e-4 in F16 (docs/explanation/benchmarks.md). Repacked
-against plain weights on a CPU with AVX2: up to 0.006 (Q4_K_M)."""
+SmolLM2 on an H100 against a CPU, 0.036 in Q5_K_S, 1.5e-4 in F16 (docs/explanation/benchmarks.md).
+Repacked against plain weights on a CPU with AVX2: up to 0.006 (Q4_K_M)."""
 
 MIN_ROUTE_INCREASE = 0.005
 """An increase of the share of changed routes below this is never a regression: rounding in

@@ -1,6 +1,7 @@
 """What llama.cpp does that a reader of the formats would not expect, each with a minimal example.
 
-docs/explanation/codecs.md, "Deviations", lists them. A failure here: upstream changed, update the docs.
+docs/explanation/codecs.md, "Deviations", lists them. A failure here: upstream
+changed, update the docs.
 """
 
 from __future__ import annotations
