@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -71,6 +72,33 @@ def test_what_rounding_explains_is_no_outlier_though_all_else_is_identical() -> 
 def test_what_rounding_does_not_explain_is_one() -> None:
     found = measured(scores("a"), scores("b"), scores("c"), scores("not repacked", 0.3))
     assert outliers(found) == ["not repacked"]
+
+
+@pytest.mark.parametrize("n_broken", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("distance", [0.3, 10.0])
+def test_a_broken_kernel_is_found_however_many_settings_use_it(
+    n_broken: int, distance: float
+) -> None:
+    """Six settings that are split 3 to 3 have a median between both halves."""
+    sound = [scores(f"s{i}", 0.01) for i in range(5 - n_broken)]
+    broken = [scores(f"b{i}", distance, 475_506.0, 9.0) for i in range(n_broken)]
+    said = {
+        item.verdict
+        for item in judge_noise(
+            observe(measured={"noise": measured(*sound, *broken)}), Limits(), None, LAST
+        )
+    }
+    assert said == {VerdictKind.REGRESSED}
+
+
+def test_a_perplexity_that_only_rises_is_no_rounding() -> None:
+    """A small distance of every token, one way, is a loss that limits would not allow."""
+    worse = replace(measured(scores("n_ubatch 64", 0.2, 10.6)), tokens=8_000)
+    assert outliers(worse) == ["n_ubatch 64"]
+    (outlier,) = assess(worse).outliers
+    text = describe_outlier(outlier, worse, assess(worse))
+    assert "PPL 10.6000 against 10.0000, where rounding explains 2 %" in text
+    assert outliers(replace(worse, tokens=100)) == [], "chance, on so few tokens"
 
 
 def test_the_scale_grows_where_all_settings_scatter() -> None:

@@ -32,6 +32,20 @@ rounding. Honest kernels round activations to 8 bits in different ways; ½ · 0.
 nats, the divergence that rounding the weights to 8 bits costs (Q8_0).
 """
 
+MOST_NATS = 0.5
+"""A distance above this is a fault, however far the other settings are apart, RMS in nats a token.
+
+Five times the largest one between sound settings (0.096, SmolLM2 in Q4_K_M): where half of the
+settings use a broken kernel, the spread alone would excuse it.
+"""
+
+MOST_PPL_SHIFT = 0.02
+"""A shift of perplexity above this is a fault where chance does not explain it: ten times the
+largest one between sound settings (0.17 %). Rounding moves tokens both ways, a fault one way."""
+
+_SURE = 5.0
+"""Standard errors beyond which a shift is no chance, tokens taken as independent."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Assessment:
@@ -49,20 +63,22 @@ class Assessment:
 
 
 def assess(measured: NoiseMeasurement) -> Assessment:
-    """Tell outliers from noise, and the size of the noise.
+    """Separate outliers from noise, and return the size of the noise.
 
-    A setting is an outlier where it failed, where its figures are not finite, or where its
+    A setting is an outlier where it failed, where its figures are not finite, where its
     modified z-score ``(x − median) / max(1.4826 · MAD, LEAST_SCALE_NATS)`` is not within
-    ``MAX_SCORE``; x is its distance from the central setting.
+    ``MAX_SCORE``, x being its distance from the central setting, where x is above ``MOST_NATS``,
+    or where its perplexity is off by more than ``MOST_PPL_SHIFT`` and chance. The lower median
+    of an even number is taken, so that two halves do not excuse each other.
     """
     finite = [item for item in measured.settings if item.is_finite and item.rms_nats is not None]
     distances = [item.rms_nats for item in finite if item.rms_nats is not None]
     threshold = math.nan
     if distances:
-        median = stdlib_statistics.median(distances)
-        mad = stdlib_statistics.median(abs(value - median) for value in distances)
-        threshold = median + MAX_SCORE * max(1.4826 * mad, LEAST_SCALE_NATS)
-    sound = [item for item in finite if item.rms_nats is not None and item.rms_nats <= threshold]
+        median = stdlib_statistics.median_low(distances)
+        mad = stdlib_statistics.median_low(abs(value - median) for value in distances)
+        threshold = min(median + MAX_SCORE * max(1.4826 * mad, LEAST_SCALE_NATS), MOST_NATS)
+    sound = [item for item in finite if _is_sound(item, measured, threshold)]
     outliers = [
         item
         for item in measured.settings
@@ -79,6 +95,17 @@ def assess(measured: NoiseMeasurement) -> Assessment:
         ppl_shift=(max(ppls) - min(ppls)) / scale if ppls and scale else 0.0,
         kld_shift_nats=max(klds) - min(klds) if klds else None,
     )
+
+
+def _is_sound(item: SettingScores, measured: NoiseMeasurement, threshold_nats: float) -> bool:
+    """Return whether rounding explains a setting's distance from the central one."""
+    distance, centre = item.rms_nats, measured.central
+    if distance is None or not distance <= threshold_nats:
+        return False
+    if item.ppl is None or not centre.ppl:
+        return True
+    shift = abs(math.log(item.ppl / centre.ppl))
+    return shift <= max(MOST_PPL_SHIFT, _SURE * distance / math.sqrt(measured.tokens))
 
 
 def judge_noise(
@@ -138,11 +165,13 @@ def describe_outlier(item: SettingScores, measured: NoiseMeasurement, found: Ass
         return start + item.problem.splitlines()[0]
     if not item.is_finite or item.rms_nats is None or not math.isfinite(item.rms_nats):
         return start + f"PPL {item.ppl} is not finite"
-    centre = next(other for other in measured.settings if other.name == measured.centre)
+    centre = measured.central
     text = (
         f"{start}{item.rms_nats:.3g} nats a token (RMS) from the others, where rounding"
         f" explains {found.threshold_nats:.3g}; PPL {item.ppl:.4f} against {centre.ppl:.4f}"
     )
+    if item.rms_nats <= found.threshold_nats:
+        text += f", where rounding explains {100 * MOST_PPL_SHIFT:g} %"
     mine, theirs = item.mean_kld_nats, centre.mean_kld_nats
     if mine is None or theirs is None:
         return text

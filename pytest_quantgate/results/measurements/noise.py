@@ -53,3 +53,8 @@ class NoiseMeasurement:
     def own(self) -> SettingScores:
         """The profile's own setting."""
         return self.settings[0]
+
+    @property
+    def central(self) -> SettingScores:
+        """The central setting."""
+        return next(item for item in self.settings if item.name == self.centre)
