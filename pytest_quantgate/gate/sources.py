@@ -6,13 +6,13 @@ The stored baselines are here; another engine that measures the cell too is in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pytest_quantgate.config.limit_table import LIMITS
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judge import BY_CHUNK, WITHOUT_BASELINE
-from pytest_quantgate.gate.judges.bounds import only
+from pytest_quantgate.gate.judges.bounds import not_comparable, only
 from pytest_quantgate.gate.measuring import CellMeasurement
 from pytest_quantgate.gate.observation import THE_BASELINE, Observation
 from pytest_quantgate.gate.question import Answer, Asked
@@ -136,9 +136,17 @@ class StoredBaselines:
         return []
 
     def complete(self, now: CellMeasurement, answer: Answer, n_chunks: int | None) -> Answer:
-        """Add nothing."""
+        """Add the baseline's rows of the chunks that were scored."""
         del now, n_chunks
-        return answer
+        record, baseline = answer.record, self._stored.baseline
+        if (
+            baseline is None
+            or baseline.perplexity is None
+            or not_comparable(Observation(cell=record), baseline) is not None
+        ):
+            return answer
+        rows = record.chunks.paired(baseline.perplexity.chunks).before
+        return replace(answer, record=replace(record, baseline_chunks=rows))
 
     def explain_failure(self, failed: Answer, asked: frozenset[str]) -> Answer:
         """Add nothing."""

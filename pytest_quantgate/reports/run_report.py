@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pytest_quantgate.gate.compare.common_shift import shifts_of_run
 from pytest_quantgate.reports.blocks import (
     Block,
     Bullets,
@@ -13,6 +14,7 @@ from pytest_quantgate.reports.blocks import (
     spans,
     strong,
 )
+from pytest_quantgate.reports.common_shift import common_shift_blocks
 from pytest_quantgate.reports.next_steps import next_step
 from pytest_quantgate.reports.noise import noise_tables
 from pytest_quantgate.reports.run_tables import run_tables
@@ -53,6 +55,7 @@ def run_blocks(record: RunRecord) -> list[Block]:
         *completeness(record),
         *section("What is red", red_cells(record)),
         *run_tables(record),
+        *common_shift_blocks(shifts_of_run(record)),
         *noise_tables(record),
         *section("Parts, routes and domains", section_tables(record)),
         *section(

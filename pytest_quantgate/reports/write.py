@@ -7,8 +7,10 @@ from pathlib import Path
 
 from pytest_quantgate.config.settings import REPORT_ENDINGS
 from pytest_quantgate.errors import ConfigError, EnvironmentProblem
+from pytest_quantgate.gate.compare.common_shift import shifts_of_run
 from pytest_quantgate.gate.compare.comparison import compare_engines
 from pytest_quantgate.reports.blocks import Block, Folded, Paragraph
+from pytest_quantgate.reports.common_shift import common_shift_blocks
 from pytest_quantgate.reports.markdown import markdown
 from pytest_quantgate.reports.noise import noise_tables
 from pytest_quantgate.reports.run_report import completeness, run_blocks, state
@@ -46,7 +48,11 @@ def terminal_blocks(record: RunRecord, *, with_sections: bool = True) -> list[Bl
         *run_tables(record),
         *noise_tables(record),
         *(section_tables(record) if with_sections else ()),
-        *(brief_blocks(comparison) if comparison is not None else ()),
+        *(
+            common_shift_blocks(shifts_of_run(record))
+            if comparison is None
+            else brief_blocks(comparison)
+        ),
     ]
 
 

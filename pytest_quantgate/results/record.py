@@ -38,7 +38,8 @@ class CellRecord:
     its instruction sets ("" and None where the file is the user's or the source itself; a cell
     that could not be measured names the engine that was to make it);
     ``tensors`` as :func:`~pytest_quantgate.gguf.tensor_changes.pack_tensors` gives them,
-    ``metadata`` the file's settings; ``chunks`` has no row where no text was scored.
+    ``metadata`` the file's settings; ``chunks`` has no row where no text was scored, and
+    ``baseline_chunks`` those rows of a stored baseline that the cell was held against.
     ``limits`` are those that the profile sets the cell, by name. Records of before these fields
     were kept have them empty. ``is_skipped`` says that a format which the
     engine refused fails nothing, since the profile lists it as optional or the old engine could
@@ -75,6 +76,7 @@ class CellRecord:
     tensor_data_sha256: str | None = None
     ppl: float | None = None
     chunks: ChunkTable = field(default_factory=ChunkTable)
+    baseline_chunks: ChunkTable = field(default_factory=ChunkTable)
     ppl_by_domain: dict[str, float] = field(default_factory=dict)
     ppl_vs_reference: Shift | None = None
     divergence: DivergenceMeasurement | None = None

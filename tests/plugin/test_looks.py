@@ -21,6 +21,8 @@ def test_a_cell_that_computes_the_baselines_file_stops_at_the_first_look(
     assert result.ret == pytest.ExitCode.OK
     cells = json.loads((own_cache.root / "report.json").read_text())["cells"]
     assert {(cell["verdict"], len(cell["chunks"]["index"])) for cell in cells} == {("PASS", 4)}
+    for cell in cells:
+        assert cell["baseline_chunks"] == cell["chunks"] | {"domain": [None] * 4}
 
 
 def test_other_libraries_take_the_whole_budget(own_cache: Project) -> None:

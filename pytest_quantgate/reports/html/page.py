@@ -8,7 +8,9 @@ import jinja2
 
 from pytest_quantgate import __version__
 from pytest_quantgate.config.values import duration
+from pytest_quantgate.gate.compare.common_shift import shifts_of_run
 from pytest_quantgate.gate.compare.comparison import compare_engines
+from pytest_quantgate.reports.common_shift import common_shift_blocks
 from pytest_quantgate.reports.html.plot import Plot
 from pytest_quantgate.reports.html.views import HEADINGS, group_views, matrix, red_cells
 from pytest_quantgate.reports.noise import noise_tables
@@ -52,6 +54,8 @@ def run_html(record: RunRecord) -> str:
             groups=group_views(record),
             upgrade=upgrade_blocks(comparison) if comparison is not None else (),
             noise=noise_tables(record),
+            # An upgrade's own blocks have it.
+            common=common_shift_blocks(shifts_of_run(record)) if comparison is None else (),
             duration=duration,
             version=__version__,
         )

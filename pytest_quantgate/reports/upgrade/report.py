@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from pytest_quantgate.gate.compare.cell import CellChange, Support
+from pytest_quantgate.gate.compare.common_shift import shifts_of_comparison
 from pytest_quantgate.gate.compare.comparison import Comparison
 from pytest_quantgate.reports.blocks import (
     Block,
@@ -25,6 +26,7 @@ from pytest_quantgate.reports.blocks import (
     spans,
     strong,
 )
+from pytest_quantgate.reports.common_shift import common_shift_blocks
 from pytest_quantgate.reports.run_tables import label
 from pytest_quantgate.reports.upgrade.facts import (
     costs,
@@ -115,6 +117,7 @@ def brief_blocks(comparison: Comparison) -> list[Block]:
     """Return what moved, for the end of a run on a terminal."""
     shown, folded = _open_and_folded(ordered(comparison.moved))
     notes = (*support(comparison), *_not_compared(comparison))
+    together = common_shift_blocks(shifts_of_comparison(comparison))
     blocks: list[Block] = [
         Heading(text=title(comparison), level=1),
         Paragraph(text=headline(comparison)),
@@ -123,7 +126,7 @@ def brief_blocks(comparison: Comparison) -> list[Block]:
         blocks.append(Table(columns=COLUMNS, rows=tuple(map(moved_row, shown))))
     if folded:
         blocks.append(Folded(summary=_folded(folded), blocks=()))
-    return [*blocks, *bullets(spans("note: ", note) for note in notes)]
+    return [*blocks, *together, *bullets(spans("note: ", note) for note in notes)]
 
 
 def _open_and_folded(
@@ -166,6 +169,7 @@ def _moved(comparison: Comparison) -> list[Block]:
     if folded:
         table = Table(columns=COLUMNS, rows=tuple(map(moved_row, folded)))
         blocks.append(Folded(summary=_folded(folded), blocks=(table,)))
+    blocks += common_shift_blocks(shifts_of_comparison(comparison))
     groups: dict[tuple[str, str], list[CellChange]] = {}
     for change in moved:
         if change.is_compared:
