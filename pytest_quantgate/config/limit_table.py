@@ -1,15 +1,15 @@
-"""One table of the limits and their markers: configuration, tests, docs and reports follow it.
+"""The metrics: one object each, from which markers, configuration, docs and reports are made.
 
-A limit is a row here, and judged in the judge of its metric. Nothing heavy is imported here:
-pytest's plugin loads this module in every run.
+Nothing heavy is imported here: pytest's plugin loads this module in every run, and what measures
+and judges is loaded by name when it is used.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
-from types import MappingProxyType
 
 MAX_MEAN_KLD_NATS = 1.0
 """A mean divergence at or above this is garbage, whatever the format."""
@@ -91,17 +91,61 @@ class Limit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Marker:
-    """The marker that asks for a metric, and the metric's limits.
+class Figure:
+    """A number of a measurement that tables show and a test's result carries.
 
-    ``borrows`` are keywords that name limits of other metrics.
+    ``name`` is the measurement's attribute, ``text`` the format that writes it, such as ``.4f``;
+    None as a value is shown as a dash.
     """
 
     name: str
-    metric: str
+    heading: str
+    text: str = ".4g"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """All that there is to know of a metric; what computes is named and loaded when it is used.
+
+    Names of code are ``package.module:object``, as in an entry point, so that this table stays
+    light. ``measure`` takes the session and the resolved cell and returns a ``measurement``, a
+    frozen dataclass of plain types, or an
+    :class:`~pytest_quantgate.results.measurements.absent.Absent`; it may raise a
+    :class:`~pytest_quantgate.errors.CellError`, the cell's verdict. Where the dataclass has a
+    property ``notes``, these lines stand under the table. ``judge`` takes what was observed, the
+    limits, the baseline and the look, and returns judgements. Metrics without ``measure`` are read
+    off the cell's chunks or its file.
+
+    ``figures`` are numbers of the measurement that stand in tables and in upgrade reports. Tables
+    of its own a metric has by ``columns``, which takes the cells' records, and its numbers beside
+    a test's result by ``properties``, which takes the measurement. ``asked_by`` is the test of the
+    built-in suite that asks for it. ``borrows`` are keywords that name limits of other metrics.
+
+    ``by_chunk``: needs the text's chunks. ``of_shapes``: does not depend on the weights' values.
+    ``in_baseline``: belongs to a whole baseline of a cell; others add sections of their own.
+    ``is_kept``: the same file, engine, hardware and settings give the same again, so that a later
+    run need not measure. ``is_compared``: an old engine is asked for it too.
+    ``needs_baseline``: holds its limits against a stored baseline.
+    """
+
+    name: str
+    marker: str
     help: str
+    judge: str
+    measure: str | None = None
+    measurement: str | None = None
     limits: tuple[Limit, ...] = ()
     borrows: Mapping[str, str] = field(default_factory=dict)
+    figures: tuple[Figure, ...] = ()
+    columns: str | None = None
+    properties: str | None = None
+    asked_by: str | None = None
+    by_chunk: bool = False
+    of_shapes: bool = False
+    in_baseline: bool = False
+    is_kept: bool = False
+    is_compared: bool = False
+    needs_baseline: bool = True
 
     @property
     def phases(self) -> tuple[str, ...]:
@@ -165,10 +209,14 @@ def _of_phase(phase: str) -> tuple[Limit, ...]:
     )
 
 
-_MARKERS = (
-    Marker(
-        name="quant_ppl",
-        metric="perplexity",
+_METRICS = (
+    Metric(
+        name="perplexity",
+        marker="quant_ppl",
+        judge="pytest_quantgate.gate.judges.perplexity:judge_perplexity",
+        asked_by="test_cell",
+        by_chunk=True,
+        in_baseline=True,
         help="limits on the cell's perplexity; without keywords the profile's limits",
         limits=(
             Limit("ppl_max", "max", "PPL", _POSITIVE),
@@ -184,9 +232,13 @@ _MARKERS = (
             Limit("ppl_vs_anchor", "max_vs_anchor", "PPL", _INCREASE, _ANCHOR, default=_four_times),
         ),
     ),
-    Marker(
-        name="quant_kld",
-        metric="divergence",
+    Metric(
+        name="divergence",
+        marker="quant_kld",
+        judge="pytest_quantgate.gate.judges.divergence:judge_divergence",
+        asked_by="test_cell",
+        by_chunk=True,
+        in_baseline=True,
         help="limits on the divergence from the reference, in nats a token",
         limits=(
             Limit(
@@ -204,9 +256,14 @@ _MARKERS = (
             ),
         ),
     ),
-    Marker(
-        name="quant_batches",
-        metric="batches",
+    Metric(
+        name="batches",
+        marker="quant_batches",
+        measure="pytest_quantgate.metrics.batches:measure_batches",
+        measurement="pytest_quantgate.results.measurements.batches:BatchMeasurement",
+        judge="pytest_quantgate.gate.judges.batches:judge_batches",
+        asked_by="test_batch_geometry",
+        is_kept=True,
         help="limit on the divergence between batch sizes, in nats a token",
         limits=(
             Limit(
@@ -219,9 +276,14 @@ _MARKERS = (
             ),
         ),
     ),
-    Marker(
-        name="quant_noise",
-        metric="noise",
+    Metric(
+        name="noise",
+        marker="quant_noise",
+        measure="pytest_quantgate.metrics.noise:measure_noise",
+        measurement="pytest_quantgate.results.measurements.noise:NoiseMeasurement",
+        judge="pytest_quantgate.gate.judges.noise:judge_noise",
+        asked_by="test_settings",
+        needs_baseline=False,
         help="settings that should not matter; limits below their noise are warned about",
         borrows={
             "max_mean_kld": "kld_mean_max",
@@ -229,9 +291,14 @@ _MARKERS = (
             "max_ppl_vs_baseline": "ppl_vs_baseline",
         },
     ),
-    Marker(
-        name="quant_devices",
-        metric="devices",
+    Metric(
+        name="devices",
+        marker="quant_devices",
+        measure="pytest_quantgate.metrics.devices:measure_devices",
+        measurement="pytest_quantgate.results.measurements.devices:DeviceMeasurement",
+        judge="pytest_quantgate.gate.judges.devices:judge_devices",
+        asked_by="test_devices",
+        is_kept=True,
         help="limit on the divergence from the profile's first device, in nats a token",
         limits=(
             Limit(
@@ -244,9 +311,14 @@ _MARKERS = (
             ),
         ),
     ),
-    Marker(
-        name="quant_oracle",
-        metric="oracle",
+    Metric(
+        name="oracle",
+        marker="quant_oracle",
+        measure="pytest_quantgate.metrics.oracle:measure_oracle",
+        measurement="pytest_quantgate.results.measurements.oracle:OracleMeasurement",
+        judge="pytest_quantgate.gate.judges.oracle:judge_oracle",
+        asked_by="test_cell",
+        is_kept=True,
         help="limit on an embedded model's divergence from transformers, in nats a token",
         limits=(
             Limit(
@@ -259,9 +331,13 @@ _MARKERS = (
             ),
         ),
     ),
-    Marker(
-        name="quant_imatrix",
-        metric="imatrix",
+    Metric(
+        name="imatrix",
+        marker="quant_imatrix",
+        measure="pytest_quantgate.metrics.imatrix:measure_imatrix",
+        measurement="pytest_quantgate.results.measurements.imatrix:ImatrixMeasurement",
+        judge="pytest_quantgate.gate.judges.imatrix:judge_imatrix",
+        asked_by="test_cell",
         help="limit on the tokens that an expert saw in the cell's importance matrix",
         limits=(
             Limit(
@@ -273,9 +349,13 @@ _MARKERS = (
             ),
         ),
     ),
-    Marker(
-        name="quant_size",
-        metric="size",
+    Metric(
+        name="size",
+        marker="quant_size",
+        judge="pytest_quantgate.gate.judges.size:judge_size",
+        asked_by="test_cell",
+        of_shapes=True,
+        in_baseline=True,
         help="limits on the cell's file; without keywords the profile's limits",
         limits=(
             Limit(
@@ -295,9 +375,15 @@ _MARKERS = (
             ),
         ),
     ),
-    Marker(
-        name="quant_routing",
-        metric="routing",
+    Metric(
+        name="routing",
+        marker="quant_routing",
+        measure="pytest_quantgate.metrics.routing:measure_routing",
+        measurement="pytest_quantgate.results.measurements.routing:RoutingMeasurement",
+        judge="pytest_quantgate.gate.judges.routing:judge_routing",
+        is_compared=True,
+        asked_by="test_cell",
+        is_kept=True,
         help="limits on where a mixture of experts sends its tokens",
         limits=(
             Limit("same_experts_min", "min_same_experts", "same experts", _SHARE),
@@ -319,9 +405,16 @@ _MARKERS = (
             ),
         ),
     ),
-    Marker(
-        name="quant_speed",
-        metric="speed",
+    Metric(
+        name="speed",
+        marker="quant_speed",
+        measure="pytest_quantgate.metrics.speed:measure_speed",
+        measurement="pytest_quantgate.results.measurements.speed:SpeedMeasurement",
+        judge="pytest_quantgate.gate.judges.speed:judge_speed",
+        columns="pytest_quantgate.reports.run_tables:speed_columns",
+        properties="pytest_quantgate.results.measurements.speed:speed_figures",
+        asked_by="test_speed",
+        of_shapes=True,
         help=(
             "limits on the speed of phase 'prefill' or 'decode': a ratio to the reference, a"
             " relative change, a floor; without keywords the profile's limits"
@@ -333,9 +426,17 @@ _MARKERS = (
             Limit("speed_vs_anchor", None, "speed", _DECREASE, _ANCHOR, default=-0.2),
         ),
     ),
-    Marker(
-        name="quant_memory",
-        metric="memory",
+    Metric(
+        name="memory",
+        marker="quant_memory",
+        measure="pytest_quantgate.metrics.memory:measure_memory",
+        measurement="pytest_quantgate.results.measurements.memory:MemoryMeasurement",
+        judge="pytest_quantgate.gate.judges.memory:judge_memory",
+        is_compared=True,
+        columns="pytest_quantgate.reports.run_tables:memory_columns",
+        properties="pytest_quantgate.results.measurements.memory:memory_figures",
+        asked_by="test_memory",
+        of_shapes=True,
         help="limits on the peak memory of a fresh process",
         limits=(
             Limit("resident_max_bytes", "max_resident_bytes", "memory", _POSITIVE, unit="bytes"),
@@ -347,15 +448,46 @@ _MARKERS = (
     ),
 )
 
-MARKERS: Mapping[str, Marker] = MappingProxyType({marker.name: marker for marker in _MARKERS})
-"""The markers by name."""
+METRICS: dict[str, Metric] = {}
+"""The metrics by name, in the order in which they are judged; `register` adds one."""
 
-LIMITS: Mapping[str, Limit] = MappingProxyType(
-    {limit.name: limit for marker in _MARKERS for limit in marker.limits}
-)
+MARKERS: dict[str, Metric] = {}
+"""The metrics by the marker that asks for them."""
+
+LIMITS: dict[str, Limit] = {}
 """All limits by name, in the order in which reports list them."""
 
-METRIC_OF: Mapping[str, str] = MappingProxyType(
-    {limit.name: marker.metric for marker in _MARKERS for limit in marker.limits}
-)
+METRIC_OF: dict[str, str] = {}
 """The metric that judges each limit."""
+
+
+def register(metric: Metric) -> None:
+    """Add a metric: its marker, limits and figures are there as those of the built-in ones.
+
+    Do it in a plugin or a ``conftest.py``, before pytest reads the settings.
+
+    Raises:
+        ValueError: the name, the marker or a limit is taken, or the settings are read already.
+
+    """
+    if "pytest_quantgate.config.schema" in sys.modules:
+        raise ValueError(
+            f"metric {metric.name!r} comes after the settings were read; register it at the top of"
+            " a conftest.py or of a plugin (pytest -p NAME)"
+        )
+    _add(metric)
+
+
+def _add(metric: Metric) -> None:
+    taken = [limit.name for limit in metric.limits if limit.name in LIMITS]
+    taken += [name for name in (metric.name,) if name in METRICS]
+    taken += [name for name in (metric.marker,) if name in MARKERS]
+    if taken:
+        raise ValueError(f"metric {metric.name!r}: {taken[0]!r} is taken; choose another name")
+    METRICS[metric.name] = MARKERS[metric.marker] = metric
+    LIMITS.update({limit.name: limit for limit in metric.limits})
+    METRIC_OF.update({limit.name: metric.name for limit in metric.limits})
+
+
+for _metric in _METRICS:
+    _add(_metric)

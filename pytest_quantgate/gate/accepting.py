@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from statistics import median
 
+from pytest_quantgate.config.limit_table import METRICS
 from pytest_quantgate.gate.acceptance import merge_parts
-from pytest_quantgate.gate.judge import OF_THE_WHOLE
 from pytest_quantgate.gate.loop import answer
 from pytest_quantgate.gate.question import Answer, Question
 from pytest_quantgate.matrix.cells import Cell
@@ -18,6 +18,9 @@ from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.record import CellRecord
 from pytest_quantgate.results.verdicts import CauseKind, VerdictKind
 from pytest_quantgate.storage.keys import key_of
+
+_WHOLE = frozenset(name for name, metric in METRICS.items() if metric.in_baseline)
+"""The metrics that make up a whole baseline of a cell; others add sections of their own."""
 
 NEEDS_REASON = '--snapshot-update needs a reason; add --quant-reason "WHY"'
 
@@ -75,7 +78,7 @@ def accept(
     of_source = session.artifacts.described_file(resolved).source_sha256
     kept = old if old is not None and old.source_sha256 == of_source else None
     # What a first baseline stores with what was asked about is judged here: nobody else did.
-    unasked = () if kept is not None else sorted({*OF_THE_WHOLE, "oracle"} - asked)
+    unasked = () if kept is not None else sorted({*_WHOLE, "oracle"} - asked)
     others = [Question(metric=name, limits=None) for name in unasked]
     full = answer(session, cell, others, full=True, measured=result.measured)
     refusal = _refusal(full) if kept is None else None
@@ -83,7 +86,7 @@ def accept(
         why = refusal or "not accepted as a baseline: INVALID"
         return Acceptance(record=full.record, refusal=why)
     candidate = full.candidate
-    if kept is not None and not asked >= OF_THE_WHOLE:
+    if kept is not None and not asked >= _WHOLE:
         candidate = merge_parts(kept, candidate, asked)
     if candidate == old:
         return Acceptance(record=result.record)

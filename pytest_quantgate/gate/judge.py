@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from pytest_quantgate.config.limit_table import METRICS
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.cause import find_cause
-from pytest_quantgate.gate.judges.batches import judge_batches
 from pytest_quantgate.gate.judges.bounds import not_comparable
-from pytest_quantgate.gate.judges.devices import judge_devices
-from pytest_quantgate.gate.judges.divergence import judge_divergence
-from pytest_quantgate.gate.judges.imatrix import judge_imatrix
-from pytest_quantgate.gate.judges.memory import judge_memory
-from pytest_quantgate.gate.judges.noise import judge_noise
-from pytest_quantgate.gate.judges.oracle import judge_oracle
-from pytest_quantgate.gate.judges.perplexity import judge_perplexity
-from pytest_quantgate.gate.judges.routing import judge_routing
-from pytest_quantgate.gate.judges.size import judge_size
-from pytest_quantgate.gate.judges.speed import judge_speed
 from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.metrics.registry import load
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.verdicts import (
     Cause,
@@ -30,34 +19,13 @@ from pytest_quantgate.results.verdicts import (
 )
 from pytest_quantgate.stats import Look
 
-BY_CHUNK = frozenset({"perplexity", "divergence"})
-"""The metrics that need the text's chunks; the others are measured once, or read off the file."""
 
-OF_THE_WHOLE = frozenset({"perplexity", "divergence", "size"})
-"""The metrics that make up a whole baseline of a cell; others add parts of their own."""
-
-OF_SHAPES = frozenset({"size", "speed", "memory"})
-"""The metrics that do not depend on the weights' values: all that a shape is asked about."""
-
-WITHOUT_BASELINE = frozenset({"noise"})
-"""The metrics that hold limits against something else than a stored baseline."""
-
-JudgeMetric = Callable[[Observation, Limits, Baseline | None, Look], list[Judgement]]
-
-JUDGES: dict[str, JudgeMetric] = {
-    "perplexity": judge_perplexity,
-    "divergence": judge_divergence,
-    "batches": judge_batches,
-    "noise": judge_noise,
-    "devices": judge_devices,
-    "oracle": judge_oracle,
-    "routing": judge_routing,
-    "size": judge_size,
-    "imatrix": judge_imatrix,
-    "speed": judge_speed,
-    "memory": judge_memory,
-}
-"""Each metric that a marker may ask about, and what judges it."""
+def judge_metric(
+    metric: str, seen: Observation, limits: Limits, baseline: Baseline | None, look: Look
+) -> list[Judgement]:
+    """Judge one metric by its own judge."""
+    judgements: list[Judgement] = load(METRICS[metric].judge)(seen, limits, baseline, look)
+    return judgements
 
 
 _HAS_CAUSE = frozenset({VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE, VerdictKind.INVALID})

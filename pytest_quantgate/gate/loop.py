@@ -12,9 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_quantgate import stats
+from pytest_quantgate.config.limit_table import METRICS
 from pytest_quantgate.errors import CellError
 from pytest_quantgate.gate.acceptance import make_baseline
-from pytest_quantgate.gate.judge import JUDGES, OF_SHAPES, conclude
+from pytest_quantgate.gate.judge import conclude, judge_metric
 from pytest_quantgate.gate.judges.absent import judge_absent, notes_of_absent, why_nothing
 from pytest_quantgate.gate.measuring import CellMeasurement, measure_cell
 from pytest_quantgate.gate.observation import Observation
@@ -25,7 +26,7 @@ from pytest_quantgate.gate.sources import BaselineSource, Before, StoredBaseline
 from pytest_quantgate.matrix.cells import Cell
 from pytest_quantgate.matrix.resolved import ResolvedCell
 from pytest_quantgate.matrix.session import Session
-from pytest_quantgate.metrics.registry import CELL_METRICS, measure_once, notes_of
+from pytest_quantgate.metrics.registry import measure_once, notes_of
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.events import CellJudged, CellStarted
 from pytest_quantgate.results.measurements.absent import Absent
@@ -155,7 +156,7 @@ def _ask(
     if cell.is_shape:
         questions, absent = _questions_of_shape(cell, questions)
     names = dict.fromkeys(question.metric for question in questions)
-    once = {name: measure_once(session, name, cell) for name in names if name in CELL_METRICS}
+    once = {name: measure_once(session, name, cell) for name in names if METRICS[name].measure}
     absent |= {name: item for name, item in once.items() if isinstance(item, Absent)}
     present = {name: item for name, item in once.items() if name not in absent}
     return Asked(
@@ -177,9 +178,9 @@ def _questions_of_shape(
         CellUnsupported: a limit of quality was asked for by name.
 
     """
-    if any(item.metric not in OF_SHAPES and item.limits is not None for item in questions):
+    if any(not METRICS[item.metric].of_shapes and item.limits is not None for item in questions):
         cell.scored_text  # noqa: B018 # refuses a shape
-    kept = tuple(item for item in questions if item.metric in OF_SHAPES)
+    kept = tuple(item for item in questions if METRICS[item.metric].of_shapes)
     reason = f"model {cell.cell.model!r} is a shape, which has size and speed and no quality"
     left_out = {} if kept else {item.metric: Absent(reason=reason) for item in questions}
     return kept, left_out
@@ -265,7 +266,7 @@ def _judge(
     judgements = [
         judgement
         for metric, limits in asked.limits
-        for judgement in JUDGES[metric](seen, limits, before.baseline, look)
+        for judgement in judge_metric(metric, seen, limits, before.baseline, look)
     ]
     judgements += judge_absent(asked.absent, asked.by_name)
     judgements += before.judgements

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from pytest_quantgate.config.limit_table import METRICS
 from pytest_quantgate.errors import CellError, CellUnavailable, CellUnsupported
 from pytest_quantgate.gate.acceptance import make_baseline
 from pytest_quantgate.gate.compare.cell import can_measure
@@ -32,9 +33,6 @@ from pytest_quantgate.results.measurements.memory import MemoryMeasurement
 from pytest_quantgate.results.measurements.perplexity import token_changes
 from pytest_quantgate.results.record import CellRecord
 from pytest_quantgate.results.verdicts import Cause, CauseKind, Judgement, VerdictKind
-
-_ONCE = ("routing", "memory")
-"""What an old engine measures too; speed is measured of both sides at once."""
 
 
 class OldEngine:
@@ -91,7 +89,7 @@ class OldEngine:
         self, old_cell: ResolvedCell, metrics: frozenset[str], n_chunks: int | None
     ) -> CellMeasurement:
         measured, notes = {}, []
-        for name in _ONCE:
+        for name in (name for name, metric in METRICS.items() if metric.is_compared):
             try:
                 value = measure_once(self._session, name, old_cell) if name in metrics else None
             except CellError as error:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from pytest_quantgate.config.limit_table import LIMITS
+from pytest_quantgate.config.limit_table import LIMITS, METRICS
 from pytest_quantgate.config.schema import Limits
-from pytest_quantgate.gate.judge import BY_CHUNK, WITHOUT_BASELINE
 from pytest_quantgate.gate.judges.bounds import not_comparable, only
 from pytest_quantgate.gate.measuring import CellMeasurement
 from pytest_quantgate.gate.observation import THE_BASELINE, Observation
@@ -102,7 +101,7 @@ class StoredBaselines:
 
     def _missing(self, asked: Asked) -> tuple[Judgement, ...]:
         if not any(
-            _needs_baseline(limits) for name, limits in asked.limits if name not in WITHOUT_BASELINE
+            _needs_baseline(limits) for name, limits in asked.limits if METRICS[name].needs_baseline
         ):
             return ()
         session, cell, problem = self._session, self._cell, self._stored.problem
@@ -162,4 +161,4 @@ def _needs_baseline(limits: Limits) -> bool:
 
 def needs_text(cell: ResolvedCell, metrics: frozenset[str]) -> bool:
     """Return whether the metrics asked for need the cell's text."""
-    return cell.text is not None and not BY_CHUNK.isdisjoint(metrics)
+    return cell.text is not None and any(METRICS[name].by_chunk for name in metrics)

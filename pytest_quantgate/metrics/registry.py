@@ -1,34 +1,21 @@
-"""The metrics that are measured once a cell, and not chunk by chunk.
-
-A metric of this kind is a file beside this one (how it is measured), a line in this table, a frozen
-dataclass of plain types in :data:`pytest_quantgate.results.measurements.MEASUREMENTS`, a judge of
-the same name in :data:`pytest_quantgate.gate.judge.JUDGES`, and the marker that asks for it.
-"""
+"""The metrics that are measured once a cell, and not chunk by chunk: measured, kept, read."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from types import MappingProxyType
+import inspect
+import pkgutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from pytest_quantgate.metrics.batches import measure_batches
-from pytest_quantgate.metrics.devices import measure_devices
-from pytest_quantgate.metrics.imatrix import measure_imatrix
-from pytest_quantgate.metrics.memory import measure_memory
-from pytest_quantgate.metrics.noise import measure_noise
-from pytest_quantgate.metrics.oracle import measure_oracle
-from pytest_quantgate.metrics.routing import measure_routing
+from pytest_quantgate.config.limit_table import METRICS, Metric
 from pytest_quantgate.metrics.scoring import measurement_key
-from pytest_quantgate.metrics.speed import measure_speed
-from pytest_quantgate.results.measurements import MEASUREMENTS
 from pytest_quantgate.results.measurements.absent import Absent
-from pytest_quantgate.results.measurements.memory import memory_figures
-from pytest_quantgate.results.measurements.speed import speed_figures
-from pytest_quantgate.results.record import plain
+from pytest_quantgate.results.record import measurement_type, plain
 from pytest_quantgate.storage.atomic import read_json, write_json
 from pytest_quantgate.storage.keys import key_of
 
@@ -37,37 +24,18 @@ if TYPE_CHECKING:
     from pytest_quantgate.matrix.session import Session
 
 
-@dataclass(frozen=True, kw_only=True)
-class CellMetric:
-    """How a metric is measured.
-
-    ``measure`` gives the dataclass of the same name in
-    :data:`pytest_quantgate.results.measurements.MEASUREMENTS`, or an
-    :class:`~pytest_quantgate.results.measurements.absent.Absent` for a cell that has nothing of
-    the kind, and may raise a :class:`~pytest_quantgate.errors.CellError`, the cell's verdict.
-    Where the dataclass has a property ``notes``, these lines stand under the table. ``is_kept``
-    says that the same file, engine, hardware and settings give the same again, so that a later
-    run need not measure. ``figures`` are the few numbers that stand beside a test's result, by
-    name.
-    """
-
-    measure: Callable[[Session, ResolvedCell], Any]
-    is_kept: bool = False
-    figures: Callable[[Any], Mapping[str, float]] = lambda _measurement: {}
+def load(name: str) -> Any:
+    """Return the object that an entry of the table of metrics names, ``package.module:object``."""
+    return pkgutil.resolve_name(name)
 
 
-CELL_METRICS: Mapping[str, CellMetric] = MappingProxyType(
-    {
-        "batches": CellMetric(measure=measure_batches, is_kept=True),
-        "noise": CellMetric(measure=measure_noise),
-        "devices": CellMetric(measure=measure_devices, is_kept=True),
-        "oracle": CellMetric(measure=measure_oracle, is_kept=True),
-        "imatrix": CellMetric(measure=measure_imatrix),
-        "routing": CellMetric(measure=measure_routing, is_kept=True),
-        "speed": CellMetric(measure=measure_speed, figures=speed_figures),
-        "memory": CellMetric(measure=measure_memory, figures=memory_figures),
-    }
-)
+def properties_of(metric: Metric, measurement: Any) -> Mapping[str, float]:
+    """Return the numbers that stand beside a test's result, by name."""
+    if metric.properties is not None:
+        properties: Mapping[str, float] = load(metric.properties)(measurement)
+        return properties
+    values = {figure.name: getattr(measurement, figure.name) for figure in metric.figures}
+    return {f"quant_{name}": float(item) for name, item in values.items() if item is not None}
 
 
 def notes_of(measured: Mapping[str, Any]) -> tuple[str, ...]:
@@ -84,20 +52,23 @@ def measure_once(session: Session, name: str, cell: ResolvedCell) -> Any:
     """
     key = name, cell.id
     if key not in session.measured_once:
-        metric = CELL_METRICS[name]
-        measure = _read_or_measure if metric.is_kept and not cell.is_shape else _measure
+        is_kept = METRICS[name].is_kept
+        measure = _read_or_measure if is_kept and not cell.is_shape else _measure
         session.measured_once[key] = measure(session, name, cell)
     return session.measured_once[key]
 
 
 def _measure(session: Session, name: str, cell: ResolvedCell) -> Any:
-    return CELL_METRICS[name].measure(session, cell)
+    measure = METRICS[name].measure
+    assert measure is not None
+    return load(measure)(session, cell)
 
 
 def _read_or_measure(session: Session, name: str, cell: ResolvedCell) -> Any:
     """Return what an earlier run measured of the same, else measure it and keep it."""
     key = key_of(
         metric=name,
+        code=_code_of(name),
         scores=measurement_key(session, cell, session.artifacts.file(cell)),
         profile=session.settings.profile.model_dump(mode="json"),
         imatrices={
@@ -113,8 +84,15 @@ def _read_or_measure(session: Session, name: str, cell: ResolvedCell) -> Any:
     kept = read_json(path)
     if kept is not None:
         with contextlib.suppress(ValidationError):
-            return TypeAdapter(MEASUREMENTS[name]).validate_python(kept)
+            return TypeAdapter(measurement_type(name)).validate_python(kept)
     measurement = _measure(session, name, cell)
     if not isinstance(measurement, Absent):
         write_json(path, plain(asdict(measurement)))
     return measurement
+
+
+def _code_of(name: str) -> str:
+    """Return the source of what measures a metric: other code may give other figures."""
+    measure = METRICS[name].measure
+    assert measure is not None
+    return inspect.getsource(sys.modules[load(measure).__module__])

@@ -55,8 +55,8 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers; check all settings now where the matrix was asked for."""
-    for marker in MARKERS.values():
-        config.addinivalue_line("markers", f"{marker.name}{marker.signature}: {marker.help}")
+    for name, metric in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}{metric.signature}: {metric.help}")
     state = make_state(config)
     config.stash[STATE] = state
     if state.options.any_suite or state.options.overrides.shard is not None:

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from pytest_quantgate.config.limit_table import MARKERS
+from pytest_quantgate.config.limit_table import MARKERS, METRICS
 from pytest_quantgate.errors import CellError
 from pytest_quantgate.gate.accepting import accept, lock_baseline
 from pytest_quantgate.gate.loop import answer, failure
@@ -16,7 +16,7 @@ from pytest_quantgate.gate.question import Answer, Question
 from pytest_quantgate.hosts.device_locks import hold_device
 from pytest_quantgate.matrix.cells import Cell
 from pytest_quantgate.matrix.session import Session
-from pytest_quantgate.metrics.registry import CELL_METRICS
+from pytest_quantgate.metrics.registry import properties_of
 from pytest_quantgate.plugin.markers import read_marker
 from pytest_quantgate.plugin.parametrize import Point
 from pytest_quantgate.plugin.snapshots import store_baseline
@@ -97,7 +97,7 @@ def _write_record(session: Session, item: pytest.Item, record: CellRecord) -> No
     if record.file_bytes is not None:
         item.user_properties.append(("quant_file_bytes", int(record.file_bytes)))
     for name, measurement in record.measured.items():
-        item.user_properties.extend(CELL_METRICS[name].figures(measurement).items())
+        item.user_properties.extend(properties_of(METRICS[name], measurement).items())
     write_json(session.folder / "records" / f"{_file_stem(item)}.json", to_plain(record))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_quantgate.config.limit_table import MARKERS, Marker
+from pytest_quantgate.config.limit_table import MARKERS, Metric
 
 if TYPE_CHECKING:
     import pytest
@@ -35,22 +35,22 @@ def quant_marks(item: pytest.Item) -> list[pytest.Mark]:
     return [mark for mark in item.iter_markers() if mark.name.startswith("quant_")]
 
 
-def _phase(marker: Marker, mark: pytest.Mark) -> str | None:
+def _phase(metric: Metric, mark: pytest.Mark) -> str | None:
     """Return which phase a marker's limits are of, None where there is but one figure."""
     from pytest_quantgate.errors import ConfigError
 
-    if not marker.phases or not mark.kwargs:
+    if not metric.phases or not mark.kwargs:
         return None
-    choices = " or ".join(f"phase={phase!r}" for phase in marker.phases)
+    choices = " or ".join(f"phase={phase!r}" for phase in metric.phases)
     if "phase" not in mark.kwargs:
-        raise ConfigError(f"@{marker.name} needs {choices} to say what its limits are of")
+        raise ConfigError(f"@{mark.name} needs {choices} to say what its limits are of")
     phase = mark.kwargs["phase"]
-    if phase not in marker.phases:
-        raise ConfigError(f"@{marker.name}(phase={phase!r}) is unknown; use {choices}")
+    if phase not in metric.phases:
+        raise ConfigError(f"@{mark.name}(phase={phase!r}) is unknown; use {choices}")
     if len(mark.kwargs) == 1:
         raise ConfigError(
-            f"@{marker.name}(phase={phase!r}) sets no limit; add one of"
-            f" {', '.join(marker.keywords)}, or leave all out for the profile's limits"
+            f"@{mark.name}(phase={phase!r}) sets no limit; add one of"
+            f" {', '.join(metric.keywords)}, or leave all out for the profile's limits"
         )
     return str(phase)
 
@@ -68,26 +68,26 @@ def read_marker(mark: pytest.Mark) -> Question:
     from pytest_quantgate.errors import ConfigError
     from pytest_quantgate.gate.question import Question
 
-    marker = MARKERS[mark.name]
-    valid = ", ".join(marker.all_keywords)
+    metric = MARKERS[mark.name]
+    valid = ", ".join(metric.all_keywords)
     if mark.args:
         raise ConfigError(
             f"@{mark.name} takes no positional argument {mark.args[0]!r}; use {valid}"
         )
     for keyword in mark.kwargs:
-        if keyword not in marker.all_keywords:
+        if keyword not in metric.all_keywords:
             raise ConfigError(f"@{mark.name} has the unknown keyword {keyword!r}; valid: {valid}")
-    phase = _phase(marker, mark)
+    phase = _phase(metric, mark)
     values = {}
     for keyword in (keyword for keyword in mark.kwargs if keyword != "phase"):
         value = mark.kwargs[keyword]
         if value is None:
             raise ConfigError(f"@{mark.name}({keyword}=None) sets no limit; leave it out")
-        limit = marker.limit_of(keyword, phase)
+        limit = metric.limit_of(keyword, phase)
         try:
             Limits.model_validate({limit: value})
         except ValidationError as error:
             message = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise ConfigError(f"@{mark.name}({keyword}={value!r}): {message}") from error
         values[limit] = value
-    return Question(metric=marker.metric, limits=Limits.model_validate(values) if values else None)
+    return Question(metric=metric.name, limits=Limits.model_validate(values) if values else None)

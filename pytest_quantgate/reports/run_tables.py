@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import partial
 
+from pytest_quantgate.config.limit_table import METRICS, Figure
 from pytest_quantgate.gate.judges.noise import METRIC
 from pytest_quantgate.gguf.formats import FULL_PRECISION
+from pytest_quantgate.metrics.registry import load
 from pytest_quantgate.reports.blocks import Column, Prose, Row, Table, words
 from pytest_quantgate.reports.chunks import (
     change_on,
@@ -184,24 +187,54 @@ def group_change(cell: CellRecord, group: Group) -> tuple[float, float, float] |
     return stored.change, stored.low, stored.high
 
 
-def _measured_columns(
-    cells: Iterable[CellRecord],
-) -> list[tuple[Column, Callable[[CellRecord], str]]]:
+MeasuredColumn = tuple[Column, Callable[[CellRecord], str]]
+"""A column, and what writes a cell's text in it."""
+
+
+def _measured_columns(cells: Sequence[CellRecord]) -> list[MeasuredColumn]:
     """Return the columns of what was measured in any of the cells."""
-    columns: list[tuple[Column, Callable[[CellRecord], str]]] = []
-    measured = [item for cell in cells for item in cell.measured.values()]
-    speeds = [item for item in measured if isinstance(item, SpeedMeasurement)]
-    for phase in PHASES if speeds else ():
-        heading = f"{speed_name(phase, speeds[0])} t/s (× ref. [95 %])"
-        columns.append(
-            (
-                Column(heading=heading, drop=9, is_below=True),
-                lambda cell, phase=phase: _speed(cell, phase),  # type: ignore[misc]
-            )
-        )
-    if any(isinstance(item, MemoryMeasurement) for item in measured):
-        columns.append((Column(heading="peak MB", drop=9, is_below=True), _memory))
+    columns: list[MeasuredColumn] = []
+    for name, metric in METRICS.items():
+        if not any(name in cell.measured for cell in cells):
+            continue
+        if metric.columns is not None:
+            columns += load(metric.columns)(cells)
+        for figure in metric.figures:
+            text = partial(figure_text, metric=name, figure=figure)
+            columns.append((Column(heading=figure.heading, drop=9, is_below=True), text))
     return columns
+
+
+def figure_text(cell: CellRecord, metric: str, figure: Figure) -> str:
+    """Return a figure of a cell's measurement as its metric writes it."""
+    return number(figure_value(cell, metric, figure), figure.text)
+
+
+def figure_value(cell: CellRecord, metric: str, figure: Figure) -> float | None:
+    """Return a figure of a cell's measurement, None where it has none."""
+    measurement = cell.measured.get(metric)
+    return None if measurement is None else getattr(measurement, figure.name)
+
+
+def speed_columns(cells: Iterable[CellRecord]) -> list[MeasuredColumn]:
+    """Return a column a phase: tokens per second, and how many times the reference's."""
+    measured = (cell.measured.get("speed") for cell in cells)
+    first = next(item for item in measured if isinstance(item, SpeedMeasurement))
+    return [
+        (
+            Column(
+                heading=f"{speed_name(phase, first)} t/s (× ref. [95 %])", drop=9, is_below=True
+            ),
+            partial(_speed, phase=phase),
+        )
+        for phase in PHASES
+    ]
+
+
+def memory_columns(cells: Iterable[CellRecord]) -> list[MeasuredColumn]:
+    """Return the column of the peak memory."""
+    del cells
+    return [(Column(heading="peak MB", drop=9, is_below=True), _memory)]
 
 
 def speed_name(phase: str, speed: SpeedMeasurement) -> str:

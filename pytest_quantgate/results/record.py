@@ -6,6 +6,7 @@ It holds no environment variables, tokens, credentials or host names.
 from __future__ import annotations
 
 import json
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
@@ -14,11 +15,11 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from pytest_quantgate.config.limit_table import METRICS
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.results.baseline import Key, MadeBy
 from pytest_quantgate.results.chunk_table import ChunkTable, Shift
 from pytest_quantgate.results.effects import Effects
-from pytest_quantgate.results.measurements import MEASUREMENTS
 from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement
 from pytest_quantgate.results.verdicts import Cause, CauseKind, Judgement, VerdictKind, worst
 
@@ -273,6 +274,14 @@ def _cell_from_version_1(cell: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "chunks": columns}
 
 
+def measurement_type(metric: str) -> type:
+    """Return the dataclass of a metric that is measured once a cell."""
+    name = METRICS[metric].measurement
+    assert name is not None
+    kind: type = pkgutil.resolve_name(name)
+    return kind
+
+
 def cell_from_plain(plain: dict[str, Any]) -> CellRecord:
     """Rebuild a cell from its JSON.
 
@@ -283,9 +292,9 @@ def cell_from_plain(plain: dict[str, Any]) -> CellRecord:
     try:
         cell = TypeAdapter(CellRecord).validate_python(plain)
         measured: dict[str, Any] = {
-            name: TypeAdapter(MEASUREMENTS[name]).validate_python(item)
+            name: TypeAdapter(measurement_type(name)).validate_python(item)
             for name, item in cell.measured.items()
-            if name in MEASUREMENTS
+            if name in METRICS
         }
     except ValidationError as error:
         first = error.errors()[0]

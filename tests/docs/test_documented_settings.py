@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_quantgate.config import schema
-from pytest_quantgate.config.limit_table import LIMITS, MARKERS, Limit, Marker, Value
+from pytest_quantgate.config.limit_table import LIMITS, MARKERS, Limit, Metric, Value
 from pytest_quantgate.config.options import OPTIONS
 from pytest_quantgate.config.values import parse_relative
 
@@ -122,9 +122,9 @@ def test_a_page_names_no_option_that_there_is_not(page: Path) -> None:
 def test_each_limit_stands_beside_the_keyword_and_the_default_of_the_table(row: list[str]) -> None:
     for name in words(row[0]):
         limit = LIMITS[name]
-        marker = next(marker for marker in MARKERS.values() if limit in marker.limits)
+        metric = next(metric for metric in MARKERS.values() if limit in metric.limits)
         phase = "phase=…, " if limit.phase else ""
-        keyword = [f"{marker.name}({phase}{limit.keyword}=…)"] if limit.keyword else []
+        keyword = [f"{metric.marker}({phase}{limit.keyword}=…)"] if limit.keyword else []
         assert words(row[1]) == keyword
         if not callable(limit.default):
             assert read_default(row[3].partition(",")[0], limit) == limit.default
@@ -137,12 +137,12 @@ def read_default(text: str, limit: Limit) -> float | None:
     return None if text == "none" else float(text)
 
 
-@pytest.mark.parametrize("marker", MARKERS.values(), ids=lambda marker: marker.name)
-def test_the_page_of_markers_has_all_keywords(marker: Marker) -> None:
+@pytest.mark.parametrize("metric", MARKERS.values(), ids=lambda metric: metric.marker)
+def test_the_page_of_markers_has_all_keywords(metric: Metric) -> None:
     text = (ROOT / "docs" / "reference" / "markers-and-fixtures.md").read_text(encoding="utf-8")
     text = re.sub(r"\s+", " ", text)
-    (found,) = re.findall(rf"`{marker.name}\(([^)=]*)\)`", text)
-    assert sorted(found.split(", ")) == sorted(marker.all_keywords)
+    (found,) = re.findall(rf"`{metric.marker}\(([^)=]*)\)`", text)
+    assert sorted(found.split(", ")) == sorted(metric.all_keywords)
 
 
 def examples() -> Iterator[tuple[str, str]]:

@@ -7,13 +7,13 @@ from enum import Enum
 from typing import Any
 
 from pytest_quantgate import stats
-from pytest_quantgate.config.limit_table import LIMITS, Scope
+from pytest_quantgate.config.limit_table import LIMITS, METRICS, Scope
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.acceptance import make_baseline
 from pytest_quantgate.gate.cause import fields_changed, find_cause
 from pytest_quantgate.gate.compare.shifts import find_divergences, find_shift
 from pytest_quantgate.gate.compare.speed import NO_COSTS, Costs, find_costs
-from pytest_quantgate.gate.judge import BY_CHUNK, JUDGES, conclude
+from pytest_quantgate.gate.judge import conclude, judge_metric
 from pytest_quantgate.gate.judges.bounds import not_comparable
 from pytest_quantgate.gate.observation import THE_OLD_RECORD, Observation
 from pytest_quantgate.gguf.digests import is_identity
@@ -244,13 +244,13 @@ def judge_cells(old: Side, new: Side) -> Verdict:
     (look,) = stats.plan_looks((n_chunks,), n_chunks, n_chunks)
     judgements: list[Judgement] = []
     for name in _JUDGED:
-        if name in BY_CHUNK and (not len(seen.chunks) or baseline.perplexity is None):
+        if METRICS[name].by_chunk and (not len(seen.chunks) or baseline.perplexity is None):
             continue
         if name == "divergence" and (baseline.divergence is None or seen.cell.divergence is None):
             continue
         if name == "routing" and baseline.routing is None:
             continue
-        judgements += JUDGES[name](seen, limits, baseline, look)
+        judgements += judge_metric(name, seen, limits, baseline, look)
     # MEASURED is what nothing could be held against, such as a speed of other hardware.
     judged = [item for item in judgements if item.verdict is not VerdictKind.MEASURED]
     return conclude(judged, seen, baseline)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
+from pytest_quantgate.plugin.suites import asks_its_metrics
 
 if TYPE_CHECKING:
     from pytest_quantgate.metrics.measured_cell import MeasuredCell
 
 
-@pytest.mark.quant_noise
+@asks_its_metrics
 def test_settings(quant_cell: MeasuredCell) -> None:
     """Measure how far settings move the cell's figures; an outlier is the engine's fault."""
     assert quant_cell.file_bytes > 0

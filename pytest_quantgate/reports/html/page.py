@@ -12,7 +12,7 @@ from pytest_quantgate.gate.compare.common_shift import shifts_of_run
 from pytest_quantgate.gate.compare.comparison import compare_engines
 from pytest_quantgate.reports.common_shift import common_shift_blocks
 from pytest_quantgate.reports.html.plot import Plot
-from pytest_quantgate.reports.html.views import HEADINGS, group_views, matrix, red_cells
+from pytest_quantgate.reports.html.views import group_views, headings, matrix, red_cells
 from pytest_quantgate.reports.noise import noise_tables
 from pytest_quantgate.reports.run_report import state
 from pytest_quantgate.reports.run_tables import group_cells
@@ -49,7 +49,7 @@ def run_html(record: RunRecord) -> str:
             record=record,
             state=state(record),
             red=red_cells(record),
-            headings=HEADINGS,
+            headings=headings(groups),
             matrix=matrix(groups),
             groups=group_views(record),
             upgrade=upgrade_blocks(comparison) if comparison is not None else (),

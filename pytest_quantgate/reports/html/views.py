@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_quantgate import stats
+from pytest_quantgate.config import limit_table as metrics
 from pytest_quantgate.reports.blocks import Prose, Table, plain
 from pytest_quantgate.reports.chunks import (
     kld_on,
@@ -20,6 +21,8 @@ from pytest_quantgate.reports.next_steps import next_step
 from pytest_quantgate.reports.run_tables import (
     FAULT_DETECTOR,
     Group,
+    figure_text,
+    figure_value,
     group_cells,
     group_change,
     label,
@@ -102,16 +105,34 @@ class GroupView:
     memory: tuple[tuple[str, str, str], ...]
 
 
-HEADINGS = ("size MB", "bits/w", "PPL", "ΔPPL [95 %]", "KLD [95 %]", "same top")
+_HEADINGS = ("size MB", "bits/w", "PPL", "ΔPPL [95 %]", "KLD [95 %]", "same top")
+
+
+def headings(groups: Sequence[Group]) -> tuple[str, ...]:
+    """Return the headings of the matrix's figures."""
+    return (*_HEADINGS, *(figure.heading for _, figure in _measured_figures(groups)))
+
+
+def _measured_figures(groups: Sequence[Group]) -> list[tuple[str, metrics.Figure]]:
+    """Return the figures, by metric, of what was measured in any of the cells."""
+    return [
+        (name, figure)
+        for name, metric in metrics.METRICS.items()
+        for figure in metric.figures
+        if any(name in cell.measured for group in groups for cell in group.cells)
+    ]
 
 
 def matrix(groups: Sequence[Group]) -> tuple[MatrixRow, ...]:
     """Return the rows of the matrix: red ones first, then by model and size."""
-    rows = [_matrix_row(cell, group) for group in groups for cell in group.cells]
+    extra = _measured_figures(groups)
+    rows = [_matrix_row(cell, group, extra) for group in groups for cell in group.cells]
     return tuple(sorted(rows, key=lambda row: not row.cell.is_red))
 
 
-def _matrix_row(cell: CellRecord, group: Group) -> MatrixRow:
+def _matrix_row(
+    cell: CellRecord, group: Group, extra: Sequence[tuple[str, metrics.Figure]]
+) -> MatrixRow:
     better = group.dominated_by(cell)
     ppl = perplexity_on(cell, group.chunks)
     shift = None if cell.is_reference else group_change(cell, group)
@@ -135,6 +156,10 @@ def _matrix_row(cell: CellRecord, group: Group) -> MatrixRow:
             ),
             Figure(text=NONE if kld is None else f"{kld:.4f}{interval}", value=kld),
             Figure(text=share(top), value=top),
+            *(
+                Figure(text=figure_text(cell, name, figure), value=figure_value(cell, name, figure))
+                for name, figure in extra
+            ),
         ),
         better="" if better is None else label(better),
     )

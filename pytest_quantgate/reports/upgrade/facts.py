@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pytest_quantgate.config.limit_table import LIMITS, METRIC_OF
+from pytest_quantgate.config.limit_table import LIMITS, METRIC_OF, METRICS
 from pytest_quantgate.engines.messages import UNKNOWN
 from pytest_quantgate.gate.compare.cell import CellChange, Support, comparing_limits
 from pytest_quantgate.gate.compare.comparison import Comparison
 from pytest_quantgate.reports.blocks import (
     Block,
     Bullets,
+    Column,
     Paragraph,
     Prose,
     Row,
@@ -24,6 +25,7 @@ from pytest_quantgate.reports.blocks import (
     strong,
     words,
 )
+from pytest_quantgate.reports.run_tables import figure_text
 from pytest_quantgate.reports.upgrade.texts import peak_text, speed_text
 from pytest_quantgate.reports.words import first_line, span_of
 from pytest_quantgate.results.hardware import only_differing
@@ -192,6 +194,28 @@ def costs(comparison: Comparison) -> list[Block]:
     columns = tuple(map(intervals, headings))
     blocks: list[Block] = [Table(columns=columns, rows=tuple(rows))] if rows else []
     return [*blocks, Bullets(items=tuple(notes))] if notes else blocks
+
+
+def figures(comparison: Comparison) -> list[Block]:
+    """Return the figures of metrics that have no table of their own, on both sides."""
+    shown = [(name, figure) for name, metric in METRICS.items() for figure in metric.figures]
+    sides = [(change, change.old, change.new) for change in comparison.cells]
+    columns = [item for item in shown if any(item[0] in new.measured for _, _, new in sides)]
+    rows = [
+        row(
+            (code(change.new.id),),
+            *(
+                f"{figure_text(old, name, figure)} → {figure_text(new, name, figure)}"
+                for name, figure in columns
+            ),
+        )
+        for change, old, new in sides
+        if any(name in new.measured for name, _ in columns)
+    ]
+    if not rows:
+        return []
+    headings = (words("cell"), *(Column(heading=figure.heading) for _, figure in columns))
+    return [Table(columns=headings, rows=tuple(rows))]
 
 
 def settings(comparison: Comparison) -> list[Prose]:

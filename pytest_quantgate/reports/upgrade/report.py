@@ -33,6 +33,7 @@ from pytest_quantgate.reports.upgrade.facts import (
     engine_blocks,
     engine_name,
     equal_formats,
+    figures,
     settings,
     support,
 )
@@ -154,6 +155,7 @@ def upgrade_blocks(comparison: Comparison) -> list[Block]:
         *section("Which half of the engine", _two_by_two(comparison)),
         *section("Format support", formats),
         *section("Speed and memory", costs(comparison)),
+        *section("Further figures", figures(comparison)),
         *section("What did not move", _still(comparison)),
         *section("What could not be compared", bullets(_not_compared(comparison))),
         *section("Settings", bullets(settings(comparison))),
