@@ -8,7 +8,7 @@ from pytest_quantgate.artifacts.imatrix import read_header
 from pytest_quantgate.artifacts.models import Model, find_model
 from pytest_quantgate.artifacts.texts import Text, check_held_out, domain_of, load_text
 from pytest_quantgate.config.settings import NO_IMATRIX, Settings
-from pytest_quantgate.errors import CellUnavailable
+from pytest_quantgate.errors import CellUnavailable, ModelFileError
 
 
 class Library:
@@ -42,6 +42,18 @@ class Library:
         try:
             return self.model(name)
         except CellUnavailable:
+            return None
+
+    def local_model(self, name: str) -> Model | None:
+        """Return a model whose files are on this machine and no hub's, else None.
+
+        A hub's may be in one job's cache and not in another's, so that it tells two jobs apart.
+        """
+        if (self._settings.models[name].source or "").startswith("hf:"):
+            return None
+        try:
+            return self.model(name)
+        except (ModelFileError, CellUnavailable):
             return None
 
     def text(self, name: str) -> Text:

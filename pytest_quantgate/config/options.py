@@ -198,7 +198,8 @@ OPTIONS = (
         field="shard",
         takes=Takes.ONE,
         metavar="K/N",
-        help="measure this job's share of the matrix, as 2/4; quantgate merge joins the records",
+        help="measure this job's shard of the matrix, as 2/4; auto takes it from the array or the"
+        " parallel job that the run is in; quantgate merge joins the records",
     ),
     Option(
         name="cache",

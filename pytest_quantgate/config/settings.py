@@ -6,6 +6,7 @@ Every mistake is a :class:`ConfigError` of one line that names the value and wha
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
 import types
@@ -397,7 +398,7 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
         cache_max_bytes=tables.cache_max_bytes,
         stall_s=tables.stall_s,
         reports=tuple(root / report for report in reports),
-        shard=None if overrides.shard is None else parse_shard(overrides.shard),
+        shard=None if overrides.shard is None else parse_shard(overrides.shard, os.environ),
         uses_built_in_profile=name not in tables.profiles,
         limits=limits,
         other_profiles={key: item for key, item in tables.profiles.items() if key != name},

@@ -12,7 +12,6 @@ from pytest_quantgate import stats
 from pytest_quantgate.artifacts.support import find_support
 from pytest_quantgate.errors import CellError
 from pytest_quantgate.matrix.session import Session
-from pytest_quantgate.matrix.sharding import hash_matrix
 from pytest_quantgate.results.record import (
     CellRecord,
     RunRecord,
@@ -64,7 +63,7 @@ def make_record(session: Session) -> RunRecord:
             number=shard.number,
             count=shard.count,
             cells=tuple(cell.id for cell in matrix.cells),
-            matrix_sha256=hash_matrix(matrix.nominal),
+            matrix_sha256=matrix.shards.sha256,
         ),
     )
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import groupby
 
 from pytest_quantgate.artifacts.library import Library
 from pytest_quantgate.config.settings import Settings
-from pytest_quantgate.gguf.formats import FULL_PRECISION, find_format
+from pytest_quantgate.gguf.formats import FULL_PRECISION, Format, find_format
 from pytest_quantgate.matrix.cells import (
     Cell,
     expand,
@@ -15,8 +16,9 @@ from pytest_quantgate.matrix.cells import (
     reference_format,
     with_engines,
 )
+from pytest_quantgate.matrix.costs import nominal_seconds
 from pytest_quantgate.matrix.keys import key_of_cell
-from pytest_quantgate.matrix.sharding import cells_of, models_of
+from pytest_quantgate.matrix.sharding import Group, Shards, group_key
 from pytest_quantgate.results.baseline import Key
 from pytest_quantgate.results.baseline_store import Store
 from pytest_quantgate.results.orphans import orphaned
@@ -41,12 +43,46 @@ class Matrix:
     def cells(self) -> tuple[Cell, ...]:
         """The profile's cells: all, or those of the run's shard."""
         shard = self._settings.shard
-        return self.all if shard is None else cells_of(self.nominal, self.all, shard)
+        return self.all if shard is None else self.shards.cells(shard.number, self.all)
 
     @cached_property
     def nominal(self) -> tuple[Cell, ...]:
         """The profile's cells as the settings alone have them."""
         return expand(self._settings)
+
+    @cached_property
+    def shards(self) -> Shards:
+        """The cut of the matrix, by what each cell takes.
+
+        The models' sizes come from the files that are on this machine. A model of a hub, or one
+        whose file only another job has, counts as an average of the others.
+        """
+        shard = self._settings.shard
+        nominal = self.nominal
+        costs_s = {cell.id: self._nominal_seconds(cell, cell.format) for cell in nominal}
+        known_s = [cost_s for cost_s in costs_s.values() if cost_s is not None]
+        average_s = sum(known_s) / len(known_s) if known_s else 1.0
+        groups = []
+        for _, members in groupby(nominal, key=group_key):
+            cells = tuple(members)
+            formats = tuple(cell.format for cell in cells)
+            has_files = self._settings.models[cells[0].model].files is not None
+            full = reference_format(formats if has_files else (*formats, find_format("F16")))
+            reference_s = self._nominal_seconds(cells[0], full)
+            groups.append(
+                Group(
+                    costs_ms=tuple(_milliseconds(costs_s[cell.id], average_s) for cell in cells),
+                    reference=formats.index(full) if full in formats else None,
+                    reference_ms=_milliseconds(reference_s, average_s),
+                )
+            )
+        return Shards(nominal, groups, 1 if shard is None else shard.count)
+
+    def _nominal_seconds(self, cell: Cell, target: Format) -> float | None:
+        model = self._library.local_model(cell.model)
+        if model is None:
+            return None
+        return nominal_seconds(model, target, find_format("F16"), self._settings.profile)
 
     @cached_property
     def all(self) -> tuple[Cell, ...]:
@@ -57,7 +93,7 @@ class Matrix:
         self._library.check_imatrices()
         sources = {}
         shard, names = self._settings.shard, frozenset(self._settings.profile.models)
-        for name in names if shard is None else models_of(self.nominal, shard):
+        for name in names if shard is None else self.shards.models(shard.number):
             model = self._library.find_model(name)
             if model is not None and model.source is not None:
                 sources[name] = model.source
@@ -128,3 +164,7 @@ class Matrix:
     @cached_property
     def _keys(self) -> frozenset[Key]:
         return frozenset(self.key(cell) for cell in self.all)
+
+
+def _milliseconds(seconds_s: float | None, otherwise_s: float) -> int:
+    return max(1, round(1000 * (otherwise_s if seconds_s is None else seconds_s)))

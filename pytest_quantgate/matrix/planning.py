@@ -10,22 +10,21 @@ from pytest_quantgate.engines.programs.base_file import base_file_bytes
 from pytest_quantgate.errors import CellUnavailable
 from pytest_quantgate.gguf.formats import TENSOR_TYPES
 from pytest_quantgate.matrix.cells import Cell
+from pytest_quantgate.matrix.costs import (
+    SIZE_S,
+    computing_seconds,
+    file_size,
+    made_bytes,
+    making_seconds,
+    scoring_seconds,
+    speed_seconds,
+)
 from pytest_quantgate.matrix.resolved import ResolvedCell
 from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.stats import MIN_PROCESSES
 
-# A core of 2020 to 2025 decodes batches of 512 at some 40 to 80 GFLOP/s in llama.cpp.
-_FLOPS_PER_THREAD = 5e10
-_BYTES_PER_S = 1e10  # what decoding reads of the weights: a desktop's memory has 20 to 60 GB/s
-_PROCESS_S = 1.0  # to start, import and map a file
-
-_SECONDS_A_SIZE = 0.2
-_LOAD_S = 0.5  # to load, hash, judge and store a cell, however small
-
 _BYTES_A_TOKEN = 3  # of prose and code: 2.7 to 4.5, less where the vocabulary is small
 _IMATRIX_CHUNK_S = 0.15  # to sum the inputs of each product, in Python
-
-_WRITTEN_BYTES_PER_S = 2e8  # written, and hashed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,33 +46,24 @@ def plan_cell(session: Session, cell: ResolvedCell, *, calibrates: bool = False)
     """
     model, profile = cell.model, session.settings.profile
     if model.shape is not None and not (profile.speed or profile.memory):
-        return CellPlan(cell=cell.cell, disk_bytes=0, memory_bytes=0, seconds_s=_SECONDS_A_SIZE)
-    if model.source is None:
-        header = model.files[cell.format.name]
-        made = 0
-        file_bytes = header.n_bytes
-    else:
-        header = model.source
-        file_bytes = int(header.n_parameters * cell.format.nominal_bits_per_weight / 8)
-        is_source = cell.format.is_full_precision and cell.format.name == header.main_type()
-        made = 0 if is_source and model.shape is None else file_bytes
+        return CellPlan(cell=cell.cell, disk_bytes=0, memory_bytes=0, seconds_s=SIZE_S)
+    header = model.any_file
+    file_bytes = file_size(model, cell.format)
     chunks = max(session.artifacts.looks(cell), default=0)
-    operations = 2 * _active_parameters(cell) * chunks * profile.n_ctx
     layers = header.hyperparameter("block_count") or 0
     width = header.hyperparameter("embedding_length") or 0
     kv_bytes = 2 * layers * profile.n_ctx * width * TENSOR_TYPES[profile.type_k].bits_per_weight / 8
     vocabulary = header.hyperparameter("vocab_size") or 0
     logits_bytes = 4 * vocabulary * profile.n_ctx
-    # Of a shape a few rows are quantized, and the rest is written.
-    quantize_s = made / (4e7 if model.shape is None else _WRITTEN_BYTES_PER_S)
     passes = 1 if session.before(cell) is None else 2
     passes += len(variations(cell.conditions, is_cpu=cell.placement.is_cpu)) * calibrates
     return CellPlan(
         cell=cell.cell,
-        disk_bytes=made + _base_file_bytes(session, cell, vocabulary, chunks),
+        disk_bytes=made_bytes(model, cell.format)
+        + _base_file_bytes(session, cell, vocabulary, chunks),
         memory_bytes=int(file_bytes + kv_bytes + 2 * logits_bytes),
-        seconds_s=passes * (_LOAD_S + operations / (_FLOPS_PER_THREAD * session.n_threads))
-        + quantize_s
+        seconds_s=passes * scoring_seconds(header, chunks * profile.n_ctx, session.n_threads)
+        + making_seconds(model, cell.format)
         + (_speed_s(session, cell) if profile.speed and not calibrates else 0.0),
     )
 
@@ -88,29 +78,9 @@ def _base_file_bytes(session: Session, cell: ResolvedCell, n_vocab: int, chunks:
 
 def _speed_s(session: Session, cell: ResolvedCell) -> float:
     """Estimate the first look at a cell's speed: fresh processes of it and of the other side."""
-    profile, weights = session.settings.profile, _active_parameters(cell)
     other = session.before(cell) or session.reference(cell)
-    sides = [cell] if other is cell else [cell, other]
-    runs = profile.speed_repetitions + 2  # two warm-ups at least
-    prompt = 2 * weights * (runs * profile.speed_prefill_tokens + 2 * profile.speed_depth)
-    seconds_s = 0.0
-    for side in sides:
-        decoded = runs * profile.speed_decode_tokens
-        token_bytes = weights * side.format.nominal_bits_per_weight / 8
-        seconds_s += prompt / (_FLOPS_PER_THREAD * session.n_threads)
-        seconds_s += decoded * token_bytes / _BYTES_PER_S + _PROCESS_S
-    return MIN_PROCESSES * seconds_s
-
-
-def _active_parameters(cell: ResolvedCell) -> float:
-    """Return the weights that one token uses: of the experts only the chosen ones."""
-    header = cell.model.any_file
-    experts = header.hyperparameter("expert_count")
-    used = header.hyperparameter("expert_used_count")
-    share = used / experts if experts and used else 1.0
-    return sum(
-        tensor.n_elements * (share if "_exps." in tensor.name else 1.0) for tensor in header.tensors
-    )
+    sides = [cell.format] if other is cell else [cell.format, other.format]
+    return speed_seconds(cell.model.any_file, sides, session.settings.profile, session.n_threads)
 
 
 def imatrix_seconds(session: Session, cell: ResolvedCell) -> float:
@@ -125,9 +95,8 @@ def imatrix_seconds(session: Session, cell: ResolvedCell) -> float:
     tokens = len(session.library.imatrix_text(name).data) / _BYTES_A_TOKEN
     if wanted.chunks is not None:
         tokens = min(tokens, wanted.chunks * wanted.n_ctx)
-    operations = 2 * _active_parameters(cell) * tokens
     summing_s = _IMATRIX_CHUNK_S * tokens / wanted.n_ctx
-    return operations / (_FLOPS_PER_THREAD * session.n_threads) + summing_s
+    return computing_seconds(cell.model.any_file, tokens, session.n_threads) + summing_s
 
 
 def not_counted(session: Session, *, calibrates: bool) -> list[str]:

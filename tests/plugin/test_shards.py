@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -44,13 +43,26 @@ def test_a_shard_measures_its_cells_and_says_which_it_is(
     found = record(project)
     ids = ["other-F16-cpu", "other-Q4_0-cpu"]
     assert [cell["id"] for cell in found["cells"]] == ids
-    matrix = "\n".join(["tiny-F16-cpu", "tiny-Q4_0-cpu", *ids])
-    assert found["shard"] == {
+    assert {key: found["shard"][key] for key in ("number", "count", "cells")} == {
         "number": 2,
         "count": 2,
         "cells": ids,
-        "matrix_sha256": hashlib.sha256(matrix.encode()).hexdigest(),
     }
+
+
+def test_a_job_of_an_array_takes_its_shard_from_it(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(project)
+    monkeypatch.setenv("CI_NODE_INDEX", "2")
+    monkeypatch.setenv("CI_NODE_TOTAL", "2")
+    result = project.matrix("--quant-shard=auto", "--collect-only", "-q")
+    result.stdout.fnmatch_lines(["quant-matrix::test_cell[[]other-F16-cpu[]]", "*other-Q4_0*"])
+    result.stdout.no_fnmatch_line("*tiny*")
+    monkeypatch.delenv("CI_NODE_INDEX")
+    refused = project.matrix("--quant-shard=auto")
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines(["ERROR: --quant-shard auto: this is no job of an array; none*"])
 
 
 def test_the_cells_of_others_are_deselected(project: Project) -> None:
@@ -72,10 +84,10 @@ def test_a_shard_without_cells_is_green_and_has_a_record(
     project: Project, way: tuple[str, ...]
 ) -> None:
     configure(project, "gate = true")
-    result = project.matrix(*way, "--quant-shard=1/5", "--quant-report=run.json")
+    result = project.matrix(*way, "--quant-shard=5/5", "--quant-report=run.json")
     assert result.ret == pytest.ExitCode.OK
     result.stdout.fnmatch_lines(
-        ["quantgate: shard 1/5 has no cell of the 4 that there are, which is green"]
+        ["quantgate: shard 5/5 has no cell of the 4 that there are, which is green"]
     )
     result.stdout.no_fnmatch_line("*no cell was judged*")
     found = record(project)

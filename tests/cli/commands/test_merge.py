@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,6 +93,81 @@ def test_the_output_of_an_earlier_merge_is_no_shard(
     said = capsys.readouterr().err
     assert said.startswith(f"quantgate: {paths[0]} is both a record to join and the output")
     assert said.count("\n") == 1
+
+
+def test_shards_are_waited_for_as_they_come(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into a folder that is not there yet; the joined record may be written beside them."""
+    folder = tmp_path / "records"
+    wait = ["merge", "--wait", str(folder), "--expect", "2", "--timeout", "60"]
+
+    def jobs() -> Iterator[None]:
+        folder.mkdir()
+        save(folder, a=shard(1, 2, "F16"))
+        (folder / "b.json").write_text("{")  # a copy that is not complete yet
+        yield
+        save(folder, b=shard(2, 2, "Q4_0"))
+        yield
+
+    steps = jobs()
+    sleep = "pytest_quantgate.results.shard_folder.time.sleep"
+    monkeypatch.setattr(sleep, lambda _seconds_s: next(steps))
+    assert main([*wait, "-o", str(folder / "all.json")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"0 of 2 shards in {folder}; waiting for 1/2, 2/2",
+        f"1 of 2 shards in {folder}; waiting for 2/2",
+        f"2 of 2 shards in {folder}",
+        "2 cells: 2 PASS",
+        f"wrote {folder / 'all.json'}",
+    ]
+    assert main(wait) == 0, "the joined record is no shard"
+
+
+def test_a_shard_that_does_not_come_is_named_and_the_others_are_joined(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path, a=shard(1, 3, "F16"), c=shard(3, 3, "Q4_0"))
+    (tmp_path / "b.json").write_text("{")
+    wait = ["merge", "--wait", str(tmp_path), "--expect", "3", "--timeout", "0"]
+    assert main(wait) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"2 of 3 shards in {tmp_path}; waiting for 2/3"
+    assert lines[1].startswith(f"ignored: the run record {tmp_path / 'b.json'} cannot be read: ")
+    assert lines[2:] == [
+        "waited 0 s for 2/3; run each again alone, as --quant-shard 2/3, and merge again",
+        "2 cells: 2 PASS",
+        "missing: shard 2/3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--wait", "D"], "--wait D needs --expect N, the number of shards, as --expect 4"),
+        (["--wait", "D", "--expect", "0"], "--expect 0 is no number of shards; write 1 or more"),
+        (["--wait", "D", "--expect", "2", "x.json"], "--wait D takes no records besides; leave"),
+        (["--wait", "D", "--expect", "2", "--timeout", "nan"], "--timeout nan is no time; write"),
+        (["--wait", "D", "--expect", "2", "--timeout", "0"], "no record of a shard came to D"),
+        (["--expect", "2"], "--expect is for --wait; type quantgate merge --wait DIR --expect N"),
+        ([], "no record is named; type quantgate merge shard-*.json, or quantgate merge --wait"),
+    ],
+)
+def test_what_cannot_be_waited_for_is_one_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["merge", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+
+
+def test_an_array_of_another_length_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path, a=shard(1, 3, "F16"))
+    assert main(["merge", "--wait", str(tmp_path), "--expect", "4"]) == 2
+    assert "a.json is shard 1 of 3, not of 4; type --expect 3, or" in capsys.readouterr().err
 
 
 def test_nothing_judged_is_red(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
