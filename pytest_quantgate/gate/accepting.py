@@ -12,6 +12,7 @@ from pytest_quantgate.gate.acceptance import merge_parts
 from pytest_quantgate.gate.loop import answer
 from pytest_quantgate.gate.question import Answer, Question
 from pytest_quantgate.matrix.cells import Cell
+from pytest_quantgate.matrix.resolved import ResolvedCell
 from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.metrics.scoring import measure_perplexity
 from pytest_quantgate.results.baseline import Baseline
@@ -90,9 +91,7 @@ def accept(
         candidate = merge_parts(kept, candidate, asked)
     if candidate == old:
         return Acceptance(record=result.record)
-    if resolved.text is not None:
-        n_chunks = session.artifacts.chunks_stored(resolved)
-        session.measurements.keep_tokens(measure_perplexity(session, resolved, n_chunks))
+    _keep_tokens(session, resolved)
     verdict = result.verdict
     record = replace(
         full.record,
@@ -103,6 +102,13 @@ def accept(
         accepted=describe_change(old, candidate),
     )
     return Acceptance(record=record, baseline=candidate.model_copy(update={"reason": reason}))
+
+
+def _keep_tokens(session: Session, resolved: ResolvedCell) -> None:
+    """Keep the values of single tokens, to which a later run's are compared."""
+    if resolved.text is not None:
+        n_chunks = session.artifacts.chunks_stored(resolved)
+        session.measurements.keep_tokens(measure_perplexity(session, resolved, n_chunks))
 
 
 def _refusal(result: Answer) -> str | None:

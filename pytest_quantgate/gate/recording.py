@@ -106,11 +106,38 @@ def cell_record(
     measured: Mapping[str, Any] | None = None,
 ) -> CellRecord:
     """Return the record of what was measured of a cell, not judged yet."""
+    record = replace(_file_record(session, cell, file), measured=measured or {})
+    if perplexity is None:
+        return record
+    chunks = perplexity.chunks
+    divergence = None if reference is None else measure_divergence(perplexity, reference)
+    if reference is not None:
+        same = same_top_tokens(perplexity, reference)
+        chunks = chunks.replace(same_top=same or chunks.same_top)
+    notes = record.notes
+    if perplexity.measured_s < session.started_s:
+        when = datetime.fromtimestamp(perplexity.measured_s).astimezone()
+        notes = (*notes, f"scored {when:%d %b, %H:%M}; --quant-fresh scores it anew")
+    return replace(
+        record,
+        notes=notes,
+        ppl=perplexity.perplexity,
+        chunks=chunks,
+        n_chunks_in_text=perplexity.n_chunks_in_text,
+        ppl_by_domain={name: rows.perplexity for name, rows in chunks.by_domain().items()},
+        ppl_vs_reference=None if reference is None else perplexity_shift(perplexity, reference),
+        divergence=divergence,
+        per_token_sha256=per_token_sha256(perplexity),
+        reference_per_token_sha256=None if reference is None else per_token_sha256(reference),
+    )
+
+
+def _file_record(session: Session, cell: ResolvedCell, file: CellFile) -> CellRecord:
+    """Return what a cell's file is and who made it."""
     size = measure_size(file.header, cell.format)
-    of_file = replace(
+    return replace(
         empty_record(session, cell.cell),
         notes=_notes(cell, size, file),
-        measured=measured or {},
         file_bytes=size.file_bytes,
         bits_per_weight=size.bits_per_weight,
         bytes_by_type=size.bytes_by_type,
@@ -127,29 +154,6 @@ def cell_record(
         quantizer_cpu=file.quantizer_cpu,
         tensors=pack_tensors(file.tensors),
         metadata=file.header.settings(),
-    )
-    if perplexity is None:
-        return of_file
-    chunks = perplexity.chunks
-    divergence = None if reference is None else measure_divergence(perplexity, reference)
-    if reference is not None:
-        same = same_top_tokens(perplexity, reference)
-        chunks = chunks.replace(same_top=same or chunks.same_top)
-    notes = of_file.notes
-    if perplexity.measured_s < session.started_s:
-        when = datetime.fromtimestamp(perplexity.measured_s).astimezone()
-        notes = (*notes, f"scored {when:%d %b, %H:%M}; --quant-fresh scores it anew")
-    return replace(
-        of_file,
-        notes=notes,
-        ppl=perplexity.perplexity,
-        chunks=chunks,
-        n_chunks_in_text=perplexity.n_chunks_in_text,
-        ppl_by_domain={name: rows.perplexity for name, rows in chunks.by_domain().items()},
-        ppl_vs_reference=None if reference is None else perplexity_shift(perplexity, reference),
-        divergence=divergence,
-        per_token_sha256=per_token_sha256(perplexity),
-        reference_per_token_sha256=None if reference is None else per_token_sha256(reference),
     )
 
 

@@ -164,15 +164,10 @@ def compare_cells(
         is_one_run: both were measured in one run, so on one machine.
 
     """
-    support = Support.BOTH
-    if not (old.can and new.can):
-        support = Support.OLD_ONLY if old.can else Support.NEW_ONLY if new.can else Support.NEITHER
-        return CellChange(
-            old=old.cell,
-            new=new.cell,
-            support=support,
-            verdict=verdict or _verdict_of_support(old.cell, new.cell),
-        )
+    support = _support(old, new)
+    if support is not Support.BOTH:
+        said = verdict or _verdict_of_support(old.cell, new.cell)
+        return CellChange(old=old.cell, new=new.cell, support=support, verdict=said)
     if _identified_differently(old.cell, new.cell):
         old, new = _without_source(old), _without_source(new)
     obstacle = find_obstacle(old.cell, new.cell)
@@ -205,6 +200,12 @@ def _identified_differently(old: CellRecord, new: CellRecord) -> bool:
 
 def _without_source(side: Side) -> Side:
     return replace(side, cell=replace(side.cell, source_sha256=None))
+
+
+def _support(old: Side, new: Side) -> Support:
+    if old.can:
+        return Support.BOTH if new.can else Support.OLD_ONLY
+    return Support.NEW_ONLY if new.can else Support.NEITHER
 
 
 def _verdict_of_support(old: CellRecord, new: CellRecord) -> Verdict:

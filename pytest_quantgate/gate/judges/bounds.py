@@ -93,8 +93,7 @@ def by_decision(
 
     Arguments as in `by_bounds`; ``remark`` is what else the decision rests on.
     """
-    kind = KIND_OF_OUTCOME[decision.outcome]
-    more = None
+    kind, more = KIND_OF_OUTCOME[decision.outcome], None
     if decision.reason is stats.Reason.IDENTICAL or estimate.chunks_differing == 0:
         digits = "" if chunks.is_exact else ", to the digits printed"
         same = f"{scale.name} identical to {noun(against, seen)}'s"
@@ -102,6 +101,10 @@ def by_decision(
         if kind is VerdictKind.INCONCLUSIVE:
             reason += f": {decision.reason.value}"
     else:
+        where = "" if against == "limit" else f" against {noun(against, seen)}"
+        reason = f"{_change(scale, against, estimate)}{where} over {_sample(estimate)}"
+        reason += f"; the limit is {scale.text(scale.shown(decision.limit))}"
+        reason += _evidence(scale, estimate, decision, kind) + remark
         if kind is VerdictKind.INCONCLUSIVE:
             more = stats.chunks_to_decide(
                 estimate,
@@ -109,15 +112,7 @@ def by_decision(
                 alpha_pass=look.alpha_pass,
                 alpha_regressed=look.alpha_regressed,
             )
-        where = "" if against == "limit" else f" against {noun(against, seen)}"
-        reason = f"{_change(scale, against, estimate)}{where} over {_sample(estimate)}"
-        reason += f"; the limit is {scale.text(scale.shown(decision.limit))}"
-        reason += _evidence(scale, estimate, decision, kind) + remark
-        if more is not None and look.is_last:
-            left = seen.n_chunks_in_text - estimate.chunks
-            reason += f"; about {more:,} more chunks would decide ({_supply(seen, left, more)})"
-        elif kind is VerdictKind.INCONCLUSIVE and estimate.chunks == seen.n_chunks_in_text:
-            reason += f"; {_END_OF_TEXT}"
+            reason += _what_would_decide(seen, estimate, look, more)
     is_clear_gain = 0 < decision.limit < -decision.upper_bound
     if kind is VerdictKind.PASS and against == "baseline" and is_clear_gain:
         kind = VerdictKind.IMPROVED
@@ -132,6 +127,15 @@ def by_decision(
         limit=scale.shown(decision.limit),
         more_chunks=more,
     )
+
+
+def _what_would_decide(
+    seen: Observation, estimate: stats.PairedEstimate, look: stats.Look, more: int | None
+) -> str:
+    if more is not None and look.is_last:
+        left = seen.n_chunks_in_text - estimate.chunks
+        return f"; about {more:,} more chunks would decide ({_supply(seen, left, more)})"
+    return f"; {_END_OF_TEXT}" if estimate.chunks == seen.n_chunks_in_text else ""
 
 
 def _change(scale: Scale, against: str, estimate: stats.PairedEstimate) -> str:

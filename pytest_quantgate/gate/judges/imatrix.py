@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pytest_quantgate.config.limits import are_of_a_marker
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import only
 from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.results.baseline import Baseline
-from pytest_quantgate.results.measurements.imatrix import NO_EXPERTS, ImatrixMeasurement
+from pytest_quantgate.results.measurements.imatrix import NO_EXPERTS, Expert, ImatrixMeasurement
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
 from pytest_quantgate.stats import Look
 
@@ -34,6 +36,11 @@ def judge_imatrix(
         reason = f"{name}: {NO_EXPERTS}"
         is_asked = are_of_a_marker(limits)
         return [only("imatrix", "limit", VerdictKind.UNSUPPORTED, reason)] if is_asked else []
+    return [_coverage(name, experts, limit)]
+
+
+def _coverage(name: str, experts: Sequence[Expert], limit: float) -> Judgement:
+    """Judge the expert that saw fewest tokens, which comes first."""
     least, below = experts[0], sum(item.tokens < limit for item in experts)
     if not below:
         kind = VerdictKind.PASS
@@ -44,13 +51,11 @@ def judge_imatrix(
             f"{name}: {below} of {len(experts)} experts saw fewer than {limit:,} tokens, least"
             f" {least.name}; take a longer text, or one that needs them"
         )
-    return [
-        Judgement(
-            metric="imatrix",
-            against="limit",
-            verdict=kind,
-            reason=reason,
-            estimate=least.tokens,
-            limit=limit,
-        )
-    ]
+    return Judgement(
+        metric="imatrix",
+        against="limit",
+        verdict=kind,
+        reason=reason,
+        estimate=least.tokens,
+        limit=limit,
+    )

@@ -80,7 +80,7 @@ def _load(measured: RoutingMeasurement, limit: float) -> Judgement:
 def _against_baseline(
     seen: Observation, measured: RoutingMeasurement, limit: float, baseline: Baseline
 ) -> Judgement:
-    """Judge the share of changed routes on the chunks that the baseline has too."""
+    """Judge the share of changed routes; what cannot be compared is never green."""
     obstacle = not_comparable(seen, baseline)
     if obstacle is not None:
         return only("routing", "baseline", VerdictKind.NOT_COMPARABLE, obstacle)
@@ -91,6 +91,13 @@ def _against_baseline(
     if stored is None:
         reason = "the stored baseline has no routes; delete its file and store it anew"
         return only("routing", "nothing", VerdictKind.NO_BASELINE, reason)
+    return _change(seen, measured, limit, stored)
+
+
+def _change(
+    seen: Observation, measured: RoutingMeasurement, limit: float, stored: Stored
+) -> Judgement:
+    """Judge the share of changed routes on the common chunks."""
     then = dict(zip(stored.index, stored.chunk_same_experts, strict=True))
     now = dict(zip(measured.chunk_indices, measured.chunk_same_experts, strict=True))
     common = then.keys() & now.keys()
