@@ -23,6 +23,7 @@ _BROKEN_PIPE = 128 + 13
 
 _PLAIN_SIGNS = "quantgate.plain-signs"
 _SIGNS = {"Δ": "d", "−": "-", "–": "-", "→": ">", "×": "x", "…": "~", "†": "+", "≤": "<", "≥": ">"}
+_SIGNS |= dict(zip("▁▂▃▄▅▆▇█", "_.,-~=*#", strict=True))
 """What stands for the signs of reports in an encoding that lacks them, one character each."""
 
 

@@ -27,7 +27,7 @@ def find_cause(seen: Observation, baseline: Baseline, *, moved: AbstractSet[str]
     before = baseline.size.tensors if moved == {"size"} else baseline.tensors_scored
     changes = compare_tensors(before, seen.cell.tensors)
     fields = fields_changed(baseline.metadata, seen.cell.metadata)
-    runtime = _runtime_changes(baseline.made_by, seen.made_by)
+    runtime = runtime_changes(baseline.made_by, seen.made_by)
     retokenized = seen.paired(baseline).retokenized
     is_scored = len(seen.chunks) > 0
     if retokenized:
@@ -111,8 +111,8 @@ def fields_changed(before: Mapping[str, str] | None, after: Mapping[str, str]) -
     ]
 
 
-def _runtime_changes(then: MadeBy, now: MadeBy) -> list[str]:
-    """Say what else computed: libraries, processor, batch."""
+def runtime_changes(then: MadeBy, now: MadeBy) -> list[str]:
+    """Return what else computed: libraries, processor, batch, a phrase each."""
     told = []
     if then.library_sha256 != now.library_sha256:
         before, after = (f"{made.engine} {made.llama_cpp}".rstrip() for made in (then, now))

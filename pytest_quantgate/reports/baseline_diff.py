@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pytest_quantgate import stats
@@ -22,7 +22,8 @@ from pytest_quantgate.reports.blocks import (
     spans,
     words,
 )
-from pytest_quantgate.reports.words import NONE, change, count, number, share
+from pytest_quantgate.reports.chunks import kld_change
+from pytest_quantgate.reports.words import NONE, change, count, nats_change, number, share
 from pytest_quantgate.results.baseline import Baseline, Key
 
 
@@ -35,18 +36,23 @@ class BaselineChange:
     new: Baseline | None
 
     @property
-    def name(self) -> str:
-        """The cell, as its id."""
+    def key(self) -> Key:
+        """The cell that it is of."""
         baseline = self.new or self.old
         assert baseline is not None
-        return cell_name(baseline.key)
+        return baseline.key
 
 
-def cell_name(key: Key) -> str:
-    """Return a cell's name from a baseline's key."""
-    matrix = f" + {key.imatrix}" if key.imatrix is not None else ""
-    text = f", text {key.text}" if key.text else ""
-    return f"{key.model} {key.format}{matrix} on {key.device_kind}{text}"
+def cell_name(key: Key, *, with_text: bool) -> str:
+    """Return the id of a baseline's cell; the text is named where there are several."""
+    matrix = [] if key.imatrix is None else [key.imatrix]
+    text = [key.text] if key.text and with_text else []
+    return "-".join([key.model, key.format, *matrix, key.device_kind, *text])
+
+
+def has_several_texts(keys: Iterable[Key]) -> bool:
+    """Return whether the cells are of several texts, so that ids name them."""
+    return len({key.text for key in keys if key.text}) > 1
 
 
 def diff_blocks(changes: Sequence[BaselineChange], revision: str) -> list[Block]:
@@ -60,7 +66,9 @@ def diff_blocks(changes: Sequence[BaselineChange], revision: str) -> list[Block]
     counts = ((both, "changed"), (came, "new"), (went, "removed"))
     told = ", ".join(f"{len(items)} {word}" for items, word in counts if items)
     blocks.append(Paragraph(text=f"{count(len(changes), 'baseline')}: {told}.", is_strong=True))
-    rows = [line for item in both for line in _rows(item)]
+    with_text = has_several_texts(item.key for item in changes)
+    names_of = {item.path: cell_name(item.key, with_text=with_text) for item in changes}
+    rows = [line for item in both for line in _rows(item, names_of[item.path])]
     if rows:
         columns = (
             words("cell"),
@@ -71,12 +79,13 @@ def diff_blocks(changes: Sequence[BaselineChange], revision: str) -> list[Block]
         blocks.append(Table(columns=columns, rows=tuple(rows)))
     for items, title in ((came, "New"), (went, "Removed")):
         if items:
-            names = tuple((code(item.path), f" {item.name}") for item in items)
-            blocks += [Heading(text=title), Bullets(items=names)]
+            entries = tuple((names_of[item.path], " ", code(item.path)) for item in items)
+            blocks += [Heading(text=title), Bullets(items=entries)]
     reasons: dict[str, list[str]] = {}
     for item in changes:
         if item.new is not None:
-            reasons.setdefault(item.new.reason or "no reason was given", []).append(item.name)
+            why = item.new.reason or "no reason was given"
+            reasons.setdefault(why, []).append(names_of[item.path])
     told_reasons: tuple[Prose, ...] = tuple(
         spans(reason, f" ({', '.join(names)})") for reason, names in reasons.items()
     )
@@ -85,12 +94,12 @@ def diff_blocks(changes: Sequence[BaselineChange], revision: str) -> list[Block]
     return blocks
 
 
-def _rows(item: BaselineChange) -> Iterator[Row]:
+def _rows(item: BaselineChange, name: str) -> Iterator[Row]:
     assert item.old is not None
     assert item.new is not None
     lines = list(_figures(item.old, item.new))
     for n, line in enumerate(lines or [row("nothing that is judged", NONE, NONE)]):
-        yield row("" if n else item.name, *line.cells)
+        yield row("" if n else name, *line.cells)
 
 
 def _figures(old: Baseline, new: Baseline) -> Iterator[Row]:
@@ -108,7 +117,7 @@ def _figures(old: Baseline, new: Baseline) -> Iterator[Row]:
     if old.divergence is not None and new.divergence is not None:
         before, after = old.divergence, new.divergence
         if before.mean_kld_nats != after.mean_kld_nats:
-            moved = f"{number(after.mean_kld_nats - before.mean_kld_nats, '+.5f')} nats"
+            moved = _kld_change(old, new)
             yield row("mean KLD", f"{before.mean_kld_nats:.5f} → {after.mean_kld_nats:.5f}", moved)
         if before.same_top != after.same_top:
             values = f"{100 * before.same_top:.2f} → {100 * after.same_top:.2f} %"
@@ -135,6 +144,15 @@ def _figures(old: Baseline, new: Baseline) -> Iterator[Row]:
         yield row("llama.cpp", f"{before_made.llama_cpp} → {after_made.llama_cpp}", NONE)
     if old.anchor != new.anchor:
         yield row("anchor", "set anew: slow drift is judged from here", NONE)
+
+
+def _kld_change(old: Baseline, new: Baseline) -> str:
+    """Return how far the divergence moved, with its interval where chunks can be paired."""
+    pair = new.scored.chunks.paired(old.scored.chunks)
+    interval = None
+    if old.scored.text_sha256 == new.scored.text_sha256:
+        interval = kld_change(pair)
+    return "of another text" if interval is None else nats_change(*interval)
 
 
 def _costs(old: Baseline, new: Baseline) -> Iterator[Row]:

@@ -9,7 +9,8 @@ import math
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
-from pytest_quantgate.results.chunk_table import ChunkTable, Shift
+from pytest_quantgate import stats
+from pytest_quantgate.results.chunk_table import ChunkPair, ChunkTable, Shift
 from pytest_quantgate.results.record import CellRecord
 
 
@@ -70,3 +71,12 @@ def change_on(cell: CellRecord, other: CellRecord, chunks: AbstractSet[int]) -> 
     if cell.ppl is None or other.ppl is None:
         return None
     return cell.chunks.of_chunks(chunks).paired(other.chunks).shift()
+
+
+def kld_change(pair: ChunkPair) -> tuple[float, float, float] | None:
+    """Return how far the mean divergence moved on common chunks, and its interval of 95 %."""
+    before, after = pair.before.kld_sums, pair.after.kld_sums
+    if not before or not after:
+        return None
+    estimate = pair.after.difference(before, after)
+    return estimate.mean, *stats.interval(estimate)

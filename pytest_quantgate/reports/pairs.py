@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pytest_quantgate import stats
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.reports.blocks import Block, Column, Row, Table, intervals, row, words
-from pytest_quantgate.reports.chunks import change_on
+from pytest_quantgate.reports.chunks import change_on, kld_change, kld_on
 from pytest_quantgate.reports.run_tables import (
     FAULT_DETECTOR,
     Group,
@@ -17,7 +17,7 @@ from pytest_quantgate.reports.run_tables import (
     label,
     speed_name,
 )
-from pytest_quantgate.reports.words import NONE, change, megabytes, number
+from pytest_quantgate.reports.words import NONE, change, megabytes, nats_change, number
 from pytest_quantgate.results.measurements.speed import PHASES, SpeedMeasurement
 from pytest_quantgate.results.record import CellRecord, RunRecord
 
@@ -130,15 +130,12 @@ def better(low: float, high: float, names: tuple[str, str]) -> str:
 def _divergence(pair: Pair, names: tuple[str, str]) -> Iterator[Row]:
     chunks = pair.group.chunks
     common = pair.second.chunks.of_chunks(chunks).paired(pair.first.chunks)
-    before, after = common.before.kld_sums, common.after.kld_sums
-    if not before or not after:
+    moved = kld_change(common)
+    if moved is None:
         return
-    estimate = common.after.difference(before, after)
-    low, high = stats.interval(estimate)
-    means = [math.fsum(sums) / common.after.n_tokens for sums in (before, after)]
-    difference = f"{number(estimate.mean, '+.5f')} [{number(low, '+.5f')}, {number(high, '+.5f')}]"
-    klds = (number(mean, ".5f") for mean in means)
-    yield row("mean KLD in nats", *klds, difference, better(low, high, names))
+    klds = (number(kld_on(cell, chunks), ".5f") for cell in (pair.first, pair.second))
+    _, low, high = moved
+    yield row("mean KLD in nats", *klds, nats_change(*moved), better(low, high, names))
 
 
 def _speeds(pair: Pair, names: tuple[str, str]) -> Iterator[Row]:

@@ -34,6 +34,14 @@ def change(value: float, low: float, high: float) -> str:
     return f"{percent} [{number(100 * low, '+.2f')}, {number(100 * high, '+.2f')}]"
 
 
+def nats_change(value: float, low: float, high: float) -> str:
+    """Return a difference of divergences, with its interval where that is finite."""
+    nats = number(value, "+.5f")
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return nats
+    return f"{nats} [{number(low, '+.5f')}, {number(high, '+.5f')}]"
+
+
 def rate(tokens_per_s: float) -> str:
     """Return tokens per second with four digits, and never an exponent."""
     if not math.isfinite(tokens_per_s) or tokens_per_s <= 0:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +13,7 @@ from pytest_quantgate.reports.baseline_diff import BaselineChange, diff_blocks
 from pytest_quantgate.reports.markdown import markdown
 from pytest_quantgate.reports.text import text
 from pytest_quantgate.results.baseline import parse
+from pytest_quantgate.storage.git import git, git_if_any
 
 if TYPE_CHECKING:
     from pytest_quantgate.cli.command import Subparsers
@@ -47,16 +46,17 @@ def find_changes(folder: Path, revision: str) -> list[BaselineChange]:
     """
     if not folder.is_dir():
         raise ConfigError(f"there is no folder of baselines {str(folder)!r} (baselines_dir)")
-    commit = _git(folder, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+    asked = f"{revision}^{{commit}}"
+    commit = git(folder, "rev-parse", "--verify", "--end-of-options", asked).decode().strip()
     options = ("--name-only", "--no-renames", "--relative", "-z")
-    tracked = _git(folder, "diff", *options, commit.strip(), "--", ".")
-    others = _git(folder, "ls-files", "--others", "--exclude-standard", "-z", "--", ".")
+    tracked = git(folder, "diff", *options, commit, "--", ".")
+    others = git(folder, "ls-files", "--others", "--exclude-standard", "-z", "--", ".")
     changes = []
-    for name in sorted({*tracked.split("\0"), *others.split("\0")} - {""}):
+    for name in sorted({*(tracked + others).decode(errors="replace").split("\0")} - {""}):
         if not name.endswith(".json") or name.startswith("published/"):
             continue
         path = folder / name
-        before = _git(folder, "show", f"{commit.strip()}:./{name}", is_optional=True)
+        before = git_if_any(folder, "show", f"{commit}:./{name}").decode(errors="replace")
         after = path.read_text(encoding="utf-8") if path.is_file() else ""
         changes.append(
             BaselineChange(
@@ -66,16 +66,3 @@ def find_changes(folder: Path, revision: str) -> list[BaselineChange]:
             )
         )
     return changes
-
-
-def _git(folder: Path, *arguments: str, is_optional: bool = False) -> str:
-    """Return what git prints; "" where it fails and may."""
-    program = shutil.which("git")
-    if program is None:
-        raise ConfigError("git is not installed: quantgate diff reads the revision with it")
-    command = [program, "-C", str(folder), *arguments]
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode and not is_optional:
-        why = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ConfigError(f"git {arguments[0]}: {why[-1] if why else 'failed'}")
-    return "" if done.returncode else done.stdout.decode("utf-8", errors="replace")

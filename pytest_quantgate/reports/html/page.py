@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-
-import jinja2
-
 from pytest_quantgate import __version__
 from pytest_quantgate.config.values import duration
 from pytest_quantgate.gate.compare.common_shift import shifts_of_run
 from pytest_quantgate.gate.compare.comparison import compare_engines
 from pytest_quantgate.reports.common_shift import common_shift_blocks
+from pytest_quantgate.reports.html.environment import environment
 from pytest_quantgate.reports.html.plot import Plot
 from pytest_quantgate.reports.html.views import group_views, headings, matrix, red_cells
 from pytest_quantgate.reports.noise import noise_tables
@@ -20,22 +17,9 @@ from pytest_quantgate.reports.upgrade.report import upgrade_blocks
 from pytest_quantgate.results.record import RunRecord
 
 
-@functools.cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pytest_quantgate.reports.html", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["kind"] = lambda item: type(item).__name__
-    return environment
-
-
 def plot_svg(plot: Plot) -> str:
     """Return a plot as a file of its own."""
-    return _environment().get_template("plot.svg").render(plot=plot)
+    return environment().get_template("plot.svg").render(plot=plot)
 
 
 def run_html(record: RunRecord) -> str:
@@ -43,7 +27,7 @@ def run_html(record: RunRecord) -> str:
     groups = group_cells(record)
     comparison = compare_engines(record)
     return (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
             record=record,

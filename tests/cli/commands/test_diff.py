@@ -68,10 +68,10 @@ def test_figures_have_their_values_intervals_and_reasons(
     text = capsys.readouterr().out
     assert "**1 baseline: 1 changed.**" in text
     (ppl,) = (line for line in text.splitlines() if "| PPL |" in line)
-    assert ppl.startswith("| olmoe-mini Q4_K_M on cpu, text evaluation | PPL | 32.2879 → 32.6124 |")
+    assert ppl.startswith("| olmoe-mini-Q4_K_M-cpu | PPL | 32.2879 → 32.6124 |")
     assert ppl.endswith("| +1.01 % [+1.01, +1.01] |")
     assert "|  | bytes |" in text
-    assert "- a better \\| quantizer (olmoe-mini Q4_K_M on cpu, text evaluation)" in text
+    assert "- a better \\| quantizer (olmoe-mini-Q4_K_M-cpu)" in text
 
 
 def test_a_part_that_went_and_settings_of_the_file_are_told(
@@ -100,7 +100,7 @@ def test_new_and_removed_files_are_listed(stored: Path, capsys: pytest.CaptureFi
     assert main(["diff", "HEAD"]) == 0
     text = capsys.readouterr().out
     assert "2 baselines: 1 new, 1 removed." in text
-    assert text.index("New\n") < text.index("Q5_0 on cpu") < text.index("Removed\n")
+    assert text.index("New\n") < text.index("olmoe-mini-Q5_0-cpu") < text.index("Removed\n")
 
 
 @pytest.mark.parametrize("revision", ["nowhere", "--output=x"])

@@ -40,16 +40,16 @@
       const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
       let shown = 0;
       for (const row of rows) {
-        const text = row.textContent.toLowerCase(), verdict = verdicts.value;
+        const text = row.textContent.toLowerCase(), verdict = verdicts?.value;
         const fits = words.every(word => text.includes(word))
           && (!verdict || (verdict === "red" ? row.dataset.red === "1" : row.cells[1].textContent.trim().endsWith(verdict)))
-          && (!models.value || row.cells[2].firstChild.textContent.trim() === models.value);
+          && (!models?.value || row.cells[2].firstChild.textContent.trim() === models.value);
         row.hidden = !fits;
         shown += fits;
       }
-      one("count").textContent = `${shown} of ${rows.length} cells`;
+      one("count").textContent = `${shown} of ${rows.length} ${one("count").dataset.noun ?? "cells"}`;
     };
-    for (const control of [find, verdicts, models]) for (const event of ["input", "change"]) control.addEventListener(event, filter);
+    for (const control of [find, verdicts, models].filter(Boolean)) for (const event of ["input", "change"]) control.addEventListener(event, filter);
     find.form.addEventListener("submit", event => event.preventDefault());
     filter();
   }

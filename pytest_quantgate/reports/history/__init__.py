@@ -1,0 +1,1 @@
+"""Every figure of each cell over accepted baselines or run records, and where its level changes."""
