@@ -16,7 +16,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
 
-from pytest_quantgate.config.schema import ShapeSettings
+from pytest_quantgate.config.shape import ShapeSettings
 from pytest_quantgate.gguf.formats import FILE_TYPES, TENSOR_TYPES, FileType
 from pytest_quantgate.gguf.reader import GgufFile, Tensor, Value
 from pytest_quantgate.gguf.writer import (

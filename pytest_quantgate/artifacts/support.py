@@ -13,7 +13,7 @@ import numpy as np
 from pytest_quantgate.artifacts.imatrix import COUNTS, SUMS, read_imatrix, write_imatrix
 from pytest_quantgate.artifacts.shape_files import write_shape
 from pytest_quantgate.artifacts.shapes import Shape
-from pytest_quantgate.config.schema import ShapeSettings
+from pytest_quantgate.config.shape import ShapeSettings
 from pytest_quantgate.engines.engine import Engine
 from pytest_quantgate.engines.messages import (
     ImportanceRow,

@@ -88,8 +88,8 @@ OPTIONS = (
     Option(
         name="fresh",
         field="fresh",
-        help="measure everything anew; otherwise what the same files, engine, hardware and settings"
-        " gave in an earlier run is read from the cache, except speed",
+        help="measure everything anew, instead of reading from the cache what an earlier run"
+        " measured with the same files, engine, hardware and settings; speed is always measured",
     ),
     Option(
         name="codecs",
@@ -101,7 +101,7 @@ OPTIONS = (
         field="codec_profile",
         takes=Takes.ONE,
         choices=("quick", "deep"),
-        help="how many examples a codec's property gets",
+        help="how many examples each property of a codec is tested with",
     ),
     Option(
         name="profile",
@@ -128,7 +128,7 @@ OPTIONS = (
         metavar="LIST",
         instead_of="formats",
         of_matrix=True,
-        help="formats instead of the profile's, as Q8_0,Q4_K_M",
+        help="formats and recipes instead of the profile's, such as Q8_0,Q4_K_M",
     ),
     Option(
         name="parts",
@@ -137,7 +137,7 @@ OPTIONS = (
         metavar="LIST",
         instead_of="parts",
         of_matrix=True,
-        help="formats to measure by tensor group too: of each, the experts alone, and so on",
+        help="formats to measure by tensor group too: the experts alone, attention alone, …",
     ),
     Option(
         name="devices",
@@ -146,7 +146,7 @@ OPTIONS = (
         metavar="LIST",
         instead_of="devices",
         of_matrix=True,
-        help="devices, as cpu,gpu",
+        help="devices instead of the profile's, such as cpu,gpu",
     ),
     Option(
         name="text",
@@ -182,8 +182,8 @@ OPTIONS = (
         metavar="ENGINE",
         instead_of="against",
         of_matrix=True,
-        help="the old engine: measure both in this run and hold the new one against it, not"
-        " against stored baselines",
+        help="the old engine: measure both in this run and compare the new one with it, instead of"
+        " with stored baselines",
     ),
     Option(
         name="report",
@@ -191,15 +191,15 @@ OPTIONS = (
         takes=Takes.EACH,
         metavar="PATH",
         instead_of="report",
-        help="write the run record: .json, or a report of it: .md, .html; may be repeated",
+        help="write the run record (.json) or a report of it (.md, .html); may be repeated",
     ),
     Option(
         name="shard",
         field="shard",
         takes=Takes.ONE,
         metavar="K/N",
-        help="measure this job's shard of the matrix, as 2/4; auto takes it from the array or the"
-        " parallel job that the run is in; quantgate merge joins the records",
+        help="measure one shard of the matrix, such as 2/4, or auto to take it from the array or"
+        " parallel job of this run; quantgate merge joins the records",
     ),
     Option(
         name="cache",
@@ -207,14 +207,14 @@ OPTIONS = (
         takes=Takes.ONE,
         metavar="DIR",
         instead_of="cache_dir",
-        help="the cache's folder",
+        help="the folder of the cache",
     ),
     Option(
         name="reason",
         field="reason",
         takes=Takes.ONE,
         metavar="TEXT",
-        help="why new baselines are accepted; stored with --snapshot-update",
+        help="why new baselines are accepted; required with --snapshot-update, and stored",
     ),
 )
 

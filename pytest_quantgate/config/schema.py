@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import Field, create_model, model_validator
 
 from pytest_quantgate.config.limit_table import LIMITS, Value
+from pytest_quantgate.config.shape import ShapeSettings
 from pytest_quantgate.config.values import (
     AllowedDecrease,
     AllowedIncrease,
@@ -16,16 +17,10 @@ from pytest_quantgate.config.values import (
     Fraction,
     Margin,
     Positive,
+    Table,
 )
 from pytest_quantgate.gguf.formats import CACHE_TYPES, DEFAULT_FORMATS
 from pytest_quantgate.storage.environment import path_below
-
-
-class Table(BaseModel):
-    """Base of all tables: a key that is not declared is an error, and nothing changes later."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
 
 _VALUES: Mapping[Value, object] = {
     Value.POSITIVE: Positive,
@@ -60,80 +55,20 @@ class Limits(_LimitFields):
         def __init__(self, **limits: float | str | None) -> None: ...
 
 
-Count = Annotated[int, Field(ge=1, le=1 << 20)]
-"""How many of something a shape has."""
-
-
-class ShapeSettings(Table):
-    """An architecture's sizes: all that a model's size and speed depend on.
-
-    ``hidden`` is the width, ``feed_forward`` that of the dense feed-forward layers and, unless
-    ``expert_feed_forward`` is given, of the experts; ``attention_layers`` are the layers of
-    ``lfm2moe`` that attend, all others being convolutions.
-    """
-
-    architecture: Literal["llama", "olmoe", "lfm2moe"]
-    layers: Annotated[int, Field(ge=1, le=512)]
-    hidden: Count
-    feed_forward: Count
-    heads: Count
-    kv_heads: Count
-    vocabulary: Annotated[int, Field(ge=258, le=1 << 20)]
-    tied: bool = False
-    context: Count = 4096
-    rope_base: Positive = 10_000.0
-    experts: Annotated[int, Field(ge=0, le=512)] = 0
-    experts_used: Annotated[int, Field(ge=0)] = 0
-    expert_feed_forward: Count | None = None
-    dense_layers: Annotated[int, Field(ge=0)] = 0
-    attention_layers: tuple[int, ...] = ()
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ShapeSettings:
-        # What llama.cpp asserts or refuses is said here, in the words of the configuration.
-        if self.hidden % self.heads or self.hidden // self.heads % 2:
-            raise ValueError(
-                f"hidden = {self.hidden} must be an even multiple of heads = {self.heads}"
-            )
-        if self.heads % self.kv_heads:
-            raise ValueError(
-                f"heads = {self.heads} must be a multiple of kv_heads = {self.kv_heads}"
-            )
-        if not 0 <= self.experts_used <= self.experts or (self.experts and not self.experts_used):
-            raise ValueError(
-                f"experts_used = {self.experts_used} must be 1 to experts = {self.experts}"
-            )
-        if self.architecture != "llama" and not self.experts:
-            raise ValueError(f"architecture = {self.architecture!r} needs experts")
-        if self.architecture == "olmoe" and self.tied:
-            raise ValueError("tied = true: architecture = 'olmoe' has an output matrix of its own")
-        self._check_lfm2moe()
-        return self
-
-    def _check_lfm2moe(self) -> None:
-        if self.architecture != "lfm2moe":
-            for name in ("expert_feed_forward", "dense_layers", "attention_layers"):
-                if getattr(self, name):
-                    raise ValueError(f"{name} is for architecture = 'lfm2moe' only")
-            return
-        if self.expert_feed_forward is None:
-            raise ValueError("architecture = 'lfm2moe' needs expert_feed_forward")
-        if self.dense_layers > self.layers:
-            raise ValueError(f"dense_layers = {self.dense_layers} is above layers = {self.layers}")
-        if not self.attention_layers or not set(self.attention_layers) <= set(range(self.layers)):
-            raise ValueError(
-                f"attention_layers = {list(self.attention_layers)} must name some of the layers"
-                f" 0 to {self.layers - 1}"
-            )
-
-
 class ModelSettings(Table):
     """Where a model comes from: one source to quantize, a shape, or files that exist."""
 
     source: str | None = None
+    """What is quantized: a path, `path:PATH`, `package:NAME/FILE` for a file in an installed Python
+    package, `embedded:NAME` for a model that ships here, `shape:NAME` for a
+    [shape](../how-to/shapes.md), or `hf:ORG/REPOSITORY/FILE.gguf[@REVISION]` for a file on a
+    [hub](../how-to/real-models.md)."""
     shape: ShapeSettings | None = None
+    """Instead of `source`: a [shape](../how-to/shapes.md#a-shape-of-your-own) of your own."""
     files: Mapping[str, str] | None = None
+    """Instead of `source`: format → path of an existing file, which is measured as it is."""
     sha256: str | Mapping[str, str] | None = None
+    """The SHA-256 that the source must have; with `files`, format → SHA-256."""
 
     @property
     def is_shape(self) -> bool:
@@ -162,7 +97,9 @@ class TextSettings(Table):
     """A text: one file, or one file a domain, in this order."""
 
     source: str | None = None
+    """The text's file."""
     domains: Mapping[str, str] | None = None
+    """Instead of `source`: domain → file, joined in this order."""
 
     @model_validator(mode="after")
     def _one_of(self) -> TextSettings:
@@ -178,10 +115,15 @@ class ImatrixSettings(Table):
     """
 
     text: str | None = None
+    """The text from which the importance matrix is collected."""
     domain: str | None = None
+    """One of that text's domains; otherwise the whole text."""
     chunks: int | None = Field(default=None, ge=1)
+    """At most this many chunks; otherwise all."""
     n_ctx: int = Field(default=512, ge=16, le=1 << 20)
+    """Tokens in a chunk."""
     file: str | None = None
+    """Instead of `text`: a GGUF file written by `llama-imatrix`."""
 
     @model_validator(mode="after")
     def _one_of(self) -> ImatrixSettings:
@@ -202,21 +144,26 @@ def _check_cache_type(key: str, value: str) -> None:
 
 
 class DeviceSettings(Table):
-    """Where an engine computes, and how.
-
-    ``backend`` is ``cpu``, a device's name as llama.cpp lists it, or several, ``CUDA0,CUDA1``.
-    ``flash_attention``, ``type_k`` and ``type_v`` stand above the profile's: two devices that
-    differ in them are a dimension of the matrix.
-    """
+    """Where an engine computes, and how; two devices may differ in settings of a profile."""
 
     backend: str = "cpu"
+    """`cpu`, or a device as llama.cpp lists it, such as `CUDA0`, or several, `CUDA0,CUDA1`, over
+    which a model's layers are split."""
     n_gpu_layers: Annotated[int, Field(ge=0, strict=True)] | None = None
+    """Layers on the devices, the rest on the processor; otherwise all."""
     split_mode: Literal["layer", "row"] = "layer"
+    """How several devices share a model: by whole layers, or by rows, which few builds support
+    (SYCL; CUDA and ROCm before llama.cpp b9890). `quantgate doctor` lists the devices that do."""
     tensor_split: tuple[Positive, ...] = ()
+    """Each device's share, such as `[3, 1]`; otherwise by free memory."""
     repack: bool = True
+    """Whether weights may be repacked for the CPU."""
     flash_attention: bool | None = None
+    """Overrides the profile's setting on this device."""
     type_k: str | None = None
+    """Overrides the profile's setting on this device."""
     type_v: str | None = None
+    """Overrides the profile's setting on this device."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -259,14 +206,14 @@ _PINNED = {
 
 
 class EngineSettings(Table):
-    """One build of llama.cpp: the llama-cpp-python of an interpreter, or a folder of programs.
-
-    ``tools`` is the folder, and ``arguments`` are further ones of its llama-perplexity.
-    """
+    """One build of llama.cpp: the llama-cpp-python of an interpreter, or a folder of programs."""
 
     python: str | None = None
+    """The interpreter whose llama-cpp-python is the engine; otherwise this one."""
     tools: str | None = None
+    """Instead of `python`: a folder of llama.cpp's own programs."""
     arguments: tuple[str, ...] = ()
+    """With `tools`: further arguments of `llama-perplexity`, such as `["-ngl", "99"]`."""
 
     @model_validator(mode="after")
     def _one_of(self) -> EngineSettings:
@@ -288,48 +235,92 @@ class RecipeSettings(Table):
     """A file type with some tensors of other types."""
 
     base: str
+    """The file type that decides the type of every other tensor."""
     tensors: Mapping[str, str] = Field(default_factory=dict)
+    """A tensor group, or a regular expression on tensor names → a tensor type."""
 
 
 class ProfileSettings(Table):
     """What is measured together, how, and within which limits."""
 
     models: tuple[str, ...]
+    """Names of models, or sources: a path ending in `.gguf`, `package:`, `embedded:`, `hf:`,
+    `shape:`."""
     formats: tuple[str, ...] = DEFAULT_FORMATS
+    """Formats and recipes."""
     parts: tuple[str, ...] = ()
+    """Formats to measure [by tensor group](../explanation/moe.md#parts-and-recipes) as well."""
     devices: tuple[str, ...] = ("cpu",)
+    """Names of devices."""
     texts: tuple[str, ...] = ("evaluation",)
+    """Names of texts."""
     imatrices: tuple[str, ...] = ("none",)
+    """Names of importance matrices, and `none`."""
     engine: str = "default"
+    """The engine."""
     against: str | None = None
+    """The old engine to compare with in the same run, instead of stored baselines."""
     n_ctx: int = Field(default=512, ge=8, le=1 << 20)
+    """Tokens in a chunk."""
     n_batch: int | None = Field(default=None, ge=1)
+    """llama.cpp's logical batch; otherwise `n_ctx`."""
     n_ubatch: int | None = Field(default=None, ge=1)
+    """llama.cpp's physical batch; otherwise `n_batch`, at most 512."""
     n_threads: int | None = Field(default=None, ge=1, le=4096)
+    """Threads for quantizing and decoding; otherwise the usable physical cores."""
     flash_attention: bool = True
+    """Whether flash attention is on."""
     type_k: str = "F16"
+    """The tensor type of the KV cache's keys."""
     type_v: str = "F16"
+    """The tensor type of the KV cache's values."""
     chunks: int = Field(default=64, ge=1)
+    """The budget of scored chunks for each cell; an undecided cell goes on to the end of its
+    baseline."""
     baseline_chunks: int | None = Field(default=None, ge=1)
+    """The budget of a baseline that is stored; otherwise `chunks` if that is set, else the whole
+    text."""
     looks: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    """Numbers of chunks, rising, after which a cell may be decided; otherwise 16. [Further
+    looks](../explanation/statistics.md#looks) follow at twice the last, four times, and so on."""
     chunk_order: Literal["seeded", "text"] = "seeded"
+    """`"seeded"`: balanced over domains and documents; `"text"`: the order of the text."""
     seed: int = 0
+    """The seed of the seeded order."""
     batch_geometry: bool = False
+    """Also compare batches of other sizes, one test for each cell."""
     compare_devices: bool = False
+    """Also compare each device with the profile's first one, one test for each cell."""
     routing: bool = True
+    """Record the [routes](../explanation/moe.md) of models with experts."""
     speed: bool = False
+    """Also measure prefill and decode [speed](../explanation/speed-and-memory.md), one test
+    for each cell."""
     speed_prefill_tokens: int = Field(default=512, ge=1, le=1 << 20)
+    """Tokens in the timed prompt."""
     speed_decode_tokens: int = Field(default=128, ge=1, le=1 << 20)
+    """Tokens decoded one by one in a timed run."""
     speed_depth: int = Field(default=0, ge=0, le=1 << 20)
+    """Tokens already in the KV cache when the clock starts."""
     speed_repetitions: int = Field(default=3, ge=1, le=1000)
+    """Timed runs in each process."""
     speed_processes: int = Field(default=40, ge=5, le=1000)
+    """At most this many fresh processes for each side."""
     speed_seconds: Positive = 600.0
+    """No further look is started after this many seconds."""
     speed_margin: Margin = 0.1
+    """Measuring stops once the interval is narrower than this."""
     memory: bool = False
+    """Also measure the memory of a fresh process, one test for each cell."""
     codecs: bool = False
+    """`--quant-matrix` also runs the property tests of the codecs."""
     gate: bool = False
+    """A missing baseline is red even if none is stored; an explicit `false` lets a run in CI gate
+    nothing."""
     optional: tuple[str, ...] = ()
+    """Formats that are skipped if the engine refuses them."""
     limits: Mapping[str, Limits] = Field(default_factory=dict)
+    """Format, or `"*"` → [limits](#limits)."""
 
     @property
     def chunks_stored(self) -> int | None:
@@ -366,11 +357,17 @@ class Tables(Table):
     """All of ``[tool.quantgate]``."""
 
     profile: str = "default"
+    """The profile to run."""
     cache_dir: str | None = None
+    """Where quantized files and measurements are kept; otherwise the user's cache folder."""
     cache_max_gib: Positive = 20.0
+    """Above this size, the least recently used quantized files are removed."""
     baselines_dir: str = "baselines"
+    """Where baselines are read and written."""
     stall_s: Positive = 300.0
+    """Seconds without progress after which a worker is stopped."""
     report: str | tuple[str, ...] = ()
+    """Reports to write in every run: `.json`, `.md` or `.html`."""
     models: Mapping[str, ModelSettings] = Field(default_factory=dict)
     texts: Mapping[str, TextSettings] = Field(default_factory=dict)
     imatrices: Mapping[str, ImatrixSettings] = Field(default_factory=dict)

@@ -27,11 +27,11 @@ from pytest_quantgate.config.schema import (
     Limits,
     ModelSettings,
     ProfileSettings,
-    Table,
     Tables,
     TextSettings,
 )
 from pytest_quantgate.config.shards import Shard, parse_shard
+from pytest_quantgate.config.values import Table
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gguf.formats import Format, find_format, make_recipe, only_part
 

@@ -1,11 +1,17 @@
-"""Numbers as the configuration and the markers write them, and times as reports write them."""
+"""Numbers as the configuration and the markers write them, times as reports do; a table's base."""
 
 from __future__ import annotations
 
 import math
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+
+
+class Table(BaseModel):
+    """Base of all tables: a key that is not declared is an error, and nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def parse_relative(value: object) -> float:

@@ -10,17 +10,30 @@ class VerdictKind(Enum):
     """What is said of a cell; the value is the word that a person reads."""
 
     PASS = "PASS"  # noqa: S105 # a verdict, not a password
+    """Every limit is kept."""
     IMPROVED = "IMPROVED"
+    """Better than the baseline by more than the limit."""
     MEASURED = "MEASURED"
+    """There was nothing to compare with, or nothing asked for a comparison."""
     UNSUPPORTED = "UNSUPPORTED"
+    """The engine refuses the format or the request, with its reason; skipped if the profile lists
+    the format as `optional`."""
     INCONCLUSIVE = "INCONCLUSIVE"
+    """The text is too short to decide; the reason says how many chunks would."""
     NO_BASELINE = "NO_BASELINE"
+    """No baseline is stored, or the stored one is damaged."""
     NOT_COMPARABLE = "NOT_COMPARABLE"
+    """The baseline is of another text, source or setting."""
     REGRESSED = "REGRESSED"
+    """A limit is broken; the verdict names the cause."""
     INVALID = "INVALID"
+    """A value is not finite."""
     UNAVAILABLE = "UNAVAILABLE"
+    """A required device, file or interpreter is missing."""
     TIMEOUT = "TIMEOUT"
+    """The worker process made no progress and was stopped."""
     CRASHED = "CRASHED"
+    """The worker process died; every other cell goes on."""
 
     @property
     def is_green(self) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_quantgate.artifacts.shape_files import ShapeFiles
 from pytest_quantgate.artifacts.shapes import SHAPES, Shape
-from pytest_quantgate.config.schema import ShapeSettings
+from pytest_quantgate.config.shape import ShapeSettings
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.engines.messages import (
     Message,
