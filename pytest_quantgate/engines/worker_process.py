@@ -238,7 +238,7 @@ class Worker:
             return EnvironmentProblem(f"the engine's process met {reply.reason}")
         if reply.kind == "UNAVAILABLE":
             self._end()  # it could not be loaded, and the next one may be
-            return CellUnavailable(reply.reason)
+            return CellUnavailable(reply.reason, command=reply.command)
         return CellCrashed(self._with_log(reply.reason))
 
     def _death(self) -> CellCrashed:
@@ -246,7 +246,8 @@ class Worker:
         if self._launcher.process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = self._launcher.process.wait(timeout=10)
-        return CellCrashed(self._with_log(f"the worker died: {describe_exit(code)}"))
+        what = f"the worker died: {describe_exit(code)}"
+        return CellCrashed(self._with_log(what), exit_code=code)
 
     def _with_log(self, what: str) -> str:
         return with_log(what, self._log, self._log_begin)

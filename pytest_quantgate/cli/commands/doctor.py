@@ -42,7 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         root = project_folder(Path.cwd())
     except FileNotFoundError as error:
-        raise ConfigError("the present folder is gone; type: cd a folder that exists") from error
+        raise ConfigError(
+            "the present folder is gone", command="cd a folder that exists"
+        ) from error
     sections = []
     for section in examine(
         root,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -53,7 +53,8 @@ ROWS_BUILDS = (
 """Which builds split rows over devices (``split_mode = "row"``)."""
 
 _MODEL, _FORMAT, _N_CTX = "olmoe-mini", "Q8_0", 64
-_SIGNALS = re.compile(r"SIGSEGV|SIGILL|SIGBUS|0xC0000005|0xC000001D", re.IGNORECASE)
+_CPU_FAULTS = frozenset({-signal.SIGSEGV, -signal.SIGILL, -signal.SIGBUS, 0xC0000005, 0xC000001D})
+"""Exit codes of a process that an instruction ended; the last two are those of Windows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +104,8 @@ def examine_engines(section: Section, project: Project) -> None:
                 section.say(f"{name}: {first}")
                 section.facts[name] = {"error": first}
             severity = Severity.ERROR if name in needed else Severity.WARNING
-            what = f"engine {name!r}: {_explained(problem)}"
-            section.find(severity, what, _mend(settings, name, problem))
+            mend = _mend(settings, name, problem)
+            section.find(severity, f"engine {name!r}: {_explained(problem)}", mend)
 
 
 def ask_engine(settings: Settings, name: str, deadline_s: float) -> Attempt:
@@ -198,8 +199,9 @@ def answer_lines(name: str, answer: Answer, *, computes: bool) -> list[str]:
 
 
 def _explained(problem: CellError | OSError) -> str:
-    first = str(problem).strip().partition("\n")[0].rstrip(" .")
-    if isinstance(problem, CellCrashed) and _SIGNALS.search(first):
+    text = str(problem) if isinstance(problem, OSError) else problem.problem
+    first = text.strip().partition("\n")[0].rstrip(" .")
+    if _is_of_another_cpu(problem):
         return (
             f"{first}. A build for the instruction sets of another CPU dies so, and on a CPU with"
             " AMX a native build of GCC 12 or older: see docs/how-to/troubleshooting.md"
@@ -207,11 +209,16 @@ def _explained(problem: CellError | OSError) -> str:
     return first
 
 
-def _mend(settings: Settings, name: str, problem: CellError | OSError) -> str | None:
-    """Return the command for what is known; None leaves it to the message."""
+def _is_of_another_cpu(problem: CellError | OSError) -> bool:
+    """Return whether a process died as one does that was built for another processor."""
+    return isinstance(problem, CellCrashed) and problem.exit_code in _CPU_FAULTS
+
+
+def _mend(settings: Settings, name: str, problem: CellError | OSError) -> str:
+    """Return the command that fixes it, "" where none is known."""
     engine: EngineSettings = settings.engines[name]
     python = shlex.quote(engine.python or sys.executable)
-    if isinstance(problem, CellCrashed) and _SIGNALS.search(str(problem).partition("\n")[0]):
+    if _is_of_another_cpu(problem):
         if engine.tools is not None:
             return "cmake -B build -DGGML_NATIVE=OFF && cmake --build build --config Release -j"
         return (
@@ -222,4 +229,4 @@ def _mend(settings: Settings, name: str, problem: CellError | OSError) -> str | 
         return f"{python} -c 'import llama_cpp'"
     if isinstance(problem, CellUnavailable) and name != "default":
         return f"change [tool.quantgate.engines.{name}], or remove it"
-    return None
+    return "" if isinstance(problem, OSError) else problem.command

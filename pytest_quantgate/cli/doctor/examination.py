@@ -59,7 +59,7 @@ def examine(
         settings = load_settings(root, Overrides(profile=profile))
         project = project_of(settings, is_online=is_online)
     except (ConfigError, EnvironmentProblem, OSError) as problem:
-        configuration.error(str(problem))
+        configuration.error(problem)
         configuration.facts["is_valid"] = False
         names = []
         with contextlib.suppress(EnvironmentProblem, OSError):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from pytest_quantgate.errors import QuantgateError
+
 VERSION = 1
 """Of the JSON that :func:`to_json` gives."""
-
-_COMMAND = re.compile(r"type: (.+?)(?:;|$)|\((cmake [^)]+)\)")
 
 
 class Severity(StrEnum):
@@ -43,24 +42,31 @@ class Section:
         """Add lines for people."""
         self.lines += lines
 
-    def error(self, what: str, mend: str | None = None) -> None:
+    def error(self, what: str | Exception, mend: str = "") -> None:
         """Add a finding that makes the examination fail; see :meth:`find`."""
         self.find(Severity.ERROR, what, mend)
 
-    def warn(self, what: str, mend: str | None = None) -> None:
+    def warn(self, what: str | Exception, mend: str = "") -> None:
         """Add a finding that does not make it fail; see :meth:`find`."""
         self.find(Severity.WARNING, what, mend)
 
-    def find(self, severity: Severity, what: str, mend: str | None = None) -> None:
-        """Add a message's first line; without ``mend`` its own ``type: COMMAND`` is the command."""
-        line = what.strip().partition("\n")[0]
-        match = _COMMAND.search(line) if mend is None else None
-        if match is not None:
-            command = 1 if match[1] else 2
-            mend = match[command].strip()
-            if command == 1:
-                line = f"{line[: match.start()].rstrip(' ;,')}{line[match.end(1) :]}"
-        self.findings.append(Finding(severity=severity, what=line, mend=mend or ""))
+    def find(
+        self, severity: Severity, what: str | Exception, mend: str = "", lead: str = ""
+    ) -> None:
+        """Add a finding; an error's command is how to fix it, unless ``mend`` is better.
+
+        Args:
+            severity: how grave it is.
+            what: an error, or what is wrong in words, of which the first line is taken.
+            mend: the command that fixes it.
+            lead: what stands before an error's words, such as ``engine 'cuda': ``.
+
+        """
+        text = str(what)
+        if isinstance(what, QuantgateError):
+            text, mend = what.problem, mend or what.command
+        line = text.strip().partition("\n")[0]
+        self.findings.append(Finding(severity=severity, what=f"{lead}{line}", mend=mend))
 
     def printed(self) -> list[str]:
         """Return the section as it is printed."""

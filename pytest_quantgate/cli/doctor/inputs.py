@@ -103,7 +103,7 @@ def _device_command(settings: Settings, missing: str, there: Sequence[str]) -> s
 
 
 def _model(
-    section: Section, settings: Settings, name: str, model: Model | str, until_s: float | None
+    section: Section, settings: Settings, name: str, model: Model | Exception, until_s: float | None
 ) -> None:
     """Report a model; the hub is asked until a time, None not at all."""
     section.facts[f"model {name}"] = isinstance(model, Model)
@@ -122,7 +122,7 @@ def _model(
     except CellTimeout as problem:
         section.error(f"model {name!r}: the hub gives {problem}")
     except CellError as problem:
-        section.error(str(problem))
+        section.error(problem)
     else:
         section.lines[-1] += f"; {n_bytes / 1e9:,.2f} GB are on the hub, a run downloads them"
 
@@ -137,19 +137,20 @@ def _kind(model: Model) -> str:
     return kind + ("; a miniature: a fault detector" if model.is_miniature else "")
 
 
-def _problems(settings: Settings, name: str, first: str) -> list[str]:
+def _problems(settings: Settings, name: str, first: Exception) -> list[Exception]:
     """Return what is wrong with a model, of existing files with each of them."""
-    problems = []
+    problems: list[Exception] = []
     for source in (settings.models[name].files or {}).values():
         try:
-            read_gguf(find_source(source, settings.root, name, is_offline=True))
+            path = find_source(source, settings.root, name, is_offline=True)
         except (ConfigError, CellError, OSError) as problem:
-            problems.append(str(problem))
-    where = f"model {name!r}"
-    return [
-        problem if problem.startswith(where) else f"{where}: {problem}"
-        for problem in problems or [first]
-    ]
+            problems.append(problem)
+            continue
+        try:
+            read_gguf(path)
+        except (ConfigError, OSError) as problem:
+            problems.append(ConfigError(f"model {name!r}: {problem}"))
+    return problems or [first]
 
 
 def _memory(section: Section, settings: Settings, models: Models, answer: Answer | None) -> None:
@@ -208,7 +209,7 @@ def _texts(section: Section, settings: Settings) -> None:
             text = load_text(name, settings.texts, settings.root)
         except (ConfigError, OSError) as problem:
             section.say(f"text {name}: UNAVAILABLE")
-            section.error(str(problem))
+            section.error(problem)
             continue
         what = f"{len(text.data):,} bytes"
         what += f", {len(text.documents)} documents" if text.documents else ""
@@ -232,7 +233,7 @@ def _imatrices(section: Section, settings: Settings) -> None:
             what = _imatrix(settings, name, settings.imatrices[name])
         except (ConfigError, OSError) as problem:
             section.say(f"importance matrix {name}: UNAVAILABLE")
-            section.error(str(problem))
+            section.error(problem)
             continue
         section.say(f"importance matrix {name}: {what}")
         section.facts[f"importance matrix {name}"] = True

@@ -38,16 +38,16 @@ class Models:
 
     def __init__(self, cache: Cache) -> None:
         self._hashes = FileHashes(cache.hashes)
-        self._models: dict[str, Model | str] = {}
+        self._models: dict[str, Model | Exception] = {}
         self._hashing_s = 0.0
 
-    def find(self, settings: Settings, name: str) -> Model | str:
-        """Return a model, or in one line why it is not here."""
+    def find(self, settings: Settings, name: str) -> Model | Exception:
+        """Return a model, or the error that it is not here."""
         if name not in self._models:
             try:
                 self._models[name] = find_model(name, settings, is_offline=True)
             except (ConfigError, CellError, OSError) as problem:
-                self._models[name] = str(problem)
+                self._models[name] = problem
         return self._models[name]
 
     def hash_like(self, file: GgufFile, stored: str) -> str | None:

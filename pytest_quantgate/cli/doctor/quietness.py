@@ -110,7 +110,7 @@ def examine_quietness(section: Section, project: Project, budget_s: float = BUDG
         first = str(problem).strip().partition("\n")[0]
         section.say(f"not measured: {first}")
         if not isinstance(problem, DeviceBusy):
-            section.find(_severity(settings), f"no speed: {first}")
+            section.find(_severity(settings), problem, lead="no speed: ")
         return
     _judge(section, settings, measured, ",".join(placement.names))
 

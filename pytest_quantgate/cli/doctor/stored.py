@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantgate.artifacts.models import Model
-from pytest_quantgate.cli.doctor.findings import Section
+from pytest_quantgate.cli.doctor.findings import Section, Severity
 from pytest_quantgate.cli.doctor.project import Models, Project
 from pytest_quantgate.config.options import Overrides
 from pytest_quantgate.config.settings import BUILT_IN_PROFILES, Settings, load_settings
@@ -88,7 +88,7 @@ def examine_stored(section: Section, project: Project) -> None:
             cells = expand_sources(of_profile, models.sources(of_profile))
             expected[name] = frozenset(key_of_cell(of_profile, cell) for cell in cells)
         except ConfigError as problem:
-            section.error(f"profile {name!r}: {problem}")
+            section.find(Severity.ERROR, problem, lead=f"profile {name!r}: ")
             continue
         if name in own:
             store = Store(of_profile.baselines_dir, use_shipped=of_profile.uses_built_in_profile)
@@ -146,7 +146,9 @@ def _sort(
     files = _Sorted()
     by_file = {file_name(key): key for key in expected}
     others = {_without_device(key) for key in expected}
-    missing = {name for name in settings.models if isinstance(models.find(settings, name), str)}
+    missing = {
+        name for name in settings.models if not isinstance(models.find(settings, name), Model)
+    }
     hashes = _Hashes(settings, models, files.not_hashed)
     for path in sorted(folder.glob("*/*.json")):
         baseline = _read(path, files)

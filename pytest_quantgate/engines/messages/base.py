@@ -120,9 +120,11 @@ class Progress(Interim):
 class Failed(Message):
     """The request cannot be done; the worker lives on.
 
-    ``kind`` is a verdict's name, ``VALUE`` for arguments that are wrong, or ``ENVIRONMENT`` for a
+    ``command`` is what to type next, "" where no single command helps. ``kind`` is a verdict's
+    name, ``VALUE`` for arguments that are wrong, or ``ENVIRONMENT`` for a
     full disk and missing rights.
     """
 
     kind: str
     reason: str
+    command: str = ""

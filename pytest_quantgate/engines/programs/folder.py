@@ -45,8 +45,8 @@ class ProgramFolder:
         found = self._file(name)
         if found is None:
             raise CellUnavailable(
-                f"there is no program {name} in {self.path}; build it there"
-                f" (cmake --build build --target {name}) or change tools"
+                f"there is no program {name} in {self.path}; build it there or change tools",
+                command=f"cmake --build build --target {name}",
             )
         return found
 
@@ -116,7 +116,8 @@ class ProgramFolder:
 
     def crash(self, name: str, code: int, what: str) -> CellCrashed:
         """Return the error of a program that broke."""
-        return CellCrashed(with_log(f"{name} {what} ({describe_exit(code)})", self._log))
+        text = with_log(f"{name} {what} ({describe_exit(code)})", self._log)
+        return CellCrashed(text, exit_code=code)
 
     def failure(self, name: str, code: int) -> CellError:
         """Return the error of a refusal with its reason, or that of a program that broke."""

@@ -58,7 +58,7 @@ def run_program(
 
     """
     if not os.access(program, os.X_OK):
-        raise CellUnavailable(f"{program} is not executable; type: chmod +x {program}")
+        raise CellUnavailable(f"{program} is not executable", command=f"chmod +x {program}")
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [str(program), *arguments]
     with contextlib.ExitStack() as stack:

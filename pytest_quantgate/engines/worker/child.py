@@ -127,7 +127,9 @@ def serve_worker(channel: Any) -> None:
     except ImportError as error:
         traceback.print_exc()
         for _ in requests:
-            requests.send(("Failed", {"kind": "UNAVAILABLE", "reason": str(error)}))
+            command = getattr(error, "command", "")
+            content = {"kind": "UNAVAILABLE", "reason": str(error), "command": command}
+            requests.send(("Failed", content))
         return
     serve(requests)
 

@@ -33,5 +33,9 @@ class EngineUnusable(ImportError):
     """The interpreter's llama-cpp-python cannot be used; one line says why, and what to do.
 
     An ImportError, so that the first lines of a worker, which know none of its modules, can tell it
-    from a fault in these.
+    from a fault in these. ``command`` is what to type next, "" where the text says all.
     """
+
+    def __init__(self, problem: str, *, command: str = "") -> None:
+        super().__init__(problem)
+        self.command = command

@@ -113,38 +113,42 @@ def _load() -> Any:
     except ImportError as error:
         raise EngineUnusable(
             f"llama-cpp-python {package_version()} of {sys.executable} cannot be imported"
-            f" ({error}); type: {_install()}"
+            f" ({error})",
+            command=_install(),
         ) from error
     except Exception as error:  # it raises RuntimeError, OSError or AttributeError, by release
-        raise EngineUnusable(_why(folder, error)) from error
+        raise _unusable(folder, error) from error
     missing = [name for name in NEEDED if not hasattr(loaded, name)]
     if missing:
         raise EngineUnusable(
             f"{sys.executable} has llama-cpp-python {package_version()}, which is too old: it has"
-            f" no {missing[0]}; the oldest that can be measured is {OLDEST}; type:"
-            f" {sys.executable} -m pip install 'llama-cpp-python>={OLDEST}'"
+            f" no {missing[0]}; the oldest that can be measured is {OLDEST}",
+            command=f"{sys.executable} -m pip install 'llama-cpp-python>={OLDEST}'",
         )
     return loaded
 
 
-def _why(folder: Path, error: Exception) -> str:
-    """Return why the libraries cannot be loaded."""
+def _unusable(folder: Path, error: Exception) -> EngineUnusable:
+    """Return why the libraries cannot be loaded, and what to do."""
     own = elf_machine(Path(sys.executable))
     for path in sorted(folder.glob("lib*.so")) if own is not None else ():
         other = elf_machine(path)
         if other not in {None, own}:
-            return (
+            return EngineUnusable(
                 f"{path} is built for {other}, and {sys.executable} for {own}; install a"
-                f" llama-cpp-python for this machine: {_install()}"
+                " llama-cpp-python for this machine",
+                command=_install(),
             )
     reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-    todo = f"type: {_install()}"
-    if os.environ.get(_LIBRARY_PATH):
-        todo = f"unset {_LIBRARY_PATH}, or let it name the libraries of that version"
-    return (
+    problem = (
         f"the libraries in {folder} cannot be used by llama-cpp-python {package_version()} of"
-        f" {sys.executable} ({reason}); {todo}"
+        f" {sys.executable} ({reason})"
     )
+    if os.environ.get(_LIBRARY_PATH):
+        return EngineUnusable(
+            f"{problem}; unset {_LIBRARY_PATH}, or let it name the libraries of that version"
+        )
+    return EngineUnusable(problem, command=_install())
 
 
 def _install() -> str:

@@ -11,9 +11,10 @@ from pytest_quantgate.cli.doctor.findings import (
     is_well,
     to_json,
 )
+from pytest_quantgate.errors import ConfigError
 
 
-def error(what: str, mend: str | None = None) -> Finding:
+def error(what: str | Exception, mend: str = "") -> Finding:
     section = Section(name="A")
     section.error(what, mend)
     return section.findings[0]
@@ -30,14 +31,14 @@ def section_of(name: str, line: str, *, warning: str = "", error: str = "") -> S
 
 
 def test_a_message_gives_its_own_command() -> None:
-    found = error("model 'm' is not here; type: hf download o/r f.gguf; or place it\nand more")
-    assert found.what == "model 'm' is not here; or place it"
-    assert found.mend == "hf download o/r f.gguf"
+    problem = ConfigError("model 'm' is not here\nand more", command="hf download o/r f.gguf")
+    finding = error(problem)
+    assert finding.what == "model 'm' is not here"
+    assert finding.mend == "hf download o/r f.gguf"
+    assert str(problem).endswith("; type: hf download o/r f.gguf")
     assert error("no command").mend == ""
-    built = error("there is no program; build it there (cmake --build b --target x) or change it")
-    assert built.mend == "cmake --build b --target x"
-    assert "or change it" in built.what
-    assert error("two; type: one", "other").mend == "other"
+    assert error(ConfigError("no command")).mend == ""
+    assert error(problem, "other").mend == "other"
 
 
 def test_errors_come_first_and_all_are_numbered() -> None:

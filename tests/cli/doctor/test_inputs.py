@@ -252,7 +252,7 @@ def test_a_model_of_a_hub_is_looked_for_without_a_network(configure: Configure, 
     assert hub.asked == []
     (finding,) = section.findings
     assert finding.mend == "hf download org/repo far.gguf"
-    assert "is not in the hub's cache; with a network" in finding.what
+    assert "is not in the hub's cache; with a network download it, or place" in finding.what
     assert section.lines[-1] == "token of the hub: there"
     assert TOKEN not in str(section)
 

@@ -129,7 +129,7 @@ def test_one_whose_library_is_of_another_architecture(tmp_path: Path) -> None:
     library, name = put_foreign_library(tmp_path)
     line = refusal(make_interpreter(tmp_path), tmp_path)
     assert f"{library} is built for {name}, and " in line
-    assert f" for {own}; install a llama-cpp-python for this machine: " in line
+    assert f" for {own}; install a llama-cpp-python for this machine; type: " in line
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="libraries are ELF files there")
