@@ -28,8 +28,7 @@ from pytest_quantgate.reports.blocks import (
     row,
     words,
 )
-from pytest_quantgate.reports.chunks import domains_on, perplexity_on, same_top_on
-from pytest_quantgate.reports.html.views import kld_interval
+from pytest_quantgate.reports.chunks import domains_on, kld_interval_on, perplexity_on, same_top_on
 from pytest_quantgate.reports.run_tables import (
     FAULT_DETECTOR,
     Group,
@@ -83,7 +82,7 @@ def judge(cell: CellRecord, group: Group, max_kld_nats: float | None) -> Judged:
     if cell.is_reference:
         return Judged(cell=cell, advice=Advice.REFERENCE, why="")
     limit = _limit(cell) if max_kld_nats is None else max_kld_nats
-    kld, low, high = kld_interval(cell, group)
+    kld, low, high = kld_interval_on(cell, group.chunks)
     if kld is None or limit is None or not (math.isfinite(low) and math.isfinite(high)):
         missing = "no limit is set: --max-kld" if limit is None else "no interval of its divergence"
         return Judged(cell=cell, advice=Advice.CANNOT_TELL, why=missing)
@@ -107,7 +106,7 @@ def formats_table(group: Group, max_kld_nats: float | None) -> Table:
     rows = []
     for cell in group.cells:
         judged = judge(cell, group, max_kld_nats)
-        kld, low, high = kld_interval(cell, group)
+        kld, low, high = kld_interval_on(cell, group.chunks)
         interval = f" [{low:.4f}, {high:.4f}]" if math.isfinite(high) else ""
         shift = None if cell.is_reference else group_change(cell, group)
         rows.append(
@@ -221,7 +220,7 @@ def front_matter(groups: Sequence[Group]) -> str:
         metrics = []
         for cell in group.cells:
             ppl = perplexity_on(cell, group.chunks)
-            kld, _, _ = kld_interval(cell, group)
+            kld, _, _ = kld_interval_on(cell, group.chunks)
             for kind, name, value in (("perplexity", "PPL", ppl), ("kl_divergence", "KLD", kld)):
                 if value is not None and math.isfinite(value):
                     title = json.dumps(f"{name}, {label(cell)}")

@@ -40,6 +40,17 @@ def _mean_kld(rows: ChunkTable) -> float | None:
     return math.fsum(sums) / rows.n_tokens if sums else None
 
 
+def kld_interval_on(
+    cell: CellRecord, chunks: AbstractSet[int]
+) -> tuple[float | None, float, float]:
+    """Return a cell's mean divergence on some of its chunks and its interval of 95 %."""
+    mean = kld_on(cell, chunks)
+    rows = cell.chunks.of_chunks(chunks)
+    if mean is None or rows.kld_sums is None or not math.isfinite(mean):
+        return mean, math.nan, math.inf
+    return mean, *stats.interval(rows.mean(rows.kld_sums))
+
+
 def same_top_on(cell: CellRecord, chunks: AbstractSet[int]) -> float | None:
     """Return the share of tokens with the reference's top token, None where it is not known."""
     if cell.divergence is None:

@@ -13,7 +13,7 @@ import pytest
 from pytest_quantgate.cli.main import main
 from pytest_quantgate.config.limit_table import MAX_MEAN_KLD_NATS
 from pytest_quantgate.reports.card import Advice, card_groups, formats_table, front_matter, judge
-from pytest_quantgate.reports.html.views import kld_interval
+from pytest_quantgate.reports.chunks import kld_interval_on
 from pytest_quantgate.reports.write import write_report
 from pytest_quantgate.results.record import CellRecord, RunRecord
 from tests.reports.test_markdown import texts_and_kinds
@@ -50,7 +50,7 @@ def test_the_whole_interval_decides() -> None:
     assert told["Q5_K_M"] is Advice.CANNOT_TELL
     assert told["Q4_0"] is Advice.DO_NOT
     assert told["Q2_K"] is Advice.DO_NOT, "what is red is not shipped, however near it is"
-    _, low, high = kld_interval(advice["Q8_0"].cell, group)
+    _, low, high = kld_interval_on(advice["Q8_0"].cell, group.chunks)
     assert low < 0.01 < high
     assert advice["Q8_0"].why == f"KLD at most {high:.4f}, limit 0.05"
     just = judge(advice["Q8_0"].cell, group, high)

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_quantgate import stats
 from pytest_quantgate.config import limit_table as metrics
 from pytest_quantgate.reports.blocks import Prose, Table, plain
 from pytest_quantgate.reports.chunks import (
-    kld_on,
+    kld_interval_on,
     perplexity_on,
     same_top_on,
 )
@@ -138,7 +137,7 @@ def _matrix_row(
     shift = None if cell.is_reference else group_change(cell, group)
     description = NONE if shift is None else change(*shift)
     top = same_top_on(cell, group.chunks)
-    kld, low, high = kld_interval(cell, group)
+    kld, low, high = kld_interval_on(cell, group.chunks)
     interval = f" [{low:.4f}, {high:.4f}]" if math.isfinite(high) else ""
     return MatrixRow(
         cell=cell,
@@ -163,15 +162,6 @@ def _matrix_row(
         ),
         better="" if better is None else label(better),
     )
-
-
-def kld_interval(cell: CellRecord, group: Group) -> tuple[float | None, float, float]:
-    """Return the mean divergence on the group's chunks and its interval of 95 %."""
-    mean = kld_on(cell, group.chunks)
-    rows = cell.chunks.of_chunks(group.chunks)
-    if mean is None or rows.kld_sums is None or not math.isfinite(mean):
-        return mean, math.nan, math.inf
-    return mean, *stats.interval(rows.mean(rows.kld_sums))
 
 
 def red_cells(record: RunRecord) -> tuple[RedCell, ...]:
@@ -229,7 +219,7 @@ def group_plots(group: Group) -> Iterable[Plot | None]:
             value, low, high = (100 * part for part in shift)
             description = f"{size}, {description}, {cell.verdict}"
             by_ppl.append(Point(description=description, value=value, low=low, high=high, **common))
-        kld, low, high = kld_interval(cell, group)
+        kld, low, high = kld_interval_on(cell, group.chunks)
         if kld is not None:
             description = f"{size}, KLD {kld:.5f} [{low:.5f}, {high:.5f}] nats, {cell.verdict}"
             by_kld.append(Point(description=description, value=kld, low=low, high=high, **common))
