@@ -7,6 +7,7 @@ command. What a later step needs is written to the file that ``GITHUB_OUTPUT`` n
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import re
@@ -17,6 +18,9 @@ import tomllib
 import venv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import pull_request
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 """This project's checkout, at the version of the action: what is installed."""
@@ -118,6 +122,7 @@ def plan() -> None:
     outputs = {
         "record": str(record),
         "markdown": str(record.with_suffix(".md")),
+        "html": str(record.with_suffix(".html")),
         "artifact": "-".join(filter(None, ("quantgate", against, shard.replace("/", "-of-")))),
         "cache": str(home() / "cache"),
         "cache-key": f"quantgate-cache-{machine()}-{shard.replace('/', '-')}",
@@ -171,6 +176,7 @@ def pytest_arguments() -> list[str]:
     values = [
         ("report", str(record)),
         ("report", str(record.with_suffix(".md"))),
+        ("report", str(record.with_suffix(".html"))),
         ("cache", given("cache")),
         ("profile", given("profile")),
         ("shard", given("shard")),
@@ -194,11 +200,14 @@ def run() -> int:
     return subprocess.run(command, cwd=folder, env=environment, check=False).returncode
 
 
-def _quantgate(*arguments: str | Path) -> int:
+def _quantgate_command(*arguments: str | Path) -> list[str]:
     program = "import sys; from pytest_quantgate.cli.main import main; sys.exit(main())"
-    command = [sys.executable, "-c", program, *(str(word) for word in arguments)]
+    return [sys.executable, "-c", program, *(str(word) for word in arguments)]
+
+
+def _quantgate(*arguments: str | Path) -> int:
     environment = {**os.environ, "PYTHONUTF8": "1"}
-    return subprocess.run(command, env=environment, check=False).returncode
+    return subprocess.run(_quantgate_command(*arguments), env=environment, check=False).returncode
 
 
 def report() -> int:
@@ -207,6 +216,92 @@ def report() -> int:
     if not record.is_file():
         raise StepError("no run record was written: the run ended before; see the step above")
     return _quantgate("report", record, "--github")
+
+
+def comment() -> int:
+    """Write what a reviewer needs into one comment of the pull request, or update it.
+
+    A comment that cannot be written is a warning: whether the job is red is the gate's matter.
+    """
+    event = json.loads(Path(os.environ["GITHUB_EVENT_PATH"]).read_text(encoding="utf-8"))
+    number = pull_request.number_of(event)
+    if number is None:
+        print("no pull request, so no comment")
+        return 0
+    job = (os.environ["GITHUB_WORKFLOW"], os.environ["GITHUB_JOB"], given("artifact"))
+    # Two dashes end an HTML comment.
+    mark = f"<!-- quantgate: {' / '.join(job).replace('--', '- -')} -->"
+    api = pull_request.Api(
+        url=os.environ["GITHUB_API_URL"],
+        repository=os.environ["GITHUB_REPOSITORY"],
+        token=given("github-token"),
+    )
+    heading, _, rest = comment_text(event).partition("\n")
+    text = "\n".join([heading, "", links(event), rest])
+    try:
+        print(f"commented: {pull_request.put_comment(api, number, mark, text)}")
+    except pull_request.Refused as error:
+        needs = "the job needs permissions: pull-requests: write, which a fork's has not"
+        print(f"::warning title=quantgate::no comment was written ({error}); {needs}")
+    return 0
+
+
+def links(event: Mapping[str, Any]) -> str:
+    """Return where the HTML report and the job's log are, and of which commit they are."""
+    server, run = os.environ["GITHUB_SERVER_URL"], os.environ["GITHUB_RUN_ID"]
+    told = [f"[log]({server}/{os.environ['GITHUB_REPOSITORY']}/actions/runs/{run})"]
+    if given("artifact-url"):
+        told.insert(0, f"[HTML report]({given('artifact-url')}) (zipped)")
+    head = event.get("pull_request", {}).get("head", {}).get("sha", "")
+    if head:
+        told.append(f"of {head[:9]}")
+    return " · ".join(told)
+
+
+def comment_text(event: Mapping[str, Any]) -> str:
+    """Return the comment's Markdown: the verdict, what changed of the baselines, and the rest."""
+    record = Path(given("record"))
+    if not record.is_file():
+        return (
+            "# Quantization gate: no result\n\nThe run ended before it wrote a record; see the log."
+        )
+    words: list[str | Path] = ["report", record, "--comment"]
+    folder = Path(os.environ["GITHUB_WORKSPACE"]) / given("config")
+    base = fetched_base(folder, event)
+    told = _quantgate_output(folder, *words, *(["--since", base] if base else []))
+    # Whatever is wrong with the baselines' past, the verdict is not lost by it.
+    return told or _quantgate_output(folder, *words)
+
+
+def fetched_base(folder: Path, event: Mapping[str, Any]) -> str:
+    """Return the commit that the pull request would be merged into, "" where it cannot be had.
+
+    A checkout of GitHub's test merge has one commit alone: its first parent is fetched.
+    """
+    commit = os.environ["GITHUB_SHA"]
+    name = event.get("pull_request", {}).get("base", {}).get("sha", "")
+    if os.environ["GITHUB_EVENT_NAME"] == "pull_request":
+        _git(folder, "fetch", "--quiet", "--no-tags", "--depth=2", "origin", commit)
+        name = f"{commit}^1"
+    elif name:
+        _git(folder, "fetch", "--quiet", "--no-tags", "--depth=1", "origin", name)
+    return _git(folder, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}") if name else ""
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return "" if done.returncode else done.stdout.strip()
+
+
+def _quantgate_output(folder: Path, *arguments: str | Path) -> str:
+    """Return what ``quantgate`` prints in a folder, "" where it failed; its error is in the log."""
+    command = _quantgate_command(*arguments)
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, encoding="utf-8", check=False
+    )
+    return "" if done.returncode else done.stdout
 
 
 def install_to_merge() -> None:
@@ -229,8 +324,10 @@ def merge() -> int:
     records = sorted(path for path in folder.rglob("*.json") if path != joined)
     if not records:
         raise StepError(f"there is no run record below {given('records')!r}: no shard wrote one")
-    write_outputs({"record": str(joined), "markdown": str(joined.with_suffix(".md"))})
-    return _quantgate("merge", *records, "-o", joined, "-o", joined.with_suffix(".md"))
+    others = {"markdown": joined.with_suffix(".md"), "html": joined.with_suffix(".html")}
+    write_outputs({"record": str(joined), **{name: str(path) for name, path in others.items()}})
+    outputs = [word for path in (joined, *others.values()) for word in ("-o", path)]
+    return _quantgate("merge", *records, *outputs)
 
 
 STEPS: Mapping[str, Callable[[], int | None]] = {
@@ -238,6 +335,7 @@ STEPS: Mapping[str, Callable[[], int | None]] = {
     "install": install,
     "run": run,
     "report": report,
+    "comment": comment,
     "install-to-merge": install_to_merge,
     "merge": merge,
 }

@@ -1,4 +1,4 @@
-"""A run's record as GitHub Actions shows it: the summary of a step, and annotations.
+"""A run's record as GitHub shows it: a step's summary, annotations, a pull request's comment.
 
 Escaping is that of GitHub's own runner: in a message ``%``, carriage return and line feed, in a
 property ``:`` and ``,`` too.
@@ -9,9 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pytest_quantgate.reports.blocks import plain
+from pytest_quantgate.gate.compare.comparison import compare_engines
+from pytest_quantgate.reports.blocks import Block, Folded, Heading, Paragraph, plain, section
+from pytest_quantgate.reports.markdown import markdown
 from pytest_quantgate.reports.noise import noise_tables
-from pytest_quantgate.reports.write import run_markdown
+from pytest_quantgate.reports.run_report import completeness, red_cells, run_title
+from pytest_quantgate.reports.run_tables import run_tables
+from pytest_quantgate.reports.upgrade.report import upgrade_blocks
+from pytest_quantgate.reports.write import MOST_CHARACTERS, run_markdown
 from pytest_quantgate.results.record import RunRecord
 
 MAX_SUMMARY_BYTES = 1 << 20
@@ -82,3 +87,33 @@ def _cut(text: str, room_bytes: int) -> str:
     kept = text.encode()[: max(0, room_bytes - len(_SHORTENED.encode()))]
     whole = kept[: kept.rfind(b"\n") + 1].decode()
     return f"{whole.rstrip()}{_SHORTENED}" if whole else ""
+
+
+_COMMENT_CHARACTERS = MOST_CHARACTERS - 1024
+"""Characters of a comment, less what stands around the report in it."""
+
+
+def comment(record: RunRecord, baseline_changes: Sequence[Block] = ()) -> str:
+    """Return what a reviewer needs in a pull request: verdict, changes of baselines, all cells.
+
+    ``baseline_changes`` are blocks below a heading of their own. What has no room is left out from
+    the end: the folded tables first.
+    """
+    comparison = compare_engines(record)
+    if comparison is None:
+        lead = [*run_title(record), *completeness(record)]
+        lead += section("What is red", red_cells(record))
+    else:
+        title, *rest = upgrade_blocks(comparison)
+        lead = [title, *completeness(record), *rest]
+    review = [
+        replace(block, level=block.level + 1) if isinstance(block, Heading) else block
+        for block in baseline_changes
+    ]
+    tables = Folded(summary="All cells", blocks=run_tables(record))
+    for blocks in ([*lead, *review, tables], [*lead, *review]):
+        text = markdown(blocks)
+        if len(text) <= _COMMENT_CHARACTERS:
+            return text
+    text = markdown([*lead, Paragraph(text="The changed baselines have no room here."), *review])
+    return _cut(text, _COMMENT_CHARACTERS)

@@ -43,8 +43,8 @@ def state(record: RunRecord) -> str:
     return verdict
 
 
-def run_blocks(record: RunRecord) -> list[Block]:
-    """Return the report of a run."""
+def run_title(record: RunRecord) -> list[Block]:
+    """Return the verdict on a run, and what was run."""
     engine = record.engine
     about = f"{count(len(record.cells), 'cell')}, {record.seconds_s:.0f} s."
     if "version" in engine:
@@ -52,6 +52,13 @@ def run_blocks(record: RunRecord) -> list[Block]:
     return [
         Heading(text=f"Quantization gate: {state(record)}", level=1),
         Paragraph(text=f"Profile {record.profile}, {about}"),
+    ]
+
+
+def run_blocks(record: RunRecord) -> list[Block]:
+    """Return the report of a run."""
+    return [
+        *run_title(record),
         *completeness(record),
         *section("What is red", red_cells(record)),
         *run_tables(record),

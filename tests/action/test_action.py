@@ -57,7 +57,9 @@ def steps() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))  # as Python does for a script
+        spec.loader.exec_module(module)
     return module
 
 
@@ -142,8 +144,9 @@ def test_the_options_that_the_action_passes_exist(
     add_options(parser)
     known = {name for group in parser._groups for item in group.options for name in item.names()}
     assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known
-    assert len(words) == 9
+    assert len(words) == 10
     make_parser().parse_args(["report", "x.json", "--github"])
+    make_parser().parse_args(["report", "x.json", "--comment", "--since", "HEAD"])
     make_parser().parse_args(["merge", "x.json", "-o", "a.json", "-o", "a.md"])
 
 

@@ -30,11 +30,16 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the changes from the revision to the working tree."""
-    root = project_folder(Path.cwd())
-    folder = root / read_tables(root).baselines_dir
-    blocks = diff_blocks(find_changes(folder, arguments.revision), arguments.revision)
+    changes = find_changes(baselines_folder(), arguments.revision)
+    blocks = diff_blocks(changes, arguments.revision)
     print(markdown(blocks) if arguments.markdown else text(blocks), end="")
     return 0
+
+
+def baselines_folder() -> Path:
+    """Return the folder of the baselines of the project that is worked in."""
+    root = project_folder(Path.cwd())
+    return root / read_tables(root).baselines_dir
 
 
 def find_changes(folder: Path, revision: str) -> list[BaselineChange]:

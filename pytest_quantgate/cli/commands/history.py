@@ -8,8 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_quantgate.config.project import project_folder
-from pytest_quantgate.config.settings import read_tables
+from pytest_quantgate.cli.commands.diff import baselines_folder
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.reports.history.exports import Export, export
 from pytest_quantgate.reports.history.report import history_blocks
@@ -87,8 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _read(paths: list[Path]) -> History:
     if paths:
         return history_of_records(*read_records(paths))
-    root = project_folder(Path.cwd())
-    return history_of_baselines(root / read_tables(root).baselines_dir)
+    return history_of_baselines(baselines_folder())
 
 
 def _filtered(history: History, pattern: str | None) -> History:

@@ -7,8 +7,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_quantgate.cli.commands.diff import baselines_folder, find_changes
 from pytest_quantgate.errors import ConfigError
-from pytest_quantgate.reports.github import MAX_SUMMARY_BYTES, annotation_lines, summary
+from pytest_quantgate.reports.baseline_diff import diff_blocks
+from pytest_quantgate.reports.blocks import Block
+from pytest_quantgate.reports.github import (
+    MAX_SUMMARY_BYTES,
+    annotation_lines,
+    comment,
+    summary,
+)
 from pytest_quantgate.reports.text import text
 from pytest_quantgate.reports.write import (
     check_ending,
@@ -36,14 +44,29 @@ def add_parser(subparsers: Subparsers) -> None:
         action="store_true",
         help="in a step of GitHub Actions: append to its summary, and print annotations",
     )
+    way.add_argument(
+        "--comment",
+        action="store_true",
+        help="print Markdown for a pull request's comment: the verdict, and folded the tables",
+    )
+    parser.add_argument(
+        "--since",
+        metavar="REV",
+        help="with --comment: add what changed in the baselines since this revision of git",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print or write the record."""
+    if arguments.since and not arguments.comment:
+        raise ConfigError("--since says what changed for a comment; give --comment too")
     record = read_record(arguments.record)
     if arguments.output is not None:
         check_ending("--output", arguments.output)
         write_report(arguments.output, record)
+    elif arguments.comment:
+        changes = _baseline_changes(arguments.since) if arguments.since else []
+        print(comment(record, changes), end="")
     elif arguments.markdown:
         print(run_markdown(record), end="")
     elif arguments.github:
@@ -51,6 +74,11 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(text(terminal_blocks(record)), end="")
     return 0
+
+
+def _baseline_changes(revision: str) -> list[Block]:
+    changes = find_changes(baselines_folder(), revision)
+    return diff_blocks(changes, "the base") if changes else []
 
 
 def _tell_github(record: RunRecord) -> None:
