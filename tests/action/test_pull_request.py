@@ -1,8 +1,9 @@
-"""One comment a pull request, written once and then updated, against a server that acts as GitHub."""
+"""One comment a pull request, written once and then updated; a local server acts as GitHub."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ MARK = "<!-- quantgate: ci / gate / quantgate -->"
 
 
 class GitHub(ThreadingHTTPServer):
-    """Keeps comments of pull request 7 as GitHub does; ``fail`` has statuses to answer with first."""
+    """Keeps comments of pull request 7; ``fail`` has statuses to answer with first."""
 
     daemon_threads = True
 
@@ -228,14 +229,8 @@ def checkout(tmp_path: Path) -> Path:
 def comment_step(
     checkout: Path, github: GitHub, record: Path, event: dict[str, Any], token: str = "secret"
 ) -> subprocess.CompletedProcess[str]:
-    import os
-
-    head = subprocess.run(
-        ["git", "-C", str(checkout), "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+    rev_parse = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+    head = subprocess.check_output(rev_parse, text=True).strip()
     path = checkout.parent / "event.json"
     path.write_text(json.dumps(event), encoding="utf-8")
     return subprocess.run(
@@ -291,7 +286,7 @@ def test_the_step_writes_verdict_link_and_what_changed(
     assert "## What is red" in lines
     assert "## Baselines changed since the base" in lines
     (size,) = (line for line in lines if "| bytes |" in line)
-    assert size.startswith("| olmoe-mini-Q4_K_M-cpu | bytes | 6,322,464 → 6,323,464 |")
+    assert size.startswith("| olmoe-mini-Q4_K_M-cpu | bytes | 6,322,144 → 6,323,144 |")
     assert "- wider scales (olmoe-mini-Q4_K_M-cpu)" in lines
     assert "<summary>All cells</summary>" in lines
     assert "<img" not in comment["body"]
