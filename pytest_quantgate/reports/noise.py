@@ -59,7 +59,7 @@ def _table(cells: Sequence[CellRecord]) -> Table:
         largest = ("", "largest shift", "", *_largest(assessment, measured), "", "")
         rows.append(Row(cells=largest))
         notes += [
-            f"{label(cell)}: {item.reason.removeprefix('warning: ')}"
+            f"{label(cell)}: {item.reason}"
             for item in cell.judgements
             if item.metric == METRIC and item.against != "settings"
         ]

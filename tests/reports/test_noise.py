@@ -53,7 +53,7 @@ def calibrated() -> RunRecord:
         metric="noise",
         against="ppl_vs_baseline",
         verdict=VerdictKind.PASS,
-        reason="warning: the limit is low",
+        reason="the limit is low",
         estimate=0.003,
         limit=0.0025,
     )

@@ -59,7 +59,7 @@ def _devices(section: Section, settings: Settings, answer: Answer | None) -> Non
     for name in settings.profile.devices:
         device = settings.devices[name]
         missing = [item for item in device.names if item not in devices]
-        state = "there"
+        is_there, state = False, "there"
         if answer is None:
             state = "the engine does not answer"
         elif missing:
@@ -71,6 +71,7 @@ def _devices(section: Section, settings: Settings, answer: Answer | None) -> Non
             )
         elif device.split_mode == "row":
             whole = [item for item in device.names if devices[item].splits_rows is False]
+            is_there = not whole
             if whole:
                 state = 'UNSUPPORTED: this build has no split_mode "row"'
                 section.error(
@@ -80,8 +81,10 @@ def _devices(section: Section, settings: Settings, answer: Answer | None) -> Non
                 )
             elif any(devices[item].splits_rows is None for item in device.names):
                 state += '; whether it has split_mode "row", a run shows'
+        else:
+            is_there = True
         section.say(f"device {name} ({', '.join(device.names)}): {state}")
-        section.facts[f"device {name}"] = state.startswith("there")
+        section.facts[f"device {name}"] = is_there
 
 
 def _device_command(settings: Settings, missing: str, there: Sequence[str]) -> str:

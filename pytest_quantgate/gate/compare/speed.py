@@ -34,14 +34,15 @@ class SpeedChange:
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """The change of speed and memory; ``not_compared`` says why there is none of a speed or peak.
+    """The change of speed and memory; ``why_no_speed`` and ``why_no_peak`` say why one is missing.
 
     Both peaks are in bytes; None where one side has none or the hardware is another.
     """
 
     speed: tuple[SpeedChange, ...] = ()
     peak_bytes: tuple[int, int] | None = None
-    not_compared: tuple[str, ...] = ()
+    why_no_speed: str = ""
+    why_no_peak: str = ""
 
 
 NO_COSTS = Costs()
@@ -55,18 +56,17 @@ def find_costs(old: CellRecord, new: CellRecord, *, is_one_run: bool) -> Costs:
     """
     speed, why_no_speed = _speed(old, new, is_one_run=is_one_run)
     peak, why_no_peak = _peak(old, new, is_one_run=is_one_run)
-    reasons = tuple(dict.fromkeys(reason for reason in (why_no_speed, why_no_peak) if reason))
-    return Costs(speed=speed, peak_bytes=peak, not_compared=reasons)
+    return Costs(speed=speed, peak_bytes=peak, why_no_speed=why_no_speed, why_no_peak=why_no_peak)
 
 
 def _speed(
     old: CellRecord, new: CellRecord, *, is_one_run: bool
-) -> tuple[tuple[SpeedChange, ...], str | None]:
+) -> tuple[tuple[SpeedChange, ...], str]:
     after, before = new.measured.get("speed"), old.measured.get("speed")
     if isinstance(after, SpeedMeasurement) and after.against and is_one_run:
-        return tuple(_paired(phase, after) for phase in PHASES), None
+        return tuple(_paired(phase, after) for phase in PHASES), ""
     if not isinstance(after, SpeedMeasurement) or not isinstance(before, SpeedMeasurement):
-        return (), None
+        return (), ""
     other = list(after.fingerprint.differences(before.fingerprint))
     other += [
         f"{name} {getattr(after, name)} (was {getattr(before, name)})"
@@ -75,7 +75,7 @@ def _speed(
     ]
     if other:
         return (), f"speed is of other hardware or settings: {'; '.join(other)}"
-    return tuple(_unpaired(phase, before, after) for phase in PHASES), None
+    return tuple(_unpaired(phase, before, after) for phase in PHASES), ""
 
 
 def _paired(phase: str, found: SpeedMeasurement) -> SpeedChange:
@@ -111,14 +111,14 @@ def _change(
 
 def _peak(
     old: CellRecord, new: CellRecord, *, is_one_run: bool
-) -> tuple[tuple[int, int] | None, str | None]:
+) -> tuple[tuple[int, int] | None, str]:
     after, before = new.measured.get("memory"), old.measured.get("memory")
     if not isinstance(after, MemoryMeasurement) or not isinstance(before, MemoryMeasurement):
-        return None, None
+        return None, ""
     now, then = after.peak_resident_bytes, before.peak_resident_bytes
     if now is None or then is None:
-        return None, None
+        return None, ""
     other = after.fingerprint.differences(before.fingerprint)
     if other and not is_one_run:
         return None, f"memory is of other hardware: {'; '.join(other)}"
-    return (then, now), None
+    return (then, now), ""

@@ -200,7 +200,7 @@ def limits_below_floor(
             against=name,
             verdict=VerdictKind.PASS,
             reason=(
-                f"warning: the limit {name} of {shown(limit)} is below {shown(floor)}, 3 times the"
+                f"the limit {name} of {shown(limit)} is below {shown(floor)}, 3 times the"
                 " largest shift between settings"
             ),
             estimate=floor,

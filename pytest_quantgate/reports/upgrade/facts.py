@@ -185,10 +185,12 @@ def costs(comparison: Comparison) -> list[Block]:
         notes.append(f"speeds of {span_of(pairs)} pairs of fresh processes, run in turn")
     elif has_speed:
         notes.append("speeds of two sessions: what moved between them is not in the interval")
-    reasons = dict.fromkeys(why for change in changes for why in change.costs.not_compared)
-    notes += [f"not compared: {why}" for why in reasons]
-    for name, is_there in (("speed", has_speed), ("memory", has_peak)):
-        if not is_there and not any(why.startswith(name) for why in reasons):
+    for name, is_there, reasons in (
+        ("speed", has_speed, [change.costs.why_no_speed for change in changes]),
+        ("memory", has_peak, [change.costs.why_no_peak for change in changes]),
+    ):
+        notes += [f"not compared: {why}" for why in dict.fromkeys(filter(None, reasons))]
+        if not is_there and not any(reasons):
             setting = code(f"{name} = true")
             notes.append(spans(f"{name} was not measured (", setting, " in the profile)"))
     columns = tuple(map(intervals, headings))

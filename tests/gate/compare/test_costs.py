@@ -89,14 +89,13 @@ def test_a_speed_of_other_hardware_is_not_compared() -> None:
     found = change(old, other)
     assert found.verdict.kind is VerdictKind.PASS
     assert found.costs.speed == ()
-    assert found.costs.not_compared == (
-        "speed is of other hardware or settings: CPU another (was c)",
-    )
+    why = "speed is of other hardware or settings: CPU another (was c)"
+    assert found.costs.why_no_speed == why
     shorter = change(old, replace(new, measured={"speed": speed(5000, decode_tokens=64)}))
-    assert "decode_tokens 64 (was 128)" in shorter.costs.not_compared[0]
+    assert "decode_tokens 64 (was 128)" in shorter.costs.why_no_speed
     assert shorter.verdict.kind is VerdictKind.PASS
     text = markdown(upgrade_blocks(compare_records(run_of(old), run_of(other))))
-    assert "- not compared: speed is of other hardware or settings: CPU another (was c)" in text
+    assert f"- not compared: {why}" in text
     assert "- memory was not measured" in text
     assert "speed was not measured" not in text
 
@@ -108,7 +107,7 @@ def test_memory_is_compared_on_equal_hardware() -> None:
     other = measured("new", memory=memory(120, ELSEWHERE))
     found = change(measured("old", memory=memory(100)), other)
     assert found.costs.peak_bytes is None
-    assert found.costs.not_compared == ("memory is of other hardware: CPU another (was c)",)
+    assert found.costs.why_no_peak == "memory is of other hardware: CPU another (was c)"
     assert found.verdict.kind is VerdictKind.PASS
 
 
