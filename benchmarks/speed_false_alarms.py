@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 import tempfile
@@ -38,9 +37,10 @@ from pytest_quantgate.gate.judges.speed import judge_against_reference
 from pytest_quantgate.gguf.embedded import EMBEDDED
 from pytest_quantgate.gguf.formats import TENSOR_TYPES
 from pytest_quantgate.hosts.device_locks import hold_device
-from pytest_quantgate.metrics.speed import process_speed, run_interleaved
+from pytest_quantgate.metrics.speed import Sides, process_speed, run_interleaved
 from pytest_quantgate.results.hardware import Fingerprint, OutsideLoad, host_state
 from pytest_quantgate.results.measurements.speed import PHASES, ProcessSpeed, SpeedMeasurement
+from pytest_quantgate.results.verdicts import Judgement, VerdictKind
 
 MARGIN = 0.1
 SLOWER = "slower_worker"
@@ -87,39 +87,49 @@ def fresh_process(engine: LlamaCppPython, request: MeasureSpeed) -> ProcessSpeed
     return process_speed(engine.ask(request))
 
 
+def judged(measured: SpeedMeasurement, phase: str) -> Judgement:
+    """Judge a phase as the gate does."""
+    (judgement,) = judge_against_reference(measured, phase, 1 - MARGIN)
+    return judgement
+
+
 def compare(
     sides: Sequence[Callable[[], ProcessSpeed]], request: MeasureSpeed, looks: tuple[int, ...]
 ) -> dict[str, object]:
     """Run one comparison and return each phase's verdict, ratio and number of pairs."""
     before, load, began_s = host_state(), OutsideLoad(), time.monotonic()
-    reference, cell = run_interleaved(
-        sides,
-        looks,
-        MARGIN,
-        60.0,
-        lambda _done: None,
-        dict.fromkeys(PHASES, -math.log1p(-MARGIN)),
-    )
-    measured = SpeedMeasurement(
-        prefill_tokens=request.n_prompt,
-        decode_tokens=request.n_decode,
-        depth=0,
-        n_batch=request.n_batch,
-        n_ubatch=request.n_ubatch,
-        cell=tuple(cell),
-        reference=tuple(reference),
-        looks=looks,
-        fingerprint=Fingerprint(
-            cpu="", build="", n_threads=request.n_threads, device="cpu", driver=""
-        ),
-        host_before=before,
-        host_after=host_state(),
-        outside_cores=load.cores(0.0),
-        seconds_s=time.monotonic() - began_s,
-    )
-    line: dict[str, object] = {"pairs": len(cell), "seconds_s": round(measured.seconds_s, 2)}
+
+    def so_far(both: Sides) -> SpeedMeasurement:
+        return SpeedMeasurement(
+            prefill_tokens=request.n_prompt,
+            decode_tokens=request.n_decode,
+            depth=0,
+            n_batch=request.n_batch,
+            n_ubatch=request.n_ubatch,
+            cell=tuple(both[1]),
+            reference=tuple(both[0]),
+            looks=looks,
+            fingerprint=Fingerprint(
+                cpu="", build="", n_threads=request.n_threads, device="cpu", driver=""
+            ),
+            host_before=before,
+            host_after=host_state(),
+            outside_cores=load.cores(0.0),
+            seconds_s=time.monotonic() - began_s,
+        )
+
+    def decided(both: Sides) -> dict[str, bool]:
+        measured, undecided = so_far(both), VerdictKind.INCONCLUSIVE
+        return {phase: judged(measured, phase).verdict is not undecided for phase in PHASES}
+
+    both = run_interleaved(sides, looks, MARGIN, 60.0, lambda _done: None, decided)
+    measured = so_far(both)
+    line: dict[str, object] = {
+        "pairs": len(measured.cell),
+        "seconds_s": round(measured.seconds_s, 2),
+    }
     for phase in PHASES:
-        (judgement,) = judge_against_reference(measured, phase, 1 - MARGIN)
+        judgement = judged(measured, phase)
         found = stats.slowdown(measured.reference_rates(phase), measured.rates(phase))
         line[phase] = {
             "verdict": judgement.verdict.value,
@@ -133,7 +143,15 @@ def compare(
 
 def summarize(what: str, lines: list[dict[str, Any]]) -> None:
     """Print how many comparisons got which verdict."""
-    print(f"{what}: {len(lines)} comparisons")
+    pairs = sorted(line["pairs"] for line in lines)
+    median = f", pairs {pairs[0]} to {pairs[-1]}, median {np.median(pairs):g}" if pairs else ""
+    print(f"{what}: {len(lines)} comparisons{median}")
+    both = Counter(
+        "PASS" if verdicts == {"PASS"} else "REGRESSED" if "REGRESSED" in verdicts else "neither"
+        for line in lines
+        for verdicts in [{line[phase]["verdict"] for phase in PHASES}]
+    )
+    print(f"  both phases together: {dict(sorted(both.items()))}")
     for phase in PHASES:
         verdicts = Counter(line[phase]["verdict"] for line in lines)
         ratios = sorted(line[phase]["ratio"] for line in lines)

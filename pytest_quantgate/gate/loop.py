@@ -23,6 +23,7 @@ from pytest_quantgate.gate.old_engine import OldEngine
 from pytest_quantgate.gate.question import Answer, Asked, Question
 from pytest_quantgate.gate.recording import failed_record
 from pytest_quantgate.gate.sources import BaselineSource, Before, StoredBaselines, needs_text
+from pytest_quantgate.gate.stopping import short_way
 from pytest_quantgate.matrix.cells import Cell
 from pytest_quantgate.matrix.resolved import ResolvedCell
 from pytest_quantgate.matrix.session import Session
@@ -155,8 +156,11 @@ def _ask(
     absent: dict[str, Absent] = {}
     if cell.is_shape:
         questions, absent = _questions_of_shape(cell, questions)
-    names = dict.fromkeys(question.metric for question in questions)
-    once = {name: measure_once(session, name, cell) for name in names if METRICS[name].measure}
+    once = {
+        name: measure_once(session, name, cell, short_way(question))
+        for name, question in {item.metric: item for item in questions}.items()
+        if METRICS[name].measure
+    }
     absent |= {name: item for name, item in once.items() if isinstance(item, Absent)}
     present = {name: item for name, item in once.items() if name not in absent}
     return Asked(

@@ -37,7 +37,8 @@ class Session:
         make_engine: makes an engine of a name; None or a result of None is the usual one.
 
     Attributes:
-        measured_once: metrics that were measured already, by their name and the cell's id.
+        measured_once: metrics that were measured already, by their name, the cell's id, and whether
+            no further than one question needed.
         unable_before: why the old engine cannot measure a cell, by the cell's id.
 
     """
@@ -61,7 +62,7 @@ class Session:
         self.artifacts = CellArtifacts(
             settings, self.cache, self.library, self.engines, self.n_threads, self.events.append
         )
-        self.measured_once: dict[tuple[str, str], Any] = {}
+        self.measured_once: dict[tuple[str, str, bool], Any] = {}
         self.unable_before: dict[str, CellError] = {}
         self._resolved: dict[str, ResolvedCell] = {}
 

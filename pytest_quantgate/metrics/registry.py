@@ -43,19 +43,32 @@ def notes_of(measured: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(note for item in measured.values() for note in getattr(item, "notes", ()))
 
 
-def measure_once(session: Session, name: str, cell: ResolvedCell) -> Any:
+def measure_once(
+    session: Session,
+    name: str,
+    cell: ResolvedCell,
+    shortly: Callable[[Session, ResolvedCell], Any] | None = None,
+) -> Any:
     """Measure a cell's metric, or return what this process has measured of it already.
+
+    ``shortly`` measures no more than one question needs, and is used where the metric has not been
+    measured yet; what it gives is kept apart, since another question may need more.
 
     Raises:
         CellError: the cell could not be measured.
 
     """
-    key = name, cell.id
-    if key not in session.measured_once:
+    known, key = session.measured_once, (name, cell.id, False)
+    if shortly is not None and key not in known:
+        short_key = (name, cell.id, True)
+        if short_key not in known:
+            known[short_key] = shortly(session, cell)
+        return known[short_key]
+    if key not in known:
         is_kept = METRICS[name].is_kept
         measure = _read_or_measure if is_kept and not cell.is_shape else _measure
-        session.measured_once[key] = measure(session, name, cell)
-    return session.measured_once[key]
+        known[key] = measure(session, name, cell)
+    return known[key]
 
 
 def _measure(session: Session, name: str, cell: ResolvedCell) -> Any:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_quantgate import stats
-from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.engines.messages import MeasureSpeed, SpeedMeasured
 from pytest_quantgate.engines.messages.placement import CPU
 from pytest_quantgate.errors import CellError, CellInvalid
 from pytest_quantgate.matrix.requests import ModelRequestFields, model_request_fields
+from pytest_quantgate.metrics.speed_sessions import keep_session, known_scatter
 from pytest_quantgate.results.events import MeasuringSpeed
 from pytest_quantgate.results.hardware import Fingerprint, OutsideLoad, host_state
 from pytest_quantgate.results.measurements.speed import (
@@ -33,35 +31,31 @@ if TYPE_CHECKING:
 _N_BATCH, _N_UBATCH = 2048, 512  # llama-bench's, where the profile names none
 
 
-def enough(
-    sides: Sequence[Sequence[ProcessSpeed]],
-    looks: tuple[int, ...],
-    margin: float,
-    limits: Mapping[str, float],
-) -> bool:
-    """Return whether the processes so far decide on both phases.
+Sides = Sequence[Sequence[ProcessSpeed]]
+"""The processes of each side so far, the cell's own last."""
 
-    A phase with a limit is decided where its slowdown is inside or outside, one without where its
-    interval is narrower than the margin. Asked only at a look, whose share of the errors the
-    bounds may have; one side is judged by the scatter of its own rates.
+Decided = Callable[[SpeedMeasurement], Mapping[str, bool]]
+"""Says of each phase that has limits whether what was measured so far decides them all."""
+
+
+def enough(
+    sides: Sides, looks: tuple[int, ...], margin: float, decided: Mapping[str, bool]
+) -> bool:
+    """Return whether the processes so far say enough of both phases.
+
+    A phase with limits does where these are decided, one without where its interval is narrower
+    than the margin. Asked only at a look, whose share of the errors the bounds may have; one side
+    is judged by the scatter of its own rates.
     """
-    n_processes = len(sides[0])
-    share = stats.spending(looks, stats.ALPHA_REGRESSED)[looks.index(n_processes)]
-    for phase in PHASES:
+    share = stats.spending(looks, stats.ALPHA_REGRESSED)[looks.index(len(sides[0]))]
+
+    def is_narrow(phase: str) -> bool:
         columns = [rates(side, phase, 1) for side in sides]
-        estimate = (
-            stats.slowness(columns[0])
-            if len(columns) == 1
-            else stats.slowdown(columns[0], columns[1])
-        )
-        if phase in limits:
-            outcome = stats.decide_slowdown(estimate, limits[phase], looks, n_processes).outcome
-            is_decided = outcome in {stats.Outcome.INSIDE, stats.Outcome.OUTSIDE}
-        else:
-            is_decided = stats.is_narrow(estimate, margin, share)
-        if not is_decided:
-            return False
-    return True
+        one_side = len(columns) == 1
+        estimate = stats.slowness(columns[0]) if one_side else stats.slowdown(*columns)
+        return stats.is_narrow(estimate, margin, share)
+
+    return all(decided[phase] if phase in decided else is_narrow(phase) for phase in PHASES)
 
 
 def run_interleaved(
@@ -70,17 +64,17 @@ def run_interleaved(
     margin: float,
     budget_s: float,
     on_process: Callable[[int], None],
-    limits: Mapping[str, float] = MappingProxyType({}),
+    decided: Callable[[Sides], Mapping[str, bool]] = lambda _sides: {},
 ) -> list[list[ProcessSpeed]]:
     """Run fresh processes of one side or two, interleaved, until they say enough.
 
     Args:
         sides: each call runs one fresh process.
         looks: the numbers of processes a side after which this may end; the last ends it.
-        margin: relative; a phase without a limit is decided where its interval is narrower.
+        margin: relative; a phase without limits ends where its interval is narrower.
         budget_s: no look is gone beyond after so many seconds; the first look is always reached.
         on_process: called with the number of processes that have ended.
-        limits: by phase, the slowdown ln(before/after) between the sides that is judged.
+        decided: says of each phase that has limits whether these processes decide them.
 
     """
     began_s = time.monotonic()
@@ -91,29 +85,20 @@ def run_interleaved(
             for side in order:
                 found[side].append(sides[side]())
                 on_process(sum(map(len, found)))
-        if time.monotonic() - began_s >= budget_s or enough(found, looks, margin, limits):
+        if time.monotonic() - began_s >= budget_s:
+            break
+        if enough(found, looks, margin, decided(found)):
             break
     return found
 
 
-def _limits_against(limits: Limits) -> dict[str, float]:
-    """Return the profile's limits of both phases against an old engine.
-
-    A phase that has a floor besides is measured until its interval is narrow.
-    """
-    allowed = {}
-    for phase in PHASES:
-        change = getattr(limits, f"{phase}_vs_baseline")
-        change = limits.speed_vs_same_hardware if change is None else change
-        if change is not None and getattr(limits, f"{phase}_tokens_per_s_min") is None:
-            allowed[phase] = -math.log1p(change)
-    return allowed
-
-
-def measure_speed(session: Session, cell: ResolvedCell) -> SpeedMeasurement:
+def measure_speed(
+    session: Session, cell: ResolvedCell, decided: Decided | None = None
+) -> SpeedMeasurement:
     """Measure a cell's speed against its reference's, with nothing else on the device.
 
-    Where an old engine is compared with, its own cell takes the reference's place.
+    Where an old engine is compared with, its own cell takes the reference's place. With ``decided``
+    measuring ends where the limits are decided, else where the intervals are narrow.
 
     Raises:
         CellError: the cell, or what it is held against, could not be measured.
@@ -122,11 +107,11 @@ def measure_speed(session: Session, cell: ResolvedCell) -> SpeedMeasurement:
     old = session.before(cell)
     if old is not None:
         try:
-            return _measure_beside(session, cell, old)
+            return _measure_beside(session, cell, old, decided)
         except _OldEngineError as error:
-            alone = _measure_beside(session, cell, None)
+            alone = _measure_beside(session, cell, None, decided)
             return replace(alone, old_engine_error=str(error))
-    return _measure_beside(session, cell, None)
+    return _measure_beside(session, cell, None, decided)
 
 
 class _OldEngineError(CellError):
@@ -134,7 +119,7 @@ class _OldEngineError(CellError):
 
 
 def _measure_beside(
-    session: Session, cell: ResolvedCell, old: ResolvedCell | None
+    session: Session, cell: ResolvedCell, old: ResolvedCell | None, decided: Decided | None
 ) -> SpeedMeasurement:
     profile, reference = cell.profile, session.reference(cell)
     other = old if old is not None else reference
@@ -172,6 +157,34 @@ def _measure_beside(
     held = ",".join(dict.fromkeys((CPU, *cell.placement.names)))
     with session.hold_device(held, cell):
         before, load, began_s = host_state(), OutsideLoad(), time.monotonic()
+
+        def so_far(sides: Sides) -> SpeedMeasurement:
+            fingerprint = Fingerprint(
+                cpu=identity.cpu_name,
+                build=identity.system_info,
+                n_threads=session.n_threads,
+                device=replies[0].device_description or backend,
+                driver=replies[0].driver,
+            )
+            measured = SpeedMeasurement(
+                prefill_tokens=profile.speed_prefill_tokens,
+                decode_tokens=profile.speed_decode_tokens,
+                depth=profile.speed_depth,
+                n_batch=n_batch,
+                n_ubatch=n_ubatch,
+                cell=tuple(sides[-1]),
+                reference=tuple(sides[0]) if len(sides) > 1 and old is None else (),
+                against=tuple(sides[0]) if old is not None else (),
+                looks=looks,
+                fingerprint=fingerprint,
+                host_before=before,
+                host_after=before,
+                outside_cores=None,
+                seconds_s=time.monotonic() - began_s,
+            )
+            scatter = {} if old is not None else known_scatter(session, cell, measured)
+            return replace(measured, between_sessions=scatter)
+
         sides = run_interleaved(
             processes,
             looks,
@@ -180,32 +193,13 @@ def _measure_beside(
             lambda done: session.events.append(
                 MeasuringSpeed(cell=cell.id, done=done, total=looks[0] * len(cells))
             ),
-            {} if old is None else _limits_against(cell.limits),
+            lambda sides: {} if decided is None else decided(so_far(sides)),
         )
         outside_cores = load.cores(sum(reply.cpu_s for reply in replies))
-        after = host_state()
-    return SpeedMeasurement(
-        prefill_tokens=profile.speed_prefill_tokens,
-        decode_tokens=profile.speed_decode_tokens,
-        depth=profile.speed_depth,
-        n_batch=n_batch,
-        n_ubatch=n_ubatch,
-        cell=tuple(sides[-1]),
-        reference=tuple(sides[0]) if len(sides) > 1 and old is None else (),
-        against=tuple(sides[0]) if old is not None else (),
-        looks=looks,
-        fingerprint=Fingerprint(
-            cpu=identity.cpu_name,
-            build=identity.system_info,
-            n_threads=session.n_threads,
-            device=replies[0].device_description or backend,
-            driver=replies[0].driver,
-        ),
-        host_before=before,
-        host_after=after,
-        outside_cores=outside_cores,
-        seconds_s=time.monotonic() - began_s,
-    )
+        measured = replace(so_far(sides), host_after=host_state(), outside_cores=outside_cores)
+    if measured.disturbing_cores is None:
+        keep_session(session, cell, measured)
+    return measured
 
 
 def process_speed(reply: SpeedMeasured) -> ProcessSpeed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ from pytest_quantgate.stats.estimates import MeanEstimate, paired_log_ratio
 from pytest_quantgate.stats.looks import ALPHA_PASS, ALPHA_REGRESSED, spending
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy.typing as npt
 
@@ -61,12 +62,67 @@ def slowness(rates: npt.ArrayLike) -> MeanEstimate:
     return slowdown(np.ones_like(values), values)
 
 
-def slowdown_unpaired(before_rates: npt.ArrayLike, after_rates: npt.ArrayLike) -> MeanEstimate:
+MIN_SESSION_FREEDOM = 2
+"""Degrees of freedom below which the scatter between sessions counts as not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionMean:
+    """A session's mean of ln(rate) and the square of its standard error."""
+
+    mean: float
+    variance: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionScatter:
+    """How far a session's mean of ln(rate) lies from another's of the same file and engine.
+
+    Attributes:
+        variance: of a session, beside what its own processes explain.
+        degrees_of_freedom: of that variance.
+
+    """
+
+    variance: float
+    degrees_of_freedom: int
+
+
+def session_scatter(groups: Iterable[Sequence[SessionMean]]) -> SessionScatter | None:
+    """Estimate the scatter between sessions by moments; None for too few of them.
+
+    The variance of the means within the groups, less the mean of their own variances, and not
+    below 0: Cochran's (1954) estimate of a variance component.
+
+    Args:
+        groups: the sessions of each file and engine, between which the speed itself may differ.
+
+    """
+    several = [group for group in groups if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in several)
+    if freedom < MIN_SESSION_FREEDOM:
+        return None
+    squares = sum(
+        float(np.sum(np.square(means - means.mean())))
+        for group in several
+        for means in [np.array([session.mean for session in group])]
+    )
+    explained = float(np.mean([session.variance for group in several for session in group]))
+    between = max(0.0, squares / freedom - explained)
+    return SessionScatter(variance=between, degrees_of_freedom=freedom)
+
+
+def slowdown_unpaired(
+    before_rates: npt.ArrayLike,
+    after_rates: npt.ArrayLike,
+    between: SessionScatter | None = None,
+) -> MeanEstimate:
     """Estimate ln(before/after) of processes of two sessions, which nothing pairs.
 
-    The error is Welch's: √(s_a²/n_a + s_b²/n_b), with the degrees of freedom of Satterthwaite
-    (1946) as `effective_clusters` − 1. What moved between the sessions, and not within one, is
-    not in it: a limit on this difference must leave room for that.
+    The error is Welch's: √(s_a²/n_a + s_b²/n_b), and twice the variance between sessions where that
+    is known, with the degrees of freedom of Satterthwaite (1946) as `effective_clusters` − 1. Where
+    it is not known, what moved between the sessions, and not within one, is not in the error:
+    a limit on this difference must leave room for that.
 
     Returns:
         The estimate, `clusters` being the processes of the side that has fewer; NaN for rates
@@ -77,14 +133,15 @@ def slowdown_unpaired(before_rates: npt.ArrayLike, after_rates: npt.ArrayLike) -
 
     """
     sides = [slowness(before_rates), slowness(after_rates)]
-    variances = [side.standard_error**2 for side in sides]
-    variance = sum(variances)
+    components = [(side.standard_error**2, side.clusters - 1) for side in sides]
+    if between is not None and between.variance > 0:
+        components.append((2 * between.variance, between.degrees_of_freedom))
+    variance = sum(component for component, _ in components)
     freedom = math.inf
     if variance > 0 and math.isfinite(variance):
-        parts = zip(variances, sides, strict=True)
-        freedom = variance**2 / sum(v**2 / (side.clusters - 1) for v, side in parts)
+        freedom = variance**2 / sum(component**2 / own for component, own in components)
     clusters = min(side.clusters for side in sides)
-    freedom = min(freedom, float(sum(side.clusters for side in sides) - 2))
+    freedom = min(freedom, float(sum(own for _, own in components)))
     return MeanEstimate(
         mean=sides[1].mean - sides[0].mean,
         standard_error=math.sqrt(variance) if variance >= 0 else math.nan,

@@ -73,11 +73,17 @@ def test_some_scatter_ends_in_between() -> None:
 
 
 def test_a_phase_with_a_limit_ends_where_it_is_decided() -> None:
-    """At this scatter neither interval is narrow after 5, yet both are far inside a limit."""
-    limits = {"prefill": 0.5, "decode": 0.5}
+    """At this scatter neither interval is narrow after 7."""
     sides = Sides(0.05)
-    found = run_interleaved([sides(name) for name in "AB"], LOOKS, 0.1, 60, lambda _n: None, limits)
-    assert len(found[0]) == 5
+    found = run_interleaved(
+        [sides(name) for name in "AB"],
+        LOOKS,
+        0.1,
+        60,
+        lambda _n: None,
+        lambda sides: {"prefill": True, "decode": len(sides[0]) >= 7},
+    )
+    assert len(found[0]) == 7
     assert len(go(Sides(0.05))[0]) == 10
 
 

@@ -30,15 +30,43 @@ def judge_speed(
     return [
         judgement
         for phase in PHASES
-        for judgement in (
-            *judge_against_reference(measured, phase, getattr(limits, f"{phase}_vs_reference")),
-            *(
-                _against_old_engine(measured, phase, limits)
-                if measured.against
-                else _against_hardware(seen, measured, phase, limits, baseline)
-            ),
-        )
+        for judgement in _judge_phase(seen, measured, phase, limits, baseline)
     ]
+
+
+def _judge_phase(
+    seen: Observation,
+    measured: SpeedMeasurement,
+    phase: str,
+    limits: Limits,
+    baseline: Baseline | None,
+) -> list[Judgement]:
+    judgements = judge_against_reference(measured, phase, getattr(limits, f"{phase}_vs_reference"))
+    if measured.against:
+        return [*judgements, *_against_old_engine(measured, phase, limits)]
+    return [*judgements, *_against_hardware(seen, measured, phase, limits, baseline)]
+
+
+def phases_decided(
+    seen: Observation, limits: Limits, baseline: Baseline | None, stored: Baseline | None
+) -> dict[str, bool]:
+    """Return of each phase that bounds are held against whether they decide all of its limits.
+
+    Arguments as of `judge_speed`; ``stored`` has the hardware of the floors, where an old engine's
+    measurement stands for the baseline.
+    """
+    measured = seen.find(SpeedMeasurement)
+    if measured is None:
+        return {}
+    decided = {}
+    for phase in PHASES:
+        judgements = _judge_phase(seen, measured, phase, limits, baseline)
+        if measured.against:
+            judgements += _judge_floor(seen, measured, phase, limits, stored)
+        bounded = [item for item in judgements if item.estimate is not None]
+        if bounded:
+            decided[phase] = all(item.verdict is not VerdictKind.INCONCLUSIVE for item in bounded)
+    return decided
 
 
 def judge_floors(seen: Observation, limits: Limits, stored: Baseline | None) -> list[Judgement]:
@@ -47,22 +75,33 @@ def judge_floors(seen: Observation, limits: Limits, stored: Baseline | None) -> 
     A floor is of the hardware whose speed is stored; the old engine's is always this one.
     """
     measured = seen.find(SpeedMeasurement)
-    floors = {phase: getattr(limits, f"{phase}_tokens_per_s_min") for phase in PHASES}
-    judgements = []
-    for phase, floor in floors.items():
-        if measured is None or floor is None:
-            continue
-        found = (
-            (VerdictKind.NO_BASELINE, "no speed is stored that says of which hardware the floor is")
-            if stored is None
-            else _comparable(seen, measured, stored)
-        )
-        judgements.append(
-            only("speed", "nothing", found[0], f"{phase}: {found[1]}")
-            if isinstance(found, tuple)
-            else _unless_busy(measured, _floor(measured, phase, floor))
-        )
-    return judgements
+    if measured is None:
+        return []
+    return [
+        judgement
+        for phase in PHASES
+        for judgement in _judge_floor(seen, measured, phase, limits, stored)
+    ]
+
+
+def _judge_floor(
+    seen: Observation,
+    measured: SpeedMeasurement,
+    phase: str,
+    limits: Limits,
+    stored: Baseline | None,
+) -> list[Judgement]:
+    floor = getattr(limits, f"{phase}_tokens_per_s_min")
+    if floor is None:
+        return []
+    found = (
+        (VerdictKind.NO_BASELINE, "no speed is stored that says of which hardware the floor is")
+        if stored is None
+        else _comparable(seen, measured, stored)
+    )
+    if isinstance(found, tuple):
+        return [only("speed", "nothing", found[0], f"{phase}: {found[1]}")]
+    return [_unless_busy(measured, _floor(measured, phase, floor))]
 
 
 def judge_against_reference(
@@ -191,13 +230,19 @@ def _change(
 ) -> Judgement:
     """Judge a change from the speeds of other sessions: the baseline's, or its anchor's."""
     after = measured.rates(phase)
-    estimate = stats.slowdown_unpaired(before, after)
+    scatter = measured.between_sessions.get(phase)
+    estimate = stats.slowdown_unpaired(before, after, scatter)
     decision = _decide(measured, estimate, -math.log1p(allowed))
     change, low, high = (_ratio(estimate.mean), *_bounds(decision))
+    sessions = (
+        ""
+        if scatter is None
+        else f", sessions of this machine scatter by {100 * math.sqrt(scatter.variance):.1f} %"
+    )
     reason = (
         f"{phase} {percent(change - 1)} [{percent(low - 1)}, {percent(high - 1)}] against"
         f" {noun(against, seen)} ({_mean(after):,.4g} tokens/s in {len(after)} processes, was"
-        f" {_mean(before):,.4g} in {len(before)}), limit {percent(allowed)}"
+        f" {_mean(before):,.4g} in {len(before)}{sessions}), limit {percent(allowed)}"
     )
     if against == "anchor":
         return _judgement(against, decision, reason, change - 1, low - 1, high - 1, allowed)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median
 
 from pytest_quantgate import stats
@@ -43,7 +43,9 @@ class SpeedMeasurement:
     ``reference`` is empty for the reference itself, and where ``against`` has the old engine's
     processes in its place; ``old_engine_error`` says why it has not where it should. ``looks``
     are the numbers of pairs, declared beforehand, after which measuring might have ended;
-    ``outside_cores`` how many cores other processes used meanwhile.
+    ``outside_cores`` how many cores other processes used meanwhile. ``between_sessions`` is, by
+    phase, how far earlier sessions of the cell on this machine lie from each other, where enough of
+    them are known.
     """
 
     prefill_tokens: int
@@ -61,6 +63,7 @@ class SpeedMeasurement:
     seconds_s: float
     against: tuple[ProcessSpeed, ...] = ()
     old_engine_error: str = ""
+    between_sessions: Mapping[str, stats.SessionScatter] = field(default_factory=dict)
 
     @property
     def disturbing_cores(self) -> float | None:
