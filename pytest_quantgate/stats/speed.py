@@ -115,6 +115,7 @@ def session_scatter(groups: Iterable[Sequence[SessionMean]]) -> SessionScatter |
 def slowdown_unpaired(
     before_rates: npt.ArrayLike,
     after_rates: npt.ArrayLike,
+    *,
     between: SessionScatter | None = None,
 ) -> MeanEstimate:
     """Estimate ln(before/after) of processes of two sessions, which nothing pairs.

@@ -216,6 +216,40 @@ def test_the_same_engine_that_is_slower_is_the_machines(accepted: Project) -> No
     assert cells(accepted)["Q4_0"]["cause"]["kind"] == CauseKind.MACHINE.value
 
 
+def n_processes(project: Project) -> int:
+    return len(cells(project)["Q4_0"]["measured"]["speed"]["cell"])
+
+
+def test_a_speed_ends_where_its_limits_are_decided(accepted: Project) -> None:
+    """Not where the ratio to the reference is narrow, which it is not after 5 here."""
+    accepted.configure(formats=("F16", "Q4_0"), profile=PROFILE.replace("= 5", "= 10"))
+    accepted.set_faults(Q4_0="noisy")
+    assert run(accepted, "-k", "test_speed and Q4_0")["Q4_0"] == "INCONCLUSIVE"
+    assert n_processes(accepted) == 10
+    wide = "speed_margin = 0.001\n"
+    accepted.configure(formats=("F16", "Q4_0"), profile=PROFILE.replace("= 5", "= 10") + wide)
+    accepted.set_faults()
+    assert run(accepted, "-k", "test_speed and Q4_0")["Q4_0"] == "PASS"
+    assert n_processes(accepted) == 5
+
+
+def test_sessions_that_scatter_are_known_from_the_third_on(accepted: Project) -> None:
+    """They are kept beside the cache's other files, ten at most, and widen the interval."""
+    told = []
+    for _ in range(3):
+        run(accepted, "-k", "test_speed and Q4_0")
+        told.append(cells(accepted)["Q4_0"]["measured"]["speed"]["between_sessions"])
+    assert told[0] == told[1] == {}
+    assert {scatter["degrees_of_freedom"] for scatter in told[2].values()} == {2}
+    reason = cells(accepted)["Q4_0"]["reason"]
+    assert "sessions of this machine scatter by 0" in reason
+    for path in accepted.cache.glob("speeds/*.json"):
+        kept = json.loads(path.read_text())
+        path.write_text(json.dumps(kept * 10))
+    run(accepted, "-k", "test_speed and Q4_0")
+    assert max(len(json.loads(p.read_text())) for p in accepted.cache.glob("speeds/*.json")) == 10
+
+
 def test_a_busy_machine_is_no_regression(accepted: Project) -> None:
     accepted.set_faults(Q4_0="slow and busy")
     assert run(accepted)["Q4_0"] == "INCONCLUSIVE"

@@ -11,10 +11,13 @@ from scipy import stats
 from pytest_quantgate.stats import (
     MIN_PROCESSES,
     Outcome,
+    SessionMean,
+    SessionScatter,
     decide_slowdown,
     interleaved,
     is_narrow,
     process_looks,
+    session_scatter,
     slowdown,
     slowdown_unpaired,
     slowness,
@@ -146,3 +149,44 @@ def test_a_loss_at_the_limit_is_seldom_decided() -> None:
     outcomes = [paired_run(random, 0.9, 0.05)[0] for _ in range(1000)]
     assert outcomes.count(Outcome.INSIDE) / 1000 <= 0.065
     assert outcomes.count(Outcome.OUTSIDE) <= 5
+
+
+def sessions(*means: float, variance: float = 0.0) -> list[SessionMean]:
+    return [SessionMean(mean=mean, variance=variance) for mean in means]
+
+
+def test_what_scatters_between_sessions_is_what_their_processes_do_not_explain() -> None:
+    found = session_scatter([sessions(4.60, 4.62, 4.64), sessions(5.0, variance=9.0)])
+    assert found is not None
+    assert found.variance == pytest.approx(0.0004)
+    assert found.degrees_of_freedom == 2
+    explained = session_scatter([sessions(4.60, 4.62, 4.64, variance=0.0001)])
+    assert explained is not None
+    assert explained.variance == pytest.approx(0.0003)
+    all_explained = session_scatter([sessions(4.60, 4.62, 4.64, variance=0.01)])
+    assert all_explained is not None
+    assert all_explained.variance == 0
+
+
+def test_another_engine_is_no_scatter_of_the_machine() -> None:
+    """A build that is 20 % slower differs between groups, and its sessions agree."""
+    found = session_scatter([sessions(4.60, 4.62, 4.64), sessions(4.40, 4.42, 4.44)])
+    assert found is not None
+    assert found.variance == pytest.approx(0.0004)
+    assert found.degrees_of_freedom == 4
+
+
+@pytest.mark.parametrize("groups", [[], [[4.6]], [[4.6, 4.7]], [[4.6], [4.7], [4.8]]])
+def test_too_few_sessions_say_nothing(groups: list[list[float]]) -> None:
+    assert session_scatter([sessions(*group) for group in groups]) is None
+
+
+def test_the_scatter_between_sessions_is_in_the_error_twice() -> None:
+    """Each of the two sessions has its own."""
+    rates = [10.0, 10.1, 9.9, 10.0, 10.05]
+    alone = slowdown_unpaired(rates, rates)
+    between = SessionScatter(variance=0.0004, degrees_of_freedom=9)
+    found = slowdown_unpaired(rates, rates, between=between)
+    assert found.standard_error**2 == pytest.approx(alone.standard_error**2 + 0.0008)
+    assert found.degrees_of_freedom == pytest.approx(9, rel=0.2)
+    assert found.clusters == 5

@@ -231,7 +231,7 @@ def _change(
     """Judge a change from the speeds of other sessions: the baseline's, or its anchor's."""
     after = measured.rates(phase)
     scatter = measured.between_sessions.get(phase)
-    estimate = stats.slowdown_unpaired(before, after, scatter)
+    estimate = stats.slowdown_unpaired(before, after, between=scatter)
     decision = _decide(measured, estimate, -math.log1p(allowed))
     change, low, high = (_ratio(estimate.mean), *_bounds(decision))
     sessions = (
