@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from kept_lines import read_lines
 
 from pytest_quantgate import stats
@@ -199,6 +200,51 @@ def simulate(request: MeasureSpeed, looks: tuple[int, ...], runs: int) -> None:
             )
 
 
+def simulate_sessions(looks: tuple[int, ...], runs: int) -> None:
+    """Print what is said against a stored baseline where whole sessions scatter too."""
+    random = np.random.default_rng(2)
+    within = 0.02
+
+    def session(scatter: float, n_processes: int, mean: float = 0.0) -> npt.NDArray[np.float64]:
+        return np.asarray(
+            np.exp(mean + random.normal(0, scatter) + random.normal(0, within, n_processes))
+        )
+
+    def known(scatter: float) -> stats.SessionMean:
+        estimate = stats.slowness(session(scatter, looks[0]))
+        return stats.SessionMean(mean=-estimate.mean, variance=estimate.standard_error**2)
+
+    print("| sessions scatter | known sessions | ratio | PASS | REGRESSED | processes: median |")
+    print("|--:|--:|--:|--:|--:|--:|")
+    for scatter in (0.0, 0.01, 0.02, 0.04):
+        for n_known in (0, 5, 10):
+            for ratio in (1.0, 1 - MARGIN, 0.8):
+                said: Counter[stats.Outcome] = Counter()
+                ended = []
+                for _ in range(runs):
+                    group = [known(scatter) for _ in range(n_known)]
+                    between = stats.session_scatter([group])
+                    before, after = session(scatter, 10), session(scatter, looks[-1], np.log(ratio))
+                    for look in looks:
+                        estimate = stats.slowdown_unpaired(before, after[:look], between=between)
+                        outcome = stats.decide_slowdown(
+                            estimate, -float(np.log1p(-MARGIN)), looks, look
+                        ).outcome
+                        if outcome is not stats.Outcome.UNDECIDED:
+                            break
+                    said[outcome] += 1
+                    ended.append(look)
+                shares = " | ".join(
+                    f"{100 * said[outcome] / runs:.1f} %"
+                    for outcome in (stats.Outcome.INSIDE, stats.Outcome.OUTSIDE)
+                )
+                print(
+                    f"| {100 * scatter:.0f} % | {n_known} | {ratio} | {shares} |"
+                    f" {np.median(ended):.0f} |",
+                    flush=True,
+                )
+
+
 def main() -> None:
     """Run what is missing, and print the counts."""
     mini = EMBEDDED / "olmoe-mini.gguf"
@@ -220,6 +266,9 @@ def main() -> None:
         help="the busy process has the core that is left",
     )
     parser.add_argument("--simulate", type=int, metavar="N", help="only draw N times a row")
+    parser.add_argument(
+        "--simulate-sessions", type=int, metavar="N", help="likewise, against a stored baseline"
+    )
     parser.add_argument("--quiet", action="store_true", help="without the busy process")
     options = parser.parse_args()
     request = MeasureSpeed(
@@ -237,6 +286,9 @@ def main() -> None:
         type_v=TENSOR_TYPES["F16"].number,
     )
     looks = stats.process_looks(options.processes)
+    if options.simulate_sessions:
+        simulate_sessions(looks, options.simulate_sessions)
+        return
     if options.simulate:
         simulate(request, looks, options.simulate)
         return

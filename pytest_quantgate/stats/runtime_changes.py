@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pytest_quantgate.stats.estimates import PairedEstimate
     from pytest_quantgate.stats.looks import Look
 
-_HARMLESS_SHARE = 0.2  # of perplexity's limit: a rise of the mean divergence that is always allowed
+_HARMLESS_SHARE = 0.3  # of perplexity's limit: a rise of the mean divergence that is always allowed
 
 PPL_ALLOWANCE = 4
 """How many times its limit perplexity may have risen, for all that is known, in a green cell."""
@@ -45,7 +45,7 @@ def kld_limit_nats(
     """Return how much a runtime may raise the mean divergence, in nats per token.
 
     A share of what it was, such as 0.03, but no more than perplexity's limit and no less than
-    ``least_nats``, by default a fifth of that: if the reference is the truth, the change of the
+    ``least_nats``, by default 0.3 of that: if the reference is the truth, the change of the
     mean divergence is the expectation of the change of ln PPL.
     """
     least = _HARMLESS_SHARE * ppl_limit_nats if least_nats is None else least_nats

@@ -62,7 +62,7 @@ def slowness(rates: npt.ArrayLike) -> MeanEstimate:
     return slowdown(np.ones_like(values), values)
 
 
-MIN_SESSION_FREEDOM = 2
+MIN_SESSION_FREEDOM = 4
 """Degrees of freedom below which the scatter between sessions counts as not known."""
 
 

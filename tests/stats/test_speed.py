@@ -156,14 +156,15 @@ def sessions(*means: float, variance: float = 0.0) -> list[SessionMean]:
 
 
 def test_what_scatters_between_sessions_is_what_their_processes_do_not_explain() -> None:
-    found = session_scatter([sessions(4.60, 4.62, 4.64), sessions(5.0, variance=9.0)])
+    means = (4.60, 4.62, 4.64, 4.62, 4.62)
+    found = session_scatter([sessions(*means), sessions(5.0, variance=9.0)])
     assert found is not None
-    assert found.variance == pytest.approx(0.0004)
-    assert found.degrees_of_freedom == 2
-    explained = session_scatter([sessions(4.60, 4.62, 4.64, variance=0.0001)])
+    assert found.variance == pytest.approx(0.0002)
+    assert found.degrees_of_freedom == 4
+    explained = session_scatter([sessions(*means, variance=0.0001)])
     assert explained is not None
-    assert explained.variance == pytest.approx(0.0003)
-    all_explained = session_scatter([sessions(4.60, 4.62, 4.64, variance=0.01)])
+    assert explained.variance == pytest.approx(0.0001)
+    all_explained = session_scatter([sessions(*means, variance=0.01)])
     assert all_explained is not None
     assert all_explained.variance == 0
 
@@ -176,7 +177,9 @@ def test_another_engine_is_no_scatter_of_the_machine() -> None:
     assert found.degrees_of_freedom == 4
 
 
-@pytest.mark.parametrize("groups", [[], [[4.6]], [[4.6, 4.7]], [[4.6], [4.7], [4.8]]])
+@pytest.mark.parametrize(
+    "groups", [[], [[4.6]], [[4.6, 4.7, 4.6, 4.7]], [[4.6], [4.7], [4.8], [4.6], [4.7]]]
+)
 def test_too_few_sessions_say_nothing(groups: list[list[float]]) -> None:
     assert session_scatter([sessions(*group) for group in groups]) is None
 
