@@ -77,7 +77,7 @@ class FakeEngine:
             system_info="FAKE = 1",
             library_sha256=hashlib.sha256(runtime.encode()).hexdigest(),
             quantizer_sha256=hashlib.sha256(quantizer.encode()).hexdigest(),
-            devices=("CPU",),
+            devices=tuple((self._fault("devices") or "CPU").split(",")),
             # A fault stands for what a real engine would be another one for.
             surroundings_sha256=hashlib.sha256(json.dumps(_read_faults()).encode()).hexdigest(),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,10 +56,20 @@ class Files:
         cache: where made files are kept.
         n_threads: threads for quantizing.
         hold_device: a context in which nothing else computes on this host's CPU.
+        hashes_alone: whether hashing waits for it too: speed is measured, and nothing may be
+            hashed beside it on another lane.
 
     """
 
-    def __init__(self, cache: Cache, n_threads: int, hold_device: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        n_threads: int,
+        hold_device: Callable[[], Any],
+        *,
+        hashes_alone: bool = False,
+    ) -> None:
+        self._hold_to_hash = hold_device if hashes_alone else nullcontext
         self._cache = cache
         self._n_threads = n_threads
         self._hold_device = hold_device
@@ -93,7 +104,8 @@ class Files:
         """
         assert model.source is not None
         self._check_pin(model, "", model.source)
-        source_id = self._hashes.identity(model.source)
+        with self._hold_to_hash():
+            source_id = self._hashes.identity(model.source)
         if not model.is_requantized:
             return model.source, source_id, source_id
         full = Format(name="F16", file_type=FILE_TYPES["F16"])
@@ -163,8 +175,12 @@ class Files:
                 )
             return {"format": target.name, "seconds_s": seconds_s}
 
-        entry = self._cache.artifact(key, ".gguf", make, self._hashes.path_identity)
+        entry = self._cache.artifact(key, ".gguf", make, self._path_identity)
         return read_gguf(entry.path), entry.identity
+
+    def _path_identity(self, path: Path) -> str:
+        with self._hold_to_hash():
+            return self._hashes.path_identity(path)
 
     def _describe(
         self,
@@ -173,7 +189,9 @@ class Files:
         engine: Engine | None,
         imatrix: Imatrix | None = None,
     ) -> CellFile:
-        tensors = tuple(tensor for file in self._hashes.digests(header) for tensor in file.tensors)
+        with self._hold_to_hash():
+            digests = self._hashes.digests(header)
+        tensors = tuple(tensor for file in digests for tensor in file.tensors)
         identity = engine.identity() if engine is not None else None
         return CellFile(
             header=header,

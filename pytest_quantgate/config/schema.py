@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,6 +19,7 @@ from pytest_quantgate.config.values import (
     Margin,
     Positive,
     Table,
+    parse_processors,
 )
 from pytest_quantgate.gguf.formats import CACHE_TYPES, DEFAULT_FORMATS
 from pytest_quantgate.storage.environment import path_below
@@ -147,8 +149,8 @@ class DeviceSettings(Table):
     """Where an engine computes, and how; two devices may differ in settings of a profile."""
 
     backend: str = "cpu"
-    """`cpu`, or a device as llama.cpp lists it, such as `CUDA0`, or several, `CUDA0,CUDA1`, over
-    which a model's layers are split."""
+    """`cpu`, or a device as llama.cpp lists it, such as `CUDA0`; several, `CUDA0,CUDA1`, over
+    which a model's layers are split; or a pool of equal devices that share the cells, `CUDA*`."""
     n_gpu_layers: Annotated[int, Field(ge=0, strict=True)] | None = None
     """Layers on the devices, the rest on the processor; otherwise all."""
     split_mode: Literal["layer", "row"] = "layer"
@@ -164,6 +166,19 @@ class DeviceSettings(Table):
     """Overrides the profile's setting on this device."""
     type_v: str | None = None
     """Overrides the profile's setting on this device."""
+    cpus: str | None = None
+    """The processors that the engine is kept to, such as `0-7,16-23` (Linux), otherwise all; two
+    devices `cpu` that have none in common compute at the same time."""
+
+    @property
+    def is_pool(self) -> bool:
+        """Whether it stands for all of the engine's devices that its pattern fits."""
+        return "*" in self.backend
+
+    @property
+    def processors(self) -> tuple[int, ...]:
+        """The processors that the engine is kept to, in rising order; empty for all."""
+        return parse_processors(self.cpus) if self.cpus is not None else ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -178,6 +193,15 @@ class DeviceSettings(Table):
                 f'backend = {self.backend!r} is neither "cpu" nor one or several devices of an'
                 ' engine, as "CUDA0,CUDA1"; quantgate devices lists them'
             )
+        if self.is_pool and (
+            not _POOL.fullmatch(self.backend) or self.tensor_split or self.split_mode != "layer"
+        ):
+            raise ValueError(
+                f"backend = {self.backend!r} is no pool: write one name with a * at its end, as"
+                ' "CUDA*", and no tensor_split or split_mode, which spread one model'
+            )
+        if self.cpus is not None:
+            parse_processors(self.cpus)
         if self.tensor_split and len(self.tensor_split) != len(names):
             raise ValueError(
                 f"tensor_split has {len(self.tensor_split)} shares for {len(names)} devices"
@@ -188,6 +212,8 @@ class DeviceSettings(Table):
             _check_cache_type(name, getattr(self, name) or "F16")
         return self
 
+
+_POOL = re.compile(r"[A-Za-z_]+\*")
 
 _PINNED = {
     **dict.fromkeys(("-m", "--model"), "models"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
@@ -89,6 +90,26 @@ def _positive_margin(value: float) -> float:
 
 
 Margin = Annotated[float, BeforeValidator(parse_relative), AfterValidator(_positive_margin)]
+
+
+def parse_processors(text: str) -> tuple[int, ...]:
+    """Read a list of processors as Linux writes it: ``"0-3,8"`` is 0, 1, 2, 3 and 8.
+
+    Raises:
+        ValueError: it is none.
+
+    """
+    processors: set[int] = set()
+    for item in text.split(","):
+        match = _PROCESSORS.fullmatch(item.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
+            raise ValueError(f'cpus = {text!r} lists no processors; write for example "0-7,16-23"')
+        processors.update(range(first, last + 1))
+    return tuple(sorted(processors))
+
+
+_PROCESSORS = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 
 
 def duration(seconds: float) -> str:

@@ -26,10 +26,11 @@ def default_threads() -> int:
 def device_kind(placement: Placement) -> str:
     """Return what two qualities must share of where they were computed.
 
-    ``cpu``, or the devices' names without numbers, as ``cuda``; and what else changes the sums:
-    a part of the layers, rows split over devices, weights that are not repacked.
+    ``cpu``, or the devices' names without numbers, as ``cuda``, which a pool's pattern gives too;
+    and what else changes the sums: a part of the layers, rows split over devices, weights that are
+    not repacked.
     """
-    parts = [name.rstrip("0123456789").lower() for name in placement.names]
+    parts = [name.rstrip("0123456789*").lower() for name in placement.names]
     if placement.n_gpu_layers is not None:
         parts.append(f"{placement.n_gpu_layers}-layers")
     if placement.split_mode != "layer":
@@ -39,10 +40,10 @@ def device_kind(placement: Placement) -> str:
     return "-".join(dict.fromkeys(parts))
 
 
-def placement_of(device: DeviceSettings) -> Placement:
-    """Return where a device's settings have a model loaded."""
+def placement_of(device: DeviceSettings, names: tuple[str, ...] | None = None) -> Placement:
+    """Return where a device's settings have a model loaded; ``names`` are a pool's members."""
     return Placement(
-        names=device.names,
+        names=names or device.names,
         n_gpu_layers=device.n_gpu_layers,
         split_mode=device.split_mode,
         tensor_split=device.tensor_split,

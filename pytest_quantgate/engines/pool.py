@@ -22,6 +22,7 @@ class EnginePool:
         logs: the folder of the engines' logs.
         sha256_of: hashes a file.
         make: makes an engine of a name; None or a result of None is the usual one.
+        suffix: what the logs' names end with, where one process has several pools.
 
     """
 
@@ -31,16 +32,18 @@ class EnginePool:
         logs: Path,
         sha256_of: Callable[[Path], str],
         make: MakeEngine | None = None,
+        suffix: str = "",
     ) -> None:
         self._settings = settings
         self._logs = logs
         self._sha256_of = sha256_of
         self._make = make
+        self._suffix = suffix
         self._engines: dict[str, Engine] = {}
 
     def __getitem__(self, name: str) -> Engine:
         if name not in self._engines:
-            log = self._logs / f"{name}-{os.getpid()}.log"
+            log = self._logs / f"{name}-{os.getpid()}{self._suffix}.log"
             made = self._make(name, self._settings, log) if self._make else None
             self._engines[name] = made or make_engine(
                 self._settings.engines[name],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from pytest_quantgate import stats
 from pytest_quantgate.artifacts.files import CellFile, Files
@@ -15,7 +16,6 @@ from pytest_quantgate.engines.engine import Engine, OnReply
 from pytest_quantgate.engines.messages import Message, Progress
 from pytest_quantgate.engines.pool import EnginePool
 from pytest_quantgate.errors import CellError
-from pytest_quantgate.hosts.device_locks import hold_device
 from pytest_quantgate.matrix.resolved import ResolvedCell
 from pytest_quantgate.results.events import CollectingImatrix, Event, Quantizing, Steps
 from pytest_quantgate.storage.cache import Cache
@@ -33,6 +33,7 @@ class CellArtifacts:
         engines: what makes it.
         n_threads: threads for making.
         emit: takes the run's events.
+        hold_processor: a context in which nothing else computes where files are made.
 
     """
 
@@ -44,14 +45,15 @@ class CellArtifacts:
         engines: EnginePool,
         n_threads: int,
         emit: Callable[[Event], None],
+        hold_processor: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._settings = settings
         self._cache = cache
         self._library = library
         self._engines = engines
         self._emit = emit
-        self.files = Files(cache, n_threads, lambda: hold_device("cpu"))
-        self._imatrices = Imatrices(cache, settings.root, n_threads, lambda: hold_device("cpu"))
+        self.files = Files(cache, n_threads, hold_processor, hashes_alone=settings.profile.speed)
+        self._imatrices = Imatrices(cache, settings.root, n_threads, hold_processor)
         self._cell_files: dict[tuple[str, str, str | None, str], CellFile] = {}
         self._collected: dict[tuple[str, str], Imatrix] = {}
         self._plans: dict[tuple[str, str], ChunkPlan] = {}

@@ -27,6 +27,7 @@ class ResolvedCell:
         profile: the profile with what the cell's device sets of its own.
         conditions: how the text is computed.
         placement: where the model is loaded.
+        placement_key: the same as measurements are kept by: all members of a pool have one.
         engine: what measures.
         quantizer: what makes the file.
         limits: the profile's limits for the format.
@@ -41,6 +42,7 @@ class ResolvedCell:
     profile: ProfileSettings
     conditions: Conditions
     placement: Placement
+    placement_key: str
     engine: Engine
     quantizer: Engine
     limits: Limits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,12 @@ from pytest_quantgate.config.limits import profile_limits
 from pytest_quantgate.config.settings import Settings
 from pytest_quantgate.engines.conditions import Conditions
 from pytest_quantgate.engines.devices import default_threads, placement_of
+from pytest_quantgate.engines.inventory import list_devices
+from pytest_quantgate.engines.messages.placement import CPU, Placement
 from pytest_quantgate.engines.pool import EnginePool, MakeEngine
 from pytest_quantgate.errors import CellError, CellUnavailable
 from pytest_quantgate.hosts.device_locks import hold_device
+from pytest_quantgate.hosts.lanes import Lane, pool_members
 from pytest_quantgate.matrix.artifacts import CellArtifacts
 from pytest_quantgate.matrix.cells import NO_TEXT, Cell
 from pytest_quantgate.matrix.matrix import Matrix
@@ -26,6 +30,7 @@ from pytest_quantgate.results.events import EventLog, WaitingForDevice
 from pytest_quantgate.results.measurement_store import Measurements
 from pytest_quantgate.results.orphans import with_device
 from pytest_quantgate.storage.cache import Cache
+from pytest_quantgate.storage.keys import key_of
 
 
 class Session:
@@ -35,6 +40,9 @@ class Session:
         settings: checked settings.
         run_id: the same in all processes of a run.
         make_engine: makes an engine of a name; None or a result of None is the usual one.
+        lane: the lane whose cells are measured with it; None is the run's own session, which
+            measures all where there is one lane.
+        library: models and texts that were read already.
 
     Attributes:
         measured_once: metrics that were measured already, by their name, the cell's id, and whether
@@ -44,23 +52,45 @@ class Session:
     """
 
     def __init__(
-        self, settings: Settings, run_id: str, make_engine: MakeEngine | None = None
+        self,
+        settings: Settings,
+        run_id: str,
+        make_engine: MakeEngine | None = None,
+        *,
+        lane: Lane | None = None,
+        library: Library | None = None,
     ) -> None:
         self.settings = settings
         self.run_id = run_id
+        self.lane = lane
         self.n_threads = settings.profile.n_threads or default_threads()
+        if lane is not None and lane.cpus:
+            self.n_threads = min(self.n_threads, len(lane.cpus))
         self.cache = Cache(settings.cache_dir, settings.cache_max_bytes)
         self.folder = self.cache.sub("runs") / run_id
         self.folder.mkdir(parents=True, exist_ok=True)
         self.started_s = _started_s(self.folder)
-        self.events = EventLog(self.folder / "events.jsonl")
-        self.library = Library(settings)
-        self.engines = EnginePool(settings, self.folder / "logs", self.cache.sha256_of, make_engine)
+        lane_name = "" if lane is None else lane.name
+        self.events = EventLog(self.folder / "events.jsonl", lane_name)
+        self.library = library or Library(settings)
+        self.engines = EnginePool(
+            settings,
+            self.folder / "logs",
+            self.cache.sha256_of,
+            make_engine,
+            suffix=f"-{key_of(lane=lane_name)[:8]}" if lane_name else "",
+        )
         self.store = Store(settings.baselines_dir, use_shipped=settings.uses_built_in_profile)
         self.matrix = Matrix(settings, self.library, self.store)
         self.measurements = Measurements(self.cache)
         self.artifacts = CellArtifacts(
-            settings, self.cache, self.library, self.engines, self.n_threads, self.events.append
+            settings,
+            self.cache,
+            self.library,
+            self.engines,
+            self.n_threads,
+            self.events.append,
+            lambda: self._hold(CPU, None),
         )
         self.measured_once: dict[tuple[str, str, bool], Any] = {}
         self.unable_before: dict[str, CellError] = {}
@@ -94,7 +124,8 @@ class Session:
                     n_batch=n_batch,
                     n_ubatch=profile.n_ubatch or min(512, n_batch),
                 ),
-                placement=placement_of(device),
+                placement=self._placement(cell),
+                placement_key=placement_of(device).to_text(),
                 engine=self.engines[cell.engine],
                 quantizer=self.engines[cell.quantizer],
                 limits=profile_limits(self.settings.limits, cell.format),
@@ -102,6 +133,16 @@ class Session:
                 reference=self.matrix.reference(cell),
             )
         return self._resolved[cell.id]
+
+    def _placement(self, cell: Cell) -> Placement:
+        """Return where a cell computes: of a pool the lane's member, without lanes the first."""
+        device = self.settings.devices[cell.device]
+        if self.lane is not None and cell.device in self.lane.backends:
+            return placement_of(device, self.lane.backends[cell.device])
+        if not device.is_pool:
+            return placement_of(device)
+        listed = list_devices(self.engines[cell.engine])
+        return placement_of(device, pool_members(cell.device, device.backend, listed)[:1])
 
     def reference(self, cell: ResolvedCell) -> ResolvedCell:
         """Return the cell that a cell is compared with; itself if it is the reference."""
@@ -133,12 +174,20 @@ class Session:
 
     def hold_device(self, device: str, cell: ResolvedCell) -> AbstractContextManager[None]:
         """Keep every other measurement on this host off a device; a wait is an event."""
-        return hold_device(
+        return self._hold(
             device,
             lambda waited_s: self.events.append(
                 WaitingForDevice(cell=cell.id, device=device, waited_s=round(waited_s))
             ),
         )
+
+    def _hold(
+        self, device: str, on_wait: Callable[[float], None] | None
+    ) -> AbstractContextManager[None]:
+        lane = self.lane
+        if lane is None:
+            return hold_device(device, on_wait)
+        return hold_device(device, on_wait, cpus=lane.cpus, host=lane.host)
 
     def stored(self, cell: Cell) -> Found:
         """Look a cell's stored baseline up; its source is named as this run names it."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from pytest_quantgate.artifacts.files import CellFile
 from pytest_quantgate.gguf.formats import Format
 from pytest_quantgate.matrix.cells import Cell
 from pytest_quantgate.matrix.resolved import ResolvedCell
@@ -20,11 +23,24 @@ from pytest_quantgate.results.measurements.speed import SpeedMeasurement
 
 
 class MeasuredCell:
-    """One cell. Every property below ``path`` may raise a ``CellError``, the cell's verdict."""
+    """One cell. Every property below ``path`` may raise a ``CellError``, the cell's verdict.
 
-    def __init__(self, session: Session, cell: Cell) -> None:
+    Args:
+        session: the run's session.
+        cell: which cell.
+        measure: calls a function with the session that measures the cell; None is the run's own.
+
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        cell: Cell,
+        measure: Callable[[Callable[[Session], Any]], Any] | None = None,
+    ) -> None:
         self._session = session
         self._cell = cell
+        self._measure = measure or (lambda work: work(session))
 
     def __repr__(self) -> str:
         return f"MeasuredCell({self.id!r})"
@@ -69,20 +85,22 @@ class MeasuredCell:
         """Whether the other formats are compared with this one."""
         return self._session.matrix.reference(self._cell) == self._cell
 
-    @property
-    def _resolved(self) -> ResolvedCell:
-        return self._session.resolve(self._cell)
-
     @cached_property
     def path(self) -> Path:
         """The GGUF file, quantized now if it is not in the cache."""
-        return self._session.artifacts.file(self._resolved).path
+        path: Path = self._measure(lambda session: session.artifacts.file(self._in(session)).path)
+        return path
+
+    def _in(self, session: Session) -> ResolvedCell:
+        return session.resolve(self._cell)
 
     @cached_property
     def size(self) -> SizeMeasurement:
         """Bytes, bits per weight, tensor types and fallbacks."""
-        header = self._session.artifacts.described_file(self._resolved).header
-        return measure_size(header, self.format)
+        file: CellFile = self._measure(
+            lambda session: session.artifacts.described_file(self._in(session))
+        )
+        return measure_size(file.header, self.format)
 
     @property
     def file_bytes(self) -> int:
@@ -102,26 +120,34 @@ class MeasuredCell:
     @cached_property
     def scores(self) -> PerplexityMeasurement:
         """Every chunk and token of the profile's whole budget."""
-        self._session.artifacts.chunk_plan(self._resolved)  # refuses a shape
-        budget = self._session.artifacts.looks(self._resolved)[-1]
-        return measure_perplexity(self._session, self._resolved, budget)
+
+        def score(session: Session) -> PerplexityMeasurement:
+            cell = self._in(session)
+            session.artifacts.chunk_plan(cell)  # refuses a shape
+            return measure_perplexity(session, cell, session.artifacts.looks(cell)[-1])
+
+        scores: PerplexityMeasurement = self._measure(score)
+        return scores
+
+    def _once(self, name: str) -> Any:
+        return self._measure(lambda session: measure_once(session, name, self._in(session)))
 
     @property
     def speed(self) -> SpeedMeasurement:
         """Prefill and decode speed, with the reference's beside it."""
-        measured: SpeedMeasurement = measure_once(self._session, "speed", self._resolved)
+        measured: SpeedMeasurement = self._once("speed")
         return measured
 
     @property
     def memory(self) -> MemoryMeasurement:
         """The peak of a fresh process, and the engine's buffers."""
-        measured: MemoryMeasurement = measure_once(self._session, "memory", self._resolved)
+        measured: MemoryMeasurement = self._once("memory")
         return measured
 
     @property
     def routing(self) -> RoutingMeasurement:
         """Where a mixture of experts sends its tokens, against the reference."""
-        measured: RoutingMeasurement = measure_once(self._session, "routing", self._resolved)
+        measured: RoutingMeasurement = self._once("routing")
         return measured
 
     @property

@@ -110,7 +110,7 @@ def measurement_key(session: Session, cell: ResolvedCell, file: CellFile) -> str
             profile.type_k,
             profile.type_v,
         ],
-        device=cell.placement.to_text(),
+        device=cell.placement_key,
         library=identity.library_sha256,
         cpu=[identity.cpu_name, identity.system_info],
         surroundings=identity.surroundings_sha256,

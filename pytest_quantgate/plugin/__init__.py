@@ -124,7 +124,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Refuse markers and fixtures that judge nothing."""
+    """Refuse markers and fixtures that judge nothing; let the lanes begin with the rest."""
     suspects = [
         item
         for item in session.items
@@ -134,6 +134,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         from pytest_quantgate.plugin.unjudged import refuse_unjudged
 
         refuse_unjudged(session, suspects)
+        state = session.config.stash[STATE]
+        if not session.config.option.collectonly and not session.testsfailed:
+            from pytest_quantgate.plugin.lanes import start_lanes
+
+            state.lanes = start_lanes(state, session.items)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -200,6 +205,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]:
     """Make a gated run that judged no cell red, and a shard that has none green."""
     state = session.config.stash[STATE]
+    if state.lanes is not None:
+        state.lanes.stop()
     if state.progress is not None:
         state.progress.stop()
     if state.session is not None and not state.is_xdist_worker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -43,7 +44,8 @@ def quant_cell(_quant_point: Point | None, pytestconfig: pytest.Config) -> Measu
     """One cell of the profile; its figures are measured when they are first read."""
     from pytest_quantgate.metrics.measured_cell import MeasuredCell
 
-    return MeasuredCell(pytestconfig.stash[STATE].open_session(), _cell(_quant_point, "quant_cell"))
+    state, cell = pytestconfig.stash[STATE], _cell(_quant_point, "quant_cell")
+    return MeasuredCell(state.open_session(), cell, partial(state.measure, cell))
 
 
 @pytest.fixture(scope="session")

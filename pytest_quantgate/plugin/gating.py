@@ -8,16 +8,16 @@ from contextlib import nullcontext
 
 import pytest
 
-from pytest_quantgate.config.limit_table import MARKERS, METRICS
+from pytest_quantgate.config.limit_table import METRICS
 from pytest_quantgate.errors import CellError
-from pytest_quantgate.gate.accepting import accept, lock_baseline
+from pytest_quantgate.gate.accepting import Acceptance, accept, lock_baseline
 from pytest_quantgate.gate.loop import answer, failure
 from pytest_quantgate.gate.question import Answer, Question
 from pytest_quantgate.hosts.device_locks import hold_device
 from pytest_quantgate.matrix.cells import Cell
 from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.metrics.registry import properties_of
-from pytest_quantgate.plugin.markers import read_marker
+from pytest_quantgate.plugin.lanes import questions_of
 from pytest_quantgate.plugin.parametrize import Point
 from pytest_quantgate.plugin.snapshots import store_baseline
 from pytest_quantgate.plugin.state import STATE, State
@@ -43,7 +43,9 @@ def gate(item: pytest.Item) -> Generator[None, None, None]:
     assert isinstance(item, pytest.Function)
     point = item.callspec.params["_quant_point"]
     assert isinstance(point, Point)
-    questions = [read_marker(mark) for mark in item.iter_markers() if mark.name in MARKERS]
+    questions = questions_of(item)
+    if state.lanes is not None:
+        state.lanes.wait(item)
     try:
         yield
     except CellError as error:
@@ -53,7 +55,10 @@ def gate(item: pytest.Item) -> Generator[None, None, None]:
     else:
         if not questions:
             return
-        result = answer(session, point.cell, questions)
+        if state.lanes is None:
+            result = answer(session, point.cell, questions)
+        else:
+            result = state.lanes.answer(item, point.cell, questions)
     if state.options.update_baselines and result.verdict.kind is not VerdictKind.PASS:
         _accept(item, state, point.cell, questions, result)
         return
@@ -79,7 +84,10 @@ def _accept(
     """Store what was asked about in the cell's baseline through syrupy, or refuse."""
     session = state.open_session()
     with lock_baseline(session, cell):
-        acceptance = accept(session, cell, questions, result, state.options.reason or "")
+        acceptance: Acceptance = state.measure(
+            cell,
+            lambda on: accept(on, cell, questions, result, state.options.reason or ""),
+        )
         if acceptance.baseline is not None:
             store_baseline(item, session.store, acceptance.baseline)
     _write_record(session, item, acceptance.record)

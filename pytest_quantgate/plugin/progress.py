@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
 import time
@@ -29,12 +30,9 @@ _LINE_EVERY_S = 15.0  # how often a log without a terminal gets a line
 
 
 @dataclass(kw_only=True)
-class Tally:
-    """What the run's events add up to."""
+class Position:
+    """Where one lane is; ``fraction`` is how much of its cell is done."""
 
-    n_cells: int
-    started_s: float
-    done: set[str] = field(default_factory=set)
     cell: str = ""
     step: str = ""
     fraction: float = 0.0
@@ -46,7 +44,6 @@ class Tally:
         self.cell = event.cell
         match event:
             case CellJudged():
-                self.done.add(self.cell)
                 self.fraction, self.conditions, self.passes = 0.0, "", (0, 1)
             case VaryingConditions(name=name, done=done, total=total):
                 self.conditions, self.passes = f"{name}, ", (done, total)
@@ -63,15 +60,42 @@ class Tally:
             case Quantizing(done=done, total=total):
                 self.step = f"quantizing {done}/{total}" if total else "preparing the file"
 
-    def line(self) -> str:
-        """Return the line that says where the run is."""
+    @property
+    def text(self) -> str:
+        """The cell and its step."""
+        return f"{self.cell}: {self.step}"
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What the run's events add up to, by lane; a run without lanes has the one named ""."""
+
+    n_cells: int
+    started_s: float
+    done: set[str] = field(default_factory=set)
+    lanes: dict[str, Position] = field(default_factory=dict)
+
+    def take(self, event: Event) -> None:
+        """Take one event in."""
+        self.lanes.setdefault(event.lane, Position()).take(event)
+        if isinstance(event, CellJudged):
+            self.done.add(event.cell)
+
+    def lines(self) -> list[str]:
+        """Return the line that says where the run is, and with several lanes one more each."""
         elapsed = time.time() - self.started_s
-        finished = len(self.done) + self.fraction
+        finished = len(self.done) + sum(lane.fraction for lane in self.lanes.values())
         left = "time left unknown"
         if finished >= 0.5:
             seconds = elapsed / finished * (self.n_cells - finished)
             left = f"about {_duration(seconds)} left"
-        return f"[{len(self.done)}/{self.n_cells}] {self.cell}: {self.step}, {left}"
+        count = f"[{len(self.done)}/{self.n_cells}]"
+        named = {name: lane for name, lane in self.lanes.items() if name}
+        if not named:
+            return [f"{count} {lane.text}, {left}" for lane in self.lanes.values()]
+        width = max(map(len, named))
+        lines = [f"  {name.ljust(width)}  {lane.text}" for name, lane in named.items()]
+        return [f"{count} {left}", *lines]
 
 
 def _duration(seconds: float) -> str:
@@ -92,6 +116,7 @@ class Progress:
         self._stream = stream
         self._is_terminal = stream.isatty()
         self._tally = Tally(n_cells=n_cells, started_s=time.time())
+        self._n_shown = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -135,14 +160,21 @@ class Progress:
             if not news:
                 continue
             if self._is_terminal:
-                self._stream.write("\r\x1b[K" + self._tally.line())
+                self._wipe()
+                columns = shutil.get_terminal_size().columns
+                shown = [line[: columns - 1] for line in self._tally.lines()]
+                self._n_shown = len(shown)
+                self._stream.write("\n".join(shown))
                 self._stream.flush()
             elif time.time() - last_line_s >= _LINE_EVERY_S:
                 last_line_s = time.time()
-                self._stream.write("\n" + self._tally.line() + "\n")
+                self._stream.write("\n" + "\n".join(self._tally.lines()) + "\n")
                 self._stream.flush()
 
     def _wipe(self) -> None:
+        """Wipe the lines that are shown; the cursor stands where the first of them began."""
         if self._is_terminal:
-            self._stream.write("\r\x1b[K")
+            above = max(0, self._n_shown - 1)
+            self._stream.write("\r\x1b[K" + "\x1b[A\r\x1b[K" * above)
             self._stream.flush()
+            self._n_shown = 0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
@@ -13,8 +14,28 @@ from pytest_quantgate.config.project import project_folder as nearest_project
 from pytest_quantgate.plugin.options import Options, read_options
 
 if TYPE_CHECKING:
+    from pytest_quantgate.config.settings import Settings
+    from pytest_quantgate.engines.engine import Engine
+    from pytest_quantgate.gate.question import Answer, Question
+    from pytest_quantgate.matrix.cells import Cell
     from pytest_quantgate.matrix.session import Session
     from pytest_quantgate.plugin.progress import Progress
+
+
+class MeasuresElsewhere(Protocol):
+    """What measures cells in other threads than the tests': the run's lanes."""
+
+    def wait(self, item: pytest.Item) -> None:
+        """Wait until a test's cell was measured, or could not be."""
+
+    def answer(self, item: pytest.Item, cell: Cell, questions: Sequence[Question]) -> Answer:
+        """Return what was found of a test's cell."""
+
+    def call(self, cell: Cell, work: Callable[[Session], Any]) -> Any:
+        """Call a function with a session that measures a cell."""
+
+    def stop(self) -> None:
+        """Cancel what has not begun, and end what has."""
 
 
 @dataclass(kw_only=True)
@@ -32,6 +53,7 @@ class State:
     lost_report: bool = False
     session: Session | None = None
     progress: Progress | None = None
+    lanes: MeasuresElsewhere | None = None
 
     @property
     def is_xdist_worker(self) -> bool:
@@ -50,16 +72,26 @@ class State:
             from pytest_quantgate.matrix.session import Session
 
             settings = load_settings(project_folder(self.config), self.options.overrides)
-            hook = self.config.hook.pytest_quantgate_make_engine
-            self.session = Session(
-                settings,
-                self.run_id,
-                lambda name, settings, log: hook(name=name, settings=settings, log=log),
-            )
+            self.session = Session(settings, self.run_id, self.make_engine)
         return self.session
+
+    def make_engine(self, name: str, settings: Settings, log: Path) -> Engine | None:
+        """Ask the project's hooks for an engine; None is the usual one."""
+        engine: Engine | None = self.config.hook.pytest_quantgate_make_engine(
+            name=name, settings=settings, log=log
+        )
+        return engine
+
+    def measure(self, cell: Cell, work: Callable[[Session], Any]) -> Any:
+        """Call a function with the session that measures a cell: the run's own, or its lane's."""
+        if self.lanes is None:
+            return work(self.open_session())
+        return self.lanes.call(cell, work)
 
     def close(self) -> None:
         """End the run's worker processes."""
+        if self.lanes is not None:
+            self.lanes.stop()
         if self.session is not None:
             self.session.close()
 

@@ -16,12 +16,16 @@ from pytest_quantgate.storage.environment import environment
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that happened in a cell; ``time_s`` is in seconds since the epoch."""
+    """Something that happened in a cell; ``time_s`` is in seconds since the epoch.
+
+    ``lane`` is where, "" in a run that has no lanes.
+    """
 
     kinds: ClassVar[dict[str, type[Event]]] = {}
 
     cell: str
     time_s: float = field(default_factory=time.time)
+    lane: str = ""
 
     def __init_subclass__(cls) -> None:
         Event.kinds[cls.__name__] = cls
@@ -83,14 +87,16 @@ class WaitingForDevice(Event):
 
 
 class EventLog:
-    """A run's events in a file."""
+    """A run's events in a file; ``lane`` is where those that are appended happen."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lane: str = "") -> None:
         self.path = path
+        self._lane = lane
 
     def append(self, event: Event) -> None:
         """Append an event; lines of several processes do not mix."""
-        line = json.dumps({"event": type(event).__name__, **asdict(event)})
+        fields = asdict(event) | ({"lane": self._lane} if self._lane else {})
+        line = json.dumps({"event": type(event).__name__, **fields})
         with (
             environment("cannot write", self.path),
             self.path.open("a", encoding="utf-8") as stream,
