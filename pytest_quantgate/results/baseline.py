@@ -279,23 +279,42 @@ class Baseline(_Part):
         return self.size.tensors if self.scored_tensors is None else self.scored_tensors
 
 
+_FIRST = ("reason", "summary")
+"""What a reviewer reads first of a file."""
+
+
 def _render(value: object, depth: int = 0) -> str:
     """JSON with a key a line and lists on one line, so that a review shows what moved."""
     if isinstance(value, dict) and value:
         pad = " " * (depth + 1)
-        lines = (f"{pad}{json.dumps(k)}: {_render(v, depth + 1)}" for k, v in sorted(value.items()))
+        leading = _FIRST if depth == 0 else ()
+        items = sorted(value.items(), key=lambda item: (item[0] not in leading, item[0]))
+        lines = (f"{pad}{json.dumps(k)}: {_render(v, depth + 1)}" for k, v in items)
         return "{\n" + ",\n".join(lines) + "\n" + " " * depth + "}"
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
+def summarize(baseline: Baseline) -> str:
+    """Return a baseline's figures in a line, for who reviews its file."""
+    figures = []
+    if baseline.perplexity is not None:
+        figures.append(f"PPL {baseline.perplexity.ppl:.4f}")
+    if baseline.divergence is not None:
+        figures.append(f"mean KLD {baseline.divergence.mean_kld_nats:.5f} nats")
+        figures.append(f"same top {100 * baseline.divergence.same_top:.2f} %")
+    figures += [f"{baseline.size.file_bytes:,} bytes", baseline.made_by.engine]
+    return ", ".join(figures)
+
+
 def dump(baseline: Baseline) -> str:
-    """Return the file's text.
+    """Return the file's text: its reason and a summary first, then all by name.
 
     Raises:
         ValueError: a number that is not finite.
 
     """
-    return _render(_split_columns(baseline.model_dump(mode="json"))) + "\n"
+    content = _split_columns(baseline.model_dump(mode="json"))
+    return _render({**content, "summary": summarize(baseline)}) + "\n"
 
 
 _OF_DIVERGENCE = {"kld_sum_nats": "kld_sum_nats", "same_top": "same_top_tokens"}
@@ -347,6 +366,8 @@ def parse(text: str, name: str) -> Baseline:
         raise ConfigError(
             f"the baseline {name} has version {raw.get('version')!r}; this release reads {VERSION}"
         )
+    if isinstance(raw, dict):
+        raw.pop("summary", None)  # for people: the figures below are what counts
     try:
         return Baseline.model_validate(_join_columns(raw))
     except ValidationError as error:

@@ -11,8 +11,8 @@ import pytest
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gguf.digests import TensorDigest
 from pytest_quantgate.gguf.tensor_changes import compare_tensors, pack_tensors
-from pytest_quantgate.results.baseline import Baseline, Divergence, Key, dump, parse
-from pytest_quantgate.results.baseline_store import Store, file_name
+from pytest_quantgate.results.baseline import Baseline, Divergence, Key, dump, parse, summarize
+from pytest_quantgate.results.baseline_store import Store, file_name, shipped_folder
 from tests.gate.judged import BASELINE, KEY
 
 
@@ -33,6 +33,22 @@ def change_in(baseline: Baseline, values: dict[str, object]) -> str:
     return json.dumps(raw)
 
 
+def test_a_reviewer_reads_reason_and_figures_first() -> None:
+    lines = dump(BASELINE).splitlines()
+    assert lines[1] == f' "reason": {json.dumps(BASELINE.reason)},'
+    assert lines[2] == f' "summary": {json.dumps(summarize(BASELINE))},'
+    assert summarize(BASELINE).startswith(f"PPL {BASELINE.scored.ppl:.4f}, ")
+
+
+def test_shipped_baselines_are_written_as_a_run_would() -> None:
+    """So that the next change of one shows its figures and nothing else."""
+    paths = [path for path in shipped_folder().rglob("*.json") if "published" not in path.parts]
+    assert len(paths) > 50
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        assert dump(parse(text, str(path))) == text, path
+
+
 def test_a_baseline_survives_its_file() -> None:
     assert parse(dump(BASELINE), "x") == BASELINE
 
@@ -44,7 +60,7 @@ def test_the_file_is_the_same_each_time_and_shows_a_key_a_line() -> None:
     lines = text.splitlines()
     assert ' "version": 1' in lines
     assert any(line.startswith('   "nll_sum_nats": [') for line in lines), "a list on one line"
-    assert len(lines) < 66
+    assert len(lines) < 67
     assert list(json.loads(text)) == sorted(json.loads(text))
 
 
