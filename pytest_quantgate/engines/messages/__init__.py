@@ -69,6 +69,13 @@ from pytest_quantgate.engines.messages.files import (
     Quantize,
     Quantized,
 )
+from pytest_quantgate.engines.messages.graphs import (
+    CompareNodes,
+    NodeDifference,
+    NodesCompared,
+    NodesRecorded,
+    RecordNodes,
+)
 from pytest_quantgate.engines.messages.scores import (
     DivergenceSummary,
     MatrixPlace,
@@ -91,6 +98,7 @@ __all__ = [
     "CollectImatrix",
     "CompareBatches",
     "CompareExperts",
+    "CompareNodes",
     "CompareOracle",
     "Decode",
     "DeviceUse",
@@ -119,12 +127,16 @@ __all__ = [
     "ModelRequest",
     "Multiplied",
     "NativeType",
+    "NodeDifference",
+    "NodesCompared",
+    "NodesRecorded",
     "OracleCompared",
     "PlanQuantization",
     "Progress",
     "QuantizationPlanned",
     "Quantize",
     "Quantized",
+    "RecordNodes",
     "ReplyT",
     "Request",
     "Score",

@@ -43,9 +43,11 @@ class Nodes:
         self._n_elements = bind("ggml_nelements", ctypes.c_int64, pointer)
         self._n_rows = bind("ggml_nrows", ctypes.c_int64, pointer)
         self._n_bytes = bind("ggml_nbytes", ctypes.c_size_t, pointer)
-        self._get = bind(
-            "ggml_backend_tensor_get", None, pointer, pointer, ctypes.c_size_t, ctypes.c_size_t
-        )
+        copied = (None, pointer, pointer, ctypes.c_size_t, ctypes.c_size_t)
+        self._get = bind("ggml_backend_tensor_get", *copied)
+        self._set = bind("ggml_backend_tensor_set", *copied)
+        self._type_name = bind("ggml_type_name", ctypes.c_char_p, ctypes.c_int)
+        self._is_contiguous = bind("ggml_is_contiguous", ctypes.c_bool, pointer)
 
     def name(self, node: int) -> str:
         """Return a node's name, such as ``result_norm`` or ``ffn_moe_topk-3``."""
@@ -54,6 +56,19 @@ class Nodes:
     def operation(self, node: int) -> str:
         """Return what computes a node, such as ``MUL_MAT``."""
         return str(self._operation(node).decode(errors="replace"))
+
+    def type_name(self, number: int) -> str:
+        """Return what ggml calls a type, such as ``q4_K``."""
+        return str(self._type_name(number).decode(errors="replace"))
+
+    def is_contiguous(self, node: int) -> bool:
+        """Return whether a node's values lie one after the other."""
+        return bool(self._is_contiguous(node))
+
+    def write(self, node: int, values: np.ndarray) -> None:
+        """Replace the values of a contiguous node."""
+        data = np.ascontiguousarray(values)
+        self._set(node, data.ctypes.data, 0, data.nbytes)
 
     def rows(self, node: int, dtype: type[np.generic]) -> np.ndarray:
         """Copy a contiguous node of a type of four bytes, shape (rows, elements of a row).
@@ -120,6 +135,10 @@ class StructuredNodes(Nodes):
         """Return the address of a node's source, None where it has none."""
         address: int | None = _Tensor.from_address(node).src[index]
         return address
+
+    def sources(self, node: int) -> tuple[int, ...]:
+        """Return the addresses of all of a node's sources."""
+        return tuple(address for address in _Tensor.from_address(node).src if address)
 
     def type(self, node: int) -> int:
         """Return the number of a node's ggml type."""

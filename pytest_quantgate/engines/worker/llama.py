@@ -359,25 +359,48 @@ class Model:
             EngineRefusal: llama_decode returned an error.
 
         """
-        clear_memory(self.context, data=True)
+        self.forget()
         total = len(tokens)
         rows = []
         for start in range(0, total, self._n_batch):
-            ids = tokens[start : start + self._n_batch]
-            count = self._batch.n_tokens = len(ids)
-            positions = np.arange(start, start + count)
-            self._ids[:count] = ids
-            self._positions[:count] = positions
-            self._is_output[:count] = positions >= first_output
-            code = low.llama_decode(self.context, self._batch)
-            if code != 0:
-                raise EngineRefusal(f"llama_decode returned {code} at token {start} of {total}")
-            outputs = int(np.count_nonzero(self._is_output[:count]))
-            if outputs:
-                pointer = low.llama_get_logits(self.context)
-                view = np.ctypeslib.as_array(pointer, (outputs, self.vocabulary.n_tokens))
+            view = self.decode_batch(tokens[start : start + self._n_batch], start, first_output)
+            if len(view):
                 rows.append(view.copy() if total > self._n_batch else view)
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+    def forget(self) -> None:
+        """Empty the memory of what was decoded."""
+        clear_memory(self.context, data=True)
+
+    def decode_batch(self, ids: np.ndarray, start: int, first_output: int) -> np.ndarray:
+        """Decode the next tokens of a sequence, at most the context's ``n_batch``.
+
+        Args:
+            ids: int32, shape (n,).
+            start: the position of the first one.
+            first_output: the position from which logits are wanted.
+
+        Returns:
+            float32 logits of the tokens from there on, in llama.cpp's own memory until the next
+            call.
+
+        Raises:
+            EngineRefusal: llama_decode returned an error.
+
+        """
+        count = self._batch.n_tokens = len(ids)
+        positions = np.arange(start, start + count)
+        self._ids[:count] = ids
+        self._positions[:count] = positions
+        self._is_output[:count] = positions >= first_output
+        code = low.llama_decode(self.context, self._batch)
+        if code != 0:
+            raise EngineRefusal(f"llama_decode returned {code} at token {start} of the sequence")
+        outputs = int(np.count_nonzero(self._is_output[:count]))
+        if not outputs:
+            return np.empty((0, self.vocabulary.n_tokens), dtype=np.float32)
+        pointer = low.llama_get_logits(self.context)
+        return np.ctypeslib.as_array(pointer, (outputs, self.vocabulary.n_tokens))
 
     def _close_context(self) -> None:
         if self._batch is not None:

@@ -16,6 +16,7 @@ from pytest_quantgate.engines.messages import (
     CollectImatrix,
     CompareBatches,
     CompareExperts,
+    CompareNodes,
     CompareOracle,
     Decode,
     Encode,
@@ -29,6 +30,7 @@ from pytest_quantgate.engines.messages import (
     Message,
     PlanQuantization,
     Quantize,
+    RecordNodes,
     Score,
     Tokenize,
     VecDot,
@@ -46,6 +48,7 @@ from pytest_quantgate.engines.worker.oracle import compare_oracle
 from pytest_quantgate.engines.worker.quantizing import plan_quantization, quantize
 from pytest_quantgate.engines.worker.scoring import Scorer
 from pytest_quantgate.engines.worker.speed import measure_speed
+from pytest_quantgate.engines.worker.tracing import compare_nodes, record_nodes
 
 REFUSED_BY_THE_MACHINE = frozenset(
     {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -116,6 +119,12 @@ def _answer(request: Message, scorer: Scorer, coder: Coder, log: LogTap, send: A
             return compare_oracle(request, log, send)
         case CompareExperts():
             return compare_experts(request, send)
+        case RecordNodes():
+            scorer.close()
+            return record_nodes(request, log, send)
+        case CompareNodes():
+            scorer.close()
+            return compare_nodes(request, log, send)
         case MeasureSpeed():
             scorer.close()
             return measure_speed(request, log, send)
