@@ -335,7 +335,7 @@ class ProfileSettings(Table):
     speed_seconds: Positive = 600.0
     """No further look is started after this many seconds."""
     speed_margin: Margin = 0.1
-    """Measuring stops once the interval is narrower than this."""
+    """A phase without limits is measured until its interval is narrower than this."""
     memory: bool = False
     """Also measure the memory of a fresh process, one test for each cell."""
     codecs: bool = False
