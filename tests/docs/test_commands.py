@@ -183,8 +183,10 @@ def test_the_tutorial_leads_to_the_output_that_it_shows(shell: Shell, tmp_path: 
             printed = shell.run(block.text, tmp_path, status)
         elif name is not None:
             path, _, start = name.partition(", from ")
-            before = (tmp_path / path).read_text(encoding="utf-8") if start else ""
-            (tmp_path / path).write_text(before.partition(start)[0] + block.text, encoding="utf-8")
+            before = (
+                (tmp_path / path).read_text(encoding="utf-8").partition(start)[0] if start else ""
+            )
+            (tmp_path / path).write_text(before + block.text, encoding="utf-8")
         elif block.said("output") is not None:
             assert_shown(block.text, printed)
             compared += 1
