@@ -10,7 +10,7 @@ project = "pytest-quantgate"
 author = "The pytest-quantgate developers"
 copyright = "The pytest-quantgate developers"
 
-extensions = ["myst_parser", "reference_tables"]
+extensions = ["myst_parser", "mathml", "reference_tables"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
@@ -20,3 +20,4 @@ html_theme = "furo"
 html_title = "pytest-quantgate"
 html_static_path = ["_static"]
 html_css_files = ["quantgate.css"]
+html_math_renderer = "mathml"

@@ -41,6 +41,7 @@ class Shell:
             "XDG_CACHE_HOME": str(cache),
             "COLUMNS": "80",
             "NO_COLOR": "1",
+            "GITHUB_STEP_SUMMARY": str(cache / "summary.md"),
             "GIT_CONFIG_GLOBAL": os.devnull,
         }
         self.environment.pop("CI", None)
