@@ -12,7 +12,7 @@ from pytest_quantgate import stats
 from pytest_quantgate.engines.messages import MeasureSpeed, SpeedMeasured
 from pytest_quantgate.engines.messages.placement import CPU
 from pytest_quantgate.errors import CellError, CellInvalid
-from pytest_quantgate.matrix.requests import ModelRequestFields, model_request_fields
+from pytest_quantgate.matrix.requests import model_request_fields
 from pytest_quantgate.metrics.speed_sessions import keep_session, known_scatter
 from pytest_quantgate.results.events import MeasuringSpeed
 from pytest_quantgate.results.hardware import Fingerprint, OutsideLoad, host_state
@@ -121,65 +121,30 @@ class _OldEngineError(CellError):
 def _measure_beside(
     session: Session, cell: ResolvedCell, old: ResolvedCell | None, decided: Decided | None
 ) -> SpeedMeasurement:
-    profile, reference = cell.profile, session.reference(cell)
-    other = old if old is not None else reference
+    other = old if old is not None else session.reference(cell)
     cells = [cell] if other is cell else [other, cell]
     backend = session.device(cell)
-    identity = cell.engine.identity()
-    n_batch = profile.n_batch or _N_BATCH
-    n_ubatch = profile.n_ubatch or min(_N_UBATCH, n_batch)
-    looks = stats.process_looks(profile.speed_processes)
     replies: list[SpeedMeasured] = []
-
-    def process(item: ResolvedCell, loaded: ModelRequestFields) -> ProcessSpeed:
-        # A fresh process each time: what differs from one to the next (where the pages lie,
-        # which cores) would else be taken for a property of the format.
-        request = MeasureSpeed(
-            **loaded,
-            n_prompt=profile.speed_prefill_tokens,
-            n_decode=profile.speed_decode_tokens,
-            n_depth=profile.speed_depth,
-            repetitions=profile.speed_repetitions,
-            n_batch=n_batch,
-            n_ubatch=n_ubatch,
-        )
-        try:
-            reply = item.engine.ask(request)
-        except CellError as error:
-            if item is old:
-                raise _OldEngineError(str(error)) from error
-            raise
-        replies.append(reply)
-        return process_speed(reply)
-
-    processes = [partial(process, item, model_request_fields(session, item)) for item in cells]
+    requests = [_request(session, item, like=cell) for item in cells]
+    processes = [
+        partial(_run, item, request, replies, is_old=item is old)
+        for item, request in zip(cells, requests, strict=True)
+    ]
     # The processor too: a GPU's speed hangs on the core that feeds it.
     held = ",".join(dict.fromkeys((CPU, *cell.placement.names)))
     with session.hold_device(held, cell):
-        before, load, began_s = host_state(), OutsideLoad(), time.monotonic()
+        load, blank = OutsideLoad(), _blank(session, cell, requests[-1], backend)
+        began_s = time.monotonic()
 
         def so_far(sides: Sides) -> SpeedMeasurement:
-            fingerprint = Fingerprint(
-                cpu=identity.cpu_name,
-                build=identity.system_info,
-                n_threads=session.n_threads,
-                device=replies[0].device_description or backend,
-                driver=replies[0].driver,
-            )
-            measured = SpeedMeasurement(
-                prefill_tokens=profile.speed_prefill_tokens,
-                decode_tokens=profile.speed_decode_tokens,
-                depth=profile.speed_depth,
-                n_batch=n_batch,
-                n_ubatch=n_ubatch,
+            beside = () if len(sides) == 1 else tuple(sides[0])
+            device = replies[0].device_description or backend
+            measured = replace(
+                blank,
                 cell=tuple(sides[-1]),
-                reference=tuple(sides[0]) if len(sides) > 1 and old is None else (),
-                against=tuple(sides[0]) if old is not None else (),
-                looks=looks,
-                fingerprint=fingerprint,
-                host_before=before,
-                host_after=before,
-                outside_cores=None,
+                reference=beside if old is None else (),
+                against=beside if old is not None else (),
+                fingerprint=replace(blank.fingerprint, device=device, driver=replies[0].driver),
                 seconds_s=time.monotonic() - began_s,
             )
             scatter = {} if old is not None else known_scatter(session, cell, measured)
@@ -187,11 +152,11 @@ def _measure_beside(
 
         sides = run_interleaved(
             processes,
-            looks,
-            profile.speed_margin,
-            profile.speed_seconds,
+            blank.looks,
+            cell.profile.speed_margin,
+            cell.profile.speed_seconds,
             lambda done: session.events.append(
-                MeasuringSpeed(cell=cell.id, done=done, total=looks[0] * len(cells))
+                MeasuringSpeed(cell=cell.id, done=done, total=blank.looks[0] * len(cells))
             ),
             lambda sides: {} if decided is None else decided(so_far(sides)),
         )
@@ -200,6 +165,67 @@ def _measure_beside(
     if measured.disturbing_cores is None:
         keep_session(session, cell, measured)
     return measured
+
+
+def _request(session: Session, item: ResolvedCell, *, like: ResolvedCell) -> MeasureSpeed:
+    """Return what a process of either side is asked: both are measured as ``like`` is."""
+    profile = like.profile
+    n_batch = profile.n_batch or _N_BATCH
+    return MeasureSpeed(
+        **model_request_fields(session, item),
+        n_prompt=profile.speed_prefill_tokens,
+        n_decode=profile.speed_decode_tokens,
+        n_depth=profile.speed_depth,
+        repetitions=profile.speed_repetitions,
+        n_batch=n_batch,
+        n_ubatch=profile.n_ubatch or min(_N_UBATCH, n_batch),
+    )
+
+
+def _run(
+    item: ResolvedCell, request: MeasureSpeed, replies: list[SpeedMeasured], *, is_old: bool
+) -> ProcessSpeed:
+    """Measure in a fresh process, and keep its reply.
+
+    What differs from one process to the next (where the pages lie, which cores) would else be taken
+    for a property of the format.
+    """
+    try:
+        reply = item.engine.ask(request)
+    except CellError as error:
+        if is_old:
+            raise _OldEngineError(str(error)) from error
+        raise
+    replies.append(reply)
+    return process_speed(reply)
+
+
+def _blank(
+    session: Session, cell: ResolvedCell, request: MeasureSpeed, backend: str
+) -> SpeedMeasurement:
+    """Return a measurement that has no process yet."""
+    identity, host = cell.engine.identity(), host_state()
+    return SpeedMeasurement(
+        prefill_tokens=request.n_prompt,
+        decode_tokens=request.n_decode,
+        depth=request.n_depth,
+        n_batch=request.n_batch,
+        n_ubatch=request.n_ubatch,
+        cell=(),
+        reference=(),
+        looks=stats.process_looks(cell.profile.speed_processes),
+        fingerprint=Fingerprint(
+            cpu=identity.cpu_name,
+            build=identity.system_info,
+            n_threads=session.n_threads,
+            device=backend,
+            driver="",
+        ),
+        host_before=host,
+        host_after=host,
+        outside_cores=None,
+        seconds_s=0.0,
+    )
 
 
 def process_speed(reply: SpeedMeasured) -> ProcessSpeed:
