@@ -192,8 +192,8 @@ def _commands(group: Group) -> list[Block]:
     return [Heading(text="How the files are made"), Bullets(items=tuple(items))] if items else []
 
 
-def card_blocks(record: RunRecord, groups: Sequence[Group], max_kld: float | None) -> list[Block]:
-    """Return the card below its front matter."""
+def advice_blocks(groups: Sequence[Group], max_kld: float | None) -> list[Block]:
+    """Return the card from its title to what is said of each format."""
     blocks: list[Block] = [Heading(text=groups[0].first.model, level=1)]
     for group in groups:
         first = group.first
@@ -203,7 +203,12 @@ def card_blocks(record: RunRecord, groups: Sequence[Group], max_kld: float | Non
         text = f", on {len(group.chunks)} chunks of the text {first.text}" if first.text else ""
         lead = f"By size{text}; the reference is {first.reference}. Intervals are of 95 %."
         blocks += [Paragraph(text=lead), formats_table(group, max_kld), *_domains(group)]
-    blocks += _commands(groups[0])
+    return blocks
+
+
+def origin_blocks(record: RunRecord, groups: Sequence[Group]) -> list[Block]:
+    """Return the end of the card: how the files are made, and what measured them."""
+    blocks = _commands(groups[0])
     engine = record.engine
     if "version" in engine:
         llama = f", llama.cpp {engine.get('llama_cpp_version', '')}".rstrip(", ")

@@ -13,7 +13,8 @@ from pytest_quantgate.gate.compare.comparison import compare_engines
 from pytest_quantgate.reports.blocks import Block, Folded, Heading, Paragraph, plain, section
 from pytest_quantgate.reports.markdown import markdown
 from pytest_quantgate.reports.noise import noise_tables
-from pytest_quantgate.reports.run_report import completeness, red_cells, run_title
+from pytest_quantgate.reports.red import red_blocks
+from pytest_quantgate.reports.run_report import completeness, run_title
 from pytest_quantgate.reports.run_tables import run_tables
 from pytest_quantgate.reports.upgrade.report import upgrade_blocks
 from pytest_quantgate.reports.write import MOST_CHARACTERS, run_markdown
@@ -102,7 +103,7 @@ def comment(record: RunRecord, baseline_changes: Sequence[Block] = ()) -> str:
     comparison = compare_engines(record)
     if comparison is None:
         lead = [*run_title(record), *completeness(record)]
-        lead += section("What is red", red_cells(record))
+        lead += section("What is red", red_blocks(record))
     else:
         title, *rest = upgrade_blocks(comparison)
         lead = [title, *completeness(record), *rest]

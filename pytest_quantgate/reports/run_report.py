@@ -5,18 +5,16 @@ from __future__ import annotations
 from pytest_quantgate.gate.compare.common_shift import shifts_of_run
 from pytest_quantgate.reports.blocks import (
     Block,
-    Bullets,
     Heading,
     Paragraph,
-    Prose,
     bullets,
     section,
     spans,
     strong,
 )
 from pytest_quantgate.reports.common_shift import common_shift_blocks
-from pytest_quantgate.reports.next_steps import next_step
 from pytest_quantgate.reports.noise import noise_tables
+from pytest_quantgate.reports.red import red_blocks
 from pytest_quantgate.reports.run_tables import run_tables
 from pytest_quantgate.reports.sections import section_tables
 from pytest_quantgate.reports.words import count
@@ -60,7 +58,7 @@ def run_blocks(record: RunRecord) -> list[Block]:
     return [
         *run_title(record),
         *completeness(record),
-        *section("What is red", red_cells(record)),
+        *section("What is red", red_blocks(record)),
         *run_tables(record),
         *common_shift_blocks(shifts_of_run(record)),
         *noise_tables(record),
@@ -84,16 +82,3 @@ def completeness(record: RunRecord) -> list[Block]:
         blocks.append(Paragraph(text=text))
     blocks += section("What is missing", bullets(record.missing))
     return [*blocks, *bullets(f"Warning: {warning}" for warning in record.warnings)]
-
-
-def red_cells(record: RunRecord) -> list[Block]:
-    """Return each red cell with its reason, its cause and what to do next."""
-    red = [cell for cell in record.cells if cell.is_red]
-    if not red:
-        return []
-    details: list[tuple[Prose, ...]] = []
-    for cell in red:
-        step = next_step(cell, record)
-        details.append((*([str(cell.cause)] if cell.cause else []), spans("Next: ", *step)))
-    titles = (spans(strong(cell.id), f" {cell.verdict}: {cell.reason}") for cell in red)
-    return [Bullets(items=tuple(titles), below=tuple(details))]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
+from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -88,9 +89,9 @@ def _renderables(block: Block, width: int) -> Iterator[RenderableType]:
             for item, inner in zip(block.items, below, strict=True):
                 yield _styled(item)
                 for detail in inner:
-                    yield Text("  ").append_text(_styled(detail))
+                    yield Padding(_styled(detail), (0, 0, 0, 2))
         case Folded():
-            yield Text(f"{block.summary}; a Markdown or HTML report has them all")
+            yield Text(f"{block.summary}: see a Markdown or HTML report")
         case Table():
             yield from _table(block, width)
 

@@ -9,10 +9,11 @@ from pytest_quantgate.config.settings import REPORT_ENDINGS
 from pytest_quantgate.errors import ConfigError, EnvironmentProblem
 from pytest_quantgate.gate.compare.common_shift import shifts_of_run
 from pytest_quantgate.gate.compare.comparison import compare_engines
-from pytest_quantgate.reports.blocks import Block, Folded, Paragraph
+from pytest_quantgate.reports.blocks import Block, Folded, Paragraph, section
 from pytest_quantgate.reports.common_shift import common_shift_blocks
 from pytest_quantgate.reports.markdown import markdown
 from pytest_quantgate.reports.noise import noise_tables
+from pytest_quantgate.reports.red import red_blocks
 from pytest_quantgate.reports.run_report import completeness, run_blocks, state
 from pytest_quantgate.reports.run_tables import run_tables
 from pytest_quantgate.reports.sections import section_tables
@@ -45,6 +46,7 @@ def terminal_blocks(record: RunRecord, *, with_sections: bool = True) -> list[Bl
     comparison = compare_engines(record)
     return [
         Paragraph(text=state(record), is_strong=True),
+        *(section("What is red", red_blocks(record)) if with_sections else ()),
         *run_tables(record),
         *noise_tables(record),
         *(section_tables(record) if with_sections else ()),

@@ -213,7 +213,8 @@ def test_reports_are_written_by_their_ending(tmp_path: Path) -> None:
     assert text == run_markdown(made)
     assert "# Quantization gate: 1 of 2 cells red" in text
     assert "a \\| b" in text
-    assert "cause: quantizer (x)" in text
+    assert "  - cause: quantizer\n" in text
+    assert "<summary>Evidence</summary>\n\n- **m-Q4_0-cpu** x\n" in text
 
 
 def test_accepted_baselines_stand_in_the_report_and_are_not_red() -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_quantgate.errors import ConfigError
-from pytest_quantgate.reports.card import card_blocks, card_csv, card_groups, front_matter
+from pytest_quantgate.reports.card import (
+    advice_blocks,
+    card_csv,
+    card_groups,
+    front_matter,
+    origin_blocks,
+)
 from pytest_quantgate.reports.html.page import plot_svg
 from pytest_quantgate.reports.html.views import group_plots
 from pytest_quantgate.reports.markdown import escape, markdown
+from pytest_quantgate.reports.run_tables import Group
 from pytest_quantgate.results.record import read_record
 from pytest_quantgate.storage.atomic import write_atomically
 
@@ -49,14 +57,23 @@ def run(arguments: argparse.Namespace) -> int:
     if output is not None and output.suffix == ".csv":
         write_atomically(output, card_csv(groups, arguments.max_kld).encode())
         return 0
-    card = front_matter(groups) + markdown(card_blocks(record, groups, arguments.max_kld))
+    plots = "" if output is None else _write_plots(output, groups)
+    advice = markdown(advice_blocks(groups, arguments.max_kld))
+    origin = markdown(origin_blocks(record, groups))
+    card = "\n".join(filter(None, (front_matter(groups) + advice, plots, origin)))
     if output is None:
         print(card, end="")
-        return 0
-    plots = [plot for group in groups for plot in group_plots(group) if plot is not None]
-    for number, plot in enumerate(plots, start=1):
-        path = output.with_name(f"{output.stem}-{number}.svg")
-        write_atomically(path, plot_svg(plot).encode())
-        card += f"\n![{escape(plot.title)}](<{path.name}>)\n"
-    write_atomically(output, card.encode())
+    else:
+        write_atomically(output, card.encode())
     return 0
+
+
+def _write_plots(card: Path, groups: Sequence[Group]) -> str:
+    """Write the plots beside a card, and return the Markdown that shows them."""
+    plots = [plot for group in groups for plot in group_plots(group) if plot is not None]
+    lines = []
+    for number, plot in enumerate(plots, start=1):
+        path = card.with_name(f"{card.stem}-{number}.svg")
+        write_atomically(path, plot_svg(plot).encode())
+        lines.append(f"![{escape(plot.title)}](<{path.name}>)\n")
+    return "\n".join(lines)

@@ -9,8 +9,9 @@ from pytest_quantgate.gate.compare.comparison import compare_engines
 from pytest_quantgate.reports.common_shift import common_shift_blocks
 from pytest_quantgate.reports.html.environment import environment
 from pytest_quantgate.reports.html.plot import Plot
-from pytest_quantgate.reports.html.views import group_views, headings, matrix, red_cells
+from pytest_quantgate.reports.html.views import group_views, headings, matrix
 from pytest_quantgate.reports.noise import noise_tables
+from pytest_quantgate.reports.red import find_red
 from pytest_quantgate.reports.run_report import state
 from pytest_quantgate.reports.run_tables import group_cells
 from pytest_quantgate.reports.upgrade.report import upgrade_blocks
@@ -32,7 +33,7 @@ def run_html(record: RunRecord) -> str:
         .render(
             record=record,
             state=state(record),
-            red=red_cells(record),
+            red=find_red(record),
             headings=headings(groups),
             matrix=matrix(groups),
             groups=group_views(record),

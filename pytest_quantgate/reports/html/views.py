@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_quantgate.config import limit_table as metrics
-from pytest_quantgate.reports.blocks import Prose, Table, plain
+from pytest_quantgate.reports.blocks import Table, plain
 from pytest_quantgate.reports.chunks import (
     kld_interval_on,
     perplexity_on,
@@ -16,7 +16,6 @@ from pytest_quantgate.reports.chunks import (
 )
 from pytest_quantgate.reports.html.heat import HeatMap, expert_data, heat_maps
 from pytest_quantgate.reports.html.plot import Plot, Point, make_plot
-from pytest_quantgate.reports.next_steps import next_step
 from pytest_quantgate.reports.run_tables import (
     FAULT_DETECTOR,
     Group,
@@ -66,16 +65,6 @@ class MatrixRow:
     reason: str
     figures: tuple[Figure, ...]
     better: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class RedCell:
-    """A cell that fails the run: why, because of what, and what to type."""
-
-    cell: CellRecord
-    summary: str
-    details: str
-    next_step: Prose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,20 +150,6 @@ def _matrix_row(
             ),
         ),
         better="" if better is None else label(better),
-    )
-
-
-def red_cells(record: RunRecord) -> tuple[RedCell, ...]:
-    """Return what is red."""
-    return tuple(
-        RedCell(
-            cell=cell,
-            summary=first_line(cell.reason),
-            details=cell.reason.partition("\n")[2].strip(),
-            next_step=next_step(cell, record),
-        )
-        for cell in record.cells
-        if cell.is_red
     )
 
 

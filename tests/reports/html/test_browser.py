@@ -78,6 +78,71 @@ def page(driver: Any, tmp_path: Path) -> Any:
     assert len(requests) == 1, "the page itself"
 
 
+@pytest.fixture
+def history_page(driver: Any, tmp_path: Path) -> Any:
+    """The page of a history with a change, whose cells have a hostile name."""
+    from dataclasses import replace
+
+    from pytest_quantgate.reports.history.sources import history_of_records
+    from pytest_quantgate.reports.html.history_page import history_html
+    from tests.reports.history.test_history import runs
+
+    records = {
+        name: replace(item, cells=tuple(replace(c, id=f"{c.id} {HOSTILE}") for c in item.cells))
+        for name, item in runs(12, 7, seed=0).items()
+    }
+    path = tmp_path / "history.html"
+    path.write_text(history_html(history_of_records(records)), encoding="utf-8")
+    driver.get_log("performance")
+    driver.get(path.as_uri())
+    yield driver
+    assert driver.get_log("browser") == []
+
+
+def serious_faults(page: Any) -> list[Any]:
+    """Return what axe-core finds that keeps people from using a page."""
+    axe = pytest.importorskip("axe_core_python", reason="axe-core examines the page")
+    page.execute_script((Path(axe.__path__[0]) / "axe.min.js").read_text(encoding="utf-8"))
+    violations = page.execute_async_script(
+        "const done = arguments[0]; for (const item of document.querySelectorAll('details'))"
+        " item.open = true; axe.run().then(found => done(found.violations.map("
+        "v => [v.impact, v.id, v.nodes.map(n => n.html.slice(0, 200))])))"
+    )
+    return [item for item in violations if item[0] in {"serious", "critical"}]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("name", ["page", "history_page"])
+def test_axe_finds_nothing_serious(
+    name: str, width: int, theme: str, request: pytest.FixtureRequest
+) -> None:
+    page = request.getfixturevalue(name)
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},
+    )
+    page.execute_script("document.documentElement.dataset.theme = arguments[0]", theme)
+    assert serious_faults(page) == []
+
+
+def test_a_history_sorts_filters_and_says_what_a_point_is(history_page: Any) -> None:
+    from selenium.webdriver.support.ui import Select
+
+    assert find(history_page, "img") == []
+    Select(find(history_page, "#verdicts")[0]).select_by_visible_text("changed only")
+    assert find(history_page, "#count")[0].text == "1 of 12 figures"
+    assert column(history_page, 2) == ["PPL"]
+    mark = find(history_page, ".mark.bad")[0]
+    mark_text = mark.get_attribute("aria-label")
+    history_page.execute_script("arguments[0].focus()", mark)
+    (tip,) = find(history_page, "#tip")
+    assert tip.is_displayed()
+    assert tip.text == mark_text
+    assert mark_text.startswith("PPL 21.2")
+    assert "run-7" in mark_text
+
+
 def find(page: Any, selector: str) -> list[Any]:
     found: list[Any] = page.find_elements("css selector", selector)
     return found
