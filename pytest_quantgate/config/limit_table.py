@@ -277,6 +277,26 @@ _METRICS = (
         ),
     ),
     Metric(
+        name="sweep",
+        marker="quant_sweep",
+        measure="pytest_quantgate.metrics.sweep:measure_sweep",
+        measurement="pytest_quantgate.results.measurements.sweep:SweepMeasurement",
+        judge="pytest_quantgate.gate.judges.sweep:judge_sweep",
+        asked_by="test_sweep",
+        is_kept=True,
+        help="limit on the divergence between conditions that should not matter, in nats a token",
+        limits=(
+            Limit(
+                "sweep_kld_max",
+                "max_mean_kld",
+                "mean KLD",
+                _POSITIVE,
+                unit="nats",
+                default=MAX_BATCH_KLD_NATS,
+            ),
+        ),
+    ),
+    Metric(
         name="noise",
         marker="quant_noise",
         measure="pytest_quantgate.metrics.noise:measure_noise",

@@ -86,6 +86,13 @@ OPTIONS = (
         " batch sizes, repacked weights) move each cell, and warn about limits below that",
     ),
     Option(
+        name="sweep",
+        field="sweep",
+        help="instead of the gate, compare each cell under many conditions (batch sizes, flash"
+        " attention, types of keys and values, lengths, devices) with a reference condition, and"
+        " name the smallest that fails",
+    ),
+    Option(
         name="fresh",
         field="fresh",
         help="measure everything anew, instead of reading from the cache what an earlier run"
@@ -236,6 +243,7 @@ class Overrides:
     reports: tuple[str, ...] | None = None
     cache_dir: str | None = None
     fresh: bool = False
+    sweep: bool = False
 
     @classmethod
     def read(cls, given: Callable[[str], Any]) -> Overrides:

@@ -345,6 +345,7 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
             "models": tuple(model_names.get(item, item) for item in profile.models),
             "texts": tuple(text_names.get(item, item) for item in profile.texts),
             "imatrices": tuple(imatrix_names.get(item, item) for item in profile.imatrices),
+            "sweep": profile.sweep or overrides.sweep,
         }
     )
     devices = {"cpu": DeviceSettings(), **tables.devices}

@@ -106,6 +106,7 @@ def not_counted(session: Session, *, calibrates: bool) -> list[str]:
         return []
     found = {
         "batch_geometry": profile.batch_geometry,
+        "sweep": profile.sweep,
         "compare_devices": profile.compare_devices,
         "memory": profile.memory,
         f"speed beyond {MIN_PROCESSES} processes a side": profile.speed

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_quantgate.config.options import OPTIONS, Overrides
-from pytest_quantgate.plugin.suites import CALIBRATION_NODE, CODECS_NODE, MATRIX_NODE, NODES
+from pytest_quantgate.plugin.suites import (
+    CALIBRATION_NODE,
+    CODECS_NODE,
+    MATRIX_NODE,
+    NODES,
+    SWEEP_TEST,
+)
 
 if TYPE_CHECKING:
     import pytest
@@ -78,6 +84,8 @@ def read_options(config: pytest.Config) -> Options:
     selected = _selected(config)
     calibrate = get("quant_calibrate") or CALIBRATION_NODE in selected
     asks_for_matrix = get("quant_matrix") and not calibrate
+    if get("quant_sweep") and not asks_for_matrix:
+        selected.setdefault(MATRIX_NODE, (SWEEP_TEST,))
     return Options(
         matrix=asks_for_matrix or MATRIX_NODE in selected or get("quant_plan"),
         calibrate=calibrate,

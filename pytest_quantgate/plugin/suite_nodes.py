@@ -26,6 +26,7 @@ _MODULES = {
 
 OPTIONAL_TESTS = {
     "test_batch_geometry": "batch_geometry",
+    "test_sweep": "sweep",
     "test_devices": "compare_devices",
     "test_speed": "speed",
     "test_memory": "memory",

@@ -86,6 +86,12 @@ from pytest_quantgate.engines.messages.scores import (
     Tokenize,
     Tokenized,
 )
+from pytest_quantgate.engines.messages.sweeps import (
+    ConditionCompared,
+    ConditionsCompared,
+    SweepConditions,
+    SweptCondition,
+)
 
 __all__ = [
     "UNKNOWN",
@@ -100,6 +106,8 @@ __all__ = [
     "CompareExperts",
     "CompareNodes",
     "CompareOracle",
+    "ConditionCompared",
+    "ConditionsCompared",
     "Decode",
     "DeviceUse",
     "DevicesListed",
@@ -144,6 +152,8 @@ __all__ = [
     "ScoredChunk",
     "SpeedMeasured",
     "SummedChunk",
+    "SweepConditions",
+    "SweptCondition",
     "TensorPlace",
     "Tokenize",
     "Tokenized",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pytest_quantgate.engines.messages import NodeDifference
+from pytest_quantgate.engines.messages.type_errors import TYPE_ERRORS
 from pytest_quantgate.engines.worker.graph import StructuredNodes
 from pytest_quantgate.engines.worker.node_store import NodeId, Recorded, Spread, measure_spread
 
@@ -19,37 +20,6 @@ F16_RMS = 2.0**-11 / math.sqrt(3)
 
 _UNQUANTIZED = frozenset({0, 1, 26, 27, 28, 30})
 """F32, F16, I32, I64, F64, BF16."""
-
-TYPE_ERRORS = {
-    1: 0.00021,
-    2: 0.082,
-    3: 0.07,
-    6: 0.041,
-    7: 0.034,
-    8: 0.0054,
-    10: 0.27,
-    11: 0.15,
-    12: 0.071,
-    13: 0.035,
-    14: 0.017,
-    16: 0.34,
-    17: 0.3,
-    18: 0.18,
-    19: 0.49,
-    20: 0.075,
-    21: 0.14,
-    22: 0.25,
-    23: 0.076,
-    29: 0.45,
-    30: 0.0017,
-    34: 0.81,
-    35: 0.81,
-    39: 0.12,
-    40: 0.095,
-    41: 0.6,
-    42: 0.72,
-}
-"""Relative RMS error of each ggml type on normally distributed values, llama.cpp 0c1e57098."""
 
 _LEAST_VALUES = 16
 """A row or column of fewer values says too little by itself."""

@@ -32,6 +32,7 @@ from pytest_quantgate.engines.messages import (
     Quantize,
     RecordNodes,
     Score,
+    SweepConditions,
     Tokenize,
     VecDot,
     from_wire,
@@ -48,6 +49,7 @@ from pytest_quantgate.engines.worker.oracle import compare_oracle
 from pytest_quantgate.engines.worker.quantizing import plan_quantization, quantize
 from pytest_quantgate.engines.worker.scoring import Scorer
 from pytest_quantgate.engines.worker.speed import measure_speed
+from pytest_quantgate.engines.worker.sweeping import sweep_conditions
 from pytest_quantgate.engines.worker.tracing import compare_nodes, record_nodes
 
 REFUSED_BY_THE_MACHINE = frozenset(
@@ -119,6 +121,9 @@ def _answer(request: Message, scorer: Scorer, coder: Coder, log: LogTap, send: A
             return compare_oracle(request, log, send)
         case CompareExperts():
             return compare_experts(request, send)
+        case SweepConditions():
+            scorer.close()
+            return sweep_conditions(request, log, send)
         case RecordNodes():
             scorer.close()
             return record_nodes(request, log, send)

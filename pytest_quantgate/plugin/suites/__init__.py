@@ -15,6 +15,9 @@ MATRIX_NODE = "quant-matrix"
 CALIBRATION_NODE = "quant-calibrate"
 CODECS_NODE = "quant-codecs"
 
+SWEEP_TEST = "test_sweep"
+"""The matrix's test that ``--quant-sweep`` runs alone."""
+
 NODES = (MATRIX_NODE, CALIBRATION_NODE, CODECS_NODE)
 """The suites' node ids, which are arguments that pytest takes."""
 

@@ -23,6 +23,12 @@ def test_batch_geometry(quant_cell: MeasuredCell) -> None:
 
 
 @asks_its_metrics
+def test_sweep(quant_cell: MeasuredCell) -> None:
+    """Judge the cell under many conditions; only with ``sweep = true`` or ``--quant-sweep``."""
+    assert quant_cell.file_bytes > 0
+
+
+@asks_its_metrics
 def test_devices(quant_cell: MeasuredCell) -> None:
     """Judge the cell against the profile's first device; only with ``compare_devices = true``."""
     assert quant_cell.file_bytes > 0

@@ -1,0 +1,133 @@
+"""A sweep of conditions: the smallest that is further away than sound kernels explain."""
+
+from __future__ import annotations
+
+import statistics as stdlib_statistics
+from collections.abc import Sequence
+
+from pytest_quantgate.config.limit_table import MAX_MEAN_KLD_NATS
+from pytest_quantgate.config.schema import Limits
+from pytest_quantgate.gate.judges.bounds import only
+from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.results.baseline import Baseline
+from pytest_quantgate.results.measurements.sweep import SweepMeasurement, SweptPoint
+from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.stats import Look
+
+METRIC = "sweep"
+
+CACHE_MARGIN = 5.0
+"""How many times what the errors of a cache's types explain a divergence may be.
+
+The divergence grows with the square of the types' relative error; how fast is the median of all
+types of the same sweep. Sound types are up to 2.1 times above that (docs/how-to/diagnosis.md)."""
+
+_LEAST_CACHE_ERROR = 0.02
+"""Types of smaller errors say little of how the divergence grows: kernels' rounding is as large."""
+
+MAX_NLL_INCREASE_NATS = 0.1
+"""By how much a longer text before a token may make it less likely, beyond 3 standard errors.
+
+In sound models it makes it likelier."""
+
+
+def judge_sweep(
+    seen: Observation, limits: Limits, _baseline: Baseline | None, _look: Look
+) -> list[Judgement]:
+    """Judge all conditions; of those that fail, the smallest is named."""
+    measured, limit = seen.find(SweepMeasurement), limits.sweep_kld_max
+    if measured is None or limit is None:
+        return []
+    compared = [point for point in measured.points if not point.problem]
+    if not compared:
+        first = measured.points[0].problem.splitlines()[0] if measured.points else "there are none"
+        return [only(METRIC, "conditions", VerdictKind.UNSUPPORTED, f"no condition: {first}")]
+    explained = {point.name: explain(point, measured.points, limit) for point in compared}
+    failing = [point for point in compared if fails(point, explained[point.name])]
+    if failing:
+        smallest = min(failing, key=lambda point: len(point.changes))
+        text = describe(smallest, failing, explained[smallest.name], measured)
+        return [_judgement(smallest, explained[smallest.name], VerdictKind.REGRESSED, text)]
+    worst = max(compared, key=lambda point: point.mean_kld_nats / explained[point.name])
+    refused = len(measured.points) - len(compared)
+    text = (
+        f"{len(compared)} conditions, the furthest {worst.name!r}: {worst.mean_kld_nats:.2g} nats"
+    )
+    if refused:
+        text += f"; {refused} refused"
+    return [_judgement(worst, explained[worst.name], VerdictKind.PASS, text)]
+
+
+def _judgement(point: SweptPoint, limit: float, kind: VerdictKind, reason: str) -> Judgement:
+    return Judgement(
+        metric=METRIC,
+        against="conditions",
+        verdict=kind,
+        reason=reason,
+        estimate=point.mean_kld_nats,
+        limit=limit,
+    )
+
+
+def explain(point: SweptPoint, points: Sequence[SweptPoint], limit: float) -> float:
+    """Return how large a divergence sound kernels explain under a condition, in nats."""
+    if not point.cache_error:
+        return limit
+    growth = [
+        other.mean_kld_nats / other.cache_error**2
+        for other in points
+        if other.cache_error >= _LEAST_CACHE_ERROR and other.is_finite and not other.problem
+    ]
+    slope = stdlib_statistics.median_low(growth) if growth else 0.0
+    return min(limit + CACHE_MARGIN * slope * point.cache_error**2, MAX_MEAN_KLD_NATS)
+
+
+def fails(point: SweptPoint, explained: float) -> bool:
+    """Return whether a condition is further away than sound kernels explain."""
+    blocks = point.block_klds_nats
+    sure = MAX_NLL_INCREASE_NATS + 3 * point.nll_error_nats
+    is_sound = (
+        point.mean_kld_nats <= explained
+        and point.nll_increase_nats <= sure
+        and first_token(point, explained) is None
+    )
+    return not (is_sound and point.is_finite and len(blocks) > 0)
+
+
+def first_token(point: SweptPoint, explained: float) -> int | None:
+    """Return the token from which on every block is too far; None where the last one is not.
+
+    One block is fewer tokens than the limit is for: only what stays is a fault, and by itself a
+    block must be three times above it.
+    """
+    first = None
+    pairs = zip(point.block_starts, point.block_klds_nats, strict=True)
+    for start, kld in reversed(list(pairs)):
+        if kld <= 3 * explained:
+            break
+        first = start
+    return first
+
+
+def describe(
+    point: SweptPoint, failing: Sequence[SweptPoint], explained: float, measured: SweepMeasurement
+) -> str:
+    """Describe the smallest failing condition, and how many others fail."""
+    text = (
+        f"{point.name!r} is {point.mean_kld_nats:.3g} nats from the reference condition"
+        f" ({measured.reference}), where sound kernels explain {explained:.2g}"
+    )
+    if point.nll_increase_nats > MAX_NLL_INCREASE_NATS + 3 * point.nll_error_nats:
+        text = (
+            f"{point.name!r}: tokens are {point.nll_increase_nats:.3g} nats less likely than with"
+            f" {measured.n_tokens} tokens before them"
+        )
+    start = first_token(point, explained)
+    if start:
+        text += f", from token {start} on"
+    others = [other for other in failing if other is not point]
+    apart = [other.name for other in others if not set(point.changes) & set(other.changes)]
+    if others:
+        text += f"; {len(others)} further conditions fail"
+        text += f", as {', '.join(map(repr, apart[:2]))}" if apart else ", all with it"
+    return text
