@@ -128,7 +128,9 @@ class FakeEngine:
             random = np.random.default_rng([index, *name.encode()])
             nll = random.uniform(1.0, 3.0, count)
             # Not by the same amount everywhere, which would leave no error to estimate.
-            nll += {"worse": 1.0, "better": -1.0}.get(fault, 0.0) * (0.05 + index / 10_000)
+            nll += {"worse": 1.0, "better": -0.1, "too good": -1.0}.get(fault, 0.0) * (
+                0.05 + index / 10_000
+            )
             if fault == "late loss":
                 # The beginning as another rounding gives it, the rest much worse.
                 nll += 1e-4 * (-1) ** index if index < 48 else 0.26 + index / 10_000

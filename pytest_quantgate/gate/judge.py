@@ -6,6 +6,7 @@ from pytest_quantgate.config.limit_table import METRICS
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.cause import find_cause
 from pytest_quantgate.gate.judges.bounds import not_comparable
+from pytest_quantgate.gate.judges.gains import doubt_gains
 from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.metrics.registry import load
 from pytest_quantgate.results.baseline import Baseline
@@ -28,11 +29,19 @@ def judge_metric(
     return judgements
 
 
-_HAS_CAUSE = frozenset({VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE, VerdictKind.INVALID})
+_HAS_CAUSE = frozenset(
+    {
+        VerdictKind.REGRESSED,
+        VerdictKind.SUSPICIOUS,
+        VerdictKind.INCONCLUSIVE,
+        VerdictKind.INVALID,
+    }
+)
 
 
 def conclude(judgements: list[Judgement], seen: Observation, baseline: Baseline | None) -> Verdict:
     """Combine judgements: the worst decides, and a move away from the baseline gets its cause."""
+    judgements = doubt_gains(judgements, seen, baseline)
     kind = worst([item.verdict for item in judgements])
     deciding = [item for item in judgements if item.verdict is kind]
     # Several metrics may give one reason, such as another source.

@@ -24,6 +24,8 @@ class VerdictKind(Enum):
     """No baseline is stored, or the stored one is damaged."""
     NOT_COMPARABLE = "NOT_COMPARABLE"
     """The baseline is of another text, source or setting."""
+    SUSPICIOUS = "SUSPICIOUS"
+    """An equal file became better by more than a sound engine can; red until accepted."""
     REGRESSED = "REGRESSED"
     """A limit is broken; the verdict names the cause."""
     INVALID = "INVALID"
@@ -52,6 +54,7 @@ _SEVERITY = (
     VerdictKind.INCONCLUSIVE,
     VerdictKind.NO_BASELINE,
     VerdictKind.NOT_COMPARABLE,
+    VerdictKind.SUSPICIOUS,
     VerdictKind.REGRESSED,
     VerdictKind.INVALID,
     VerdictKind.UNAVAILABLE,

@@ -53,9 +53,21 @@ def test_a_clear_loss_is_regressed_with_its_evidence() -> None:
 
 
 def test_a_clear_gain_is_improved_and_green() -> None:
-    verdict = judge(observe(perplexity=measurement(wobble(-0.05))))
+    verdict = judge(observe(perplexity=measurement(wobble(-0.005))))
     assert verdict.kind is VerdictKind.IMPROVED
     assert verdict.kind.is_green
+
+
+def test_a_gain_beyond_four_limits_on_an_equal_file_is_suspicious() -> None:
+    verdict = judge(observe(perplexity=measurement(wobble(-0.9))))
+    assert verdict.kind is VerdictKind.SUSPICIOUS
+    assert not verdict.kind.is_green
+    assert "an equal file cannot become better by more than 4 limits" in verdict.reason
+    assert verdict.cause is not None
+    metadata = observe(perplexity=measurement(wobble(-0.9)), metadata={"other": "1"})
+    assert judge(metadata).kind is VerdictKind.IMPROVED, "another file may be better"
+    wide = Limits(ppl_vs_baseline=0.5)
+    assert judge(observe(perplexity=measurement(wobble(-0.9))), wide).kind is VerdictKind.IMPROVED
 
 
 def test_a_gain_of_perplexity_does_not_hide_a_larger_file() -> None:
@@ -281,7 +293,7 @@ def test_the_worst_judgement_decides() -> None:
 
 def test_only_three_verdicts_are_green() -> None:
     assert {kind.value for kind in VerdictKind if kind.is_green} == {"PASS", "IMPROVED", "MEASURED"}
-    assert len(VerdictKind) == 12
+    assert len(VerdictKind) == 13
 
 
 @pytest.mark.parametrize(

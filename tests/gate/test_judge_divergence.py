@@ -165,6 +165,16 @@ def test_the_baselines_divergence_may_grow_by_a_little() -> None:
     assert kinds(observe_divergence(5e-5), limits, tiny) == {VerdictKind.PASS}, "below 1e-4 nats"
 
 
+@pytest.mark.parametrize(
+    ("kld", "kind"), [(0.047, VerdictKind.IMPROVED), (0.0, VerdictKind.SUSPICIOUS)]
+)
+def test_a_divergence_that_is_gone_is_suspicious(kld: float, kind: VerdictKind) -> None:
+    """As where an engine computes with the reference's weights."""
+    seen, baseline = observe_divergence(kld), with_divergence(0.05)
+    judgements = judge_divergence(seen, Limits(kld_vs_baseline=0.03), baseline, LAST)
+    assert conclude(judgements, seen, baseline).kind is kind
+
+
 def test_what_cannot_be_compared_is_red_for_the_divergence_alone() -> None:
     """A test may ask for nothing but the divergence, so no other metric would say it."""
     seen, limits = observe_divergence(0.05), Limits(kld_vs_baseline=0.03)

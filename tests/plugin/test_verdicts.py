@@ -153,6 +153,28 @@ def test_a_better_format_is_improved(accepted: Project) -> None:
     assert verdicts(accepted)["Q4_0"] == "IMPROVED"
 
 
+def test_an_equal_file_that_became_far_better_is_suspicious_until_accepted(
+    accepted: Project,
+) -> None:
+    """As where future tokens leak: better by 5 %, where the limit is 0.25 %."""
+    accepted.set_faults(Q4_0="too good", library="another build")
+    result = run(accepted)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert verdicts(accepted) == {"F16": "PASS", "Q8_0": "PASS", "Q4_0": "SUSPICIOUS"}
+    result.stdout.fnmatch_lines(
+        [
+            "*tiny-Q4_0-cpu: SUSPICIOUS: PPL fell by * against the baseline*an equal file cannot"
+            " become better by more than 4 limits*",
+            "cause: runtime kernels*",
+        ]
+    )
+    record = read_record(accepted.root / "report.json")
+    assert record.is_red
+    assert "accept it: `pytest" in run_markdown(record)
+    assert accepted.accept().ret == pytest.ExitCode.OK
+    assert run(accepted).ret == pytest.ExitCode.OK
+
+
 def test_noise_is_inconclusive_and_says_how_many_more_chunks(accepted: Project) -> None:
     accepted.set_faults(Q4_0="noisy")
     result = run(accepted)
