@@ -7,7 +7,8 @@ QuantgateError
     ├── CellCrashed        the worker process died
     ├── CellTimeout        the worker made no progress within its deadline
     ├── CellUnavailable    a device, model, text or token that should be there is not
-    │   └── EnvironmentProblem  the machine: a full disk, no right to write, no home folder
+    │   ├── EnvironmentProblem  the machine: a full disk, no right to write, no home folder
+    │   └── HostLost       another machine cannot be reached, lacks an engine, or is gone
     ├── CellUnsupported    the engine cannot do it, and says why
     │   └── RequestUnknown the engine has no way to answer this kind of request
     └── CellInvalid        a number that is not finite came out
@@ -62,6 +63,10 @@ class EnvironmentProblem(CellUnavailable):
 
     It is nobody's fault but the machine's: no engine is blamed for it, and nothing excuses it.
     """
+
+
+class HostLost(CellUnavailable):
+    """Another machine cannot be reached, lacks an engine or is gone; an equal one can stand in."""
 
 
 class CellUnsupported(CellError):

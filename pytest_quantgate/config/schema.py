@@ -170,6 +170,15 @@ class DeviceSettings(Table):
     """The processors that the engine is kept to, such as `0-7,16-23` (Linux), otherwise all; two
     devices `cpu` that have none in common compute at the same time."""
 
+    host: str | tuple[str, ...] | None = None
+    """The machine that it is in, of `[tool.quantgate.hosts]`, or a list of equal machines that
+    share the cells; otherwise this one."""
+
+    @property
+    def hosts(self) -> tuple[str | None, ...]:
+        """The labels of the machines, None for this one."""
+        return self.host if isinstance(self.host, tuple) else (self.host,)
+
     @property
     def is_pool(self) -> bool:
         """Whether it stands for all of the engine's devices that its pattern fits."""
@@ -202,6 +211,11 @@ class DeviceSettings(Table):
             )
         if self.cpus is not None:
             parse_processors(self.cpus)
+        if self.host is not None and (self.is_pool or self.cpus is not None or not self.hosts):
+            raise ValueError(
+                f"host = {self.host!r} goes with no pool and no cpus: name each of the host's"
+                ' devices, as backend = "CUDA0"'
+            )
         if self.tensor_split and len(self.tensor_split) != len(names):
             raise ValueError(
                 f"tensor_split has {len(self.tensor_split)} shares for {len(names)} devices"
@@ -229,6 +243,34 @@ _PINNED = {
     "--chunks": "chunks",
 }
 """Arguments of llama-perplexity that a setting stands for, and that setting."""
+
+
+class HostSettings(Table):
+    """Another machine that is reached over ssh: it needs an interpreter with llama-cpp-python."""
+
+    ssh: str
+    """The destination, as `bench@p40.example` or a name of `~/.ssh/config`."""
+    options: tuple[str, ...] = ()
+    """Further options of ssh, as `["-p", "2222"]`."""
+    python: str = "python3"
+    """The interpreter there that has llama-cpp-python and numpy."""
+    cache_dir: str = "~/.cache/pytest-quantgate-host"
+    """The folder there for models and logs."""
+    cache_max_gib: Positive = 100.0
+    """Above how many GiB the models used longest ago are removed there."""
+    models: tuple[str, ...] = ()
+    """Folders there in which models are looked for, by content, before any is copied."""
+    environment: Mapping[str, str] = Field(default_factory=dict)
+    """Variables of the environment there, as `{CUDA_VISIBLE_DEVICES = "1"}`."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> HostSettings:
+        if not self.ssh or self.ssh.startswith("-"):
+            raise ValueError(f'ssh = {self.ssh!r} is no destination; write USER@HOST, as "me@p40"')
+        for name in self.environment:
+            if not name.isidentifier():
+                raise ValueError(f"environment has {name!r}, which is no name of a variable")
+        return self
 
 
 class EngineSettings(Table):
@@ -399,6 +441,7 @@ class Tables(Table):
     texts: Mapping[str, TextSettings] = Field(default_factory=dict)
     imatrices: Mapping[str, ImatrixSettings] = Field(default_factory=dict)
     devices: Mapping[str, DeviceSettings] = Field(default_factory=dict)
+    hosts: Mapping[str, HostSettings] = Field(default_factory=dict)
     engines: Mapping[str, EngineSettings] = Field(default_factory=dict)
     formats: Mapping[str, RecipeSettings] = Field(default_factory=dict)
     profiles: Mapping[str, ProfileSettings] = Field(default_factory=dict)

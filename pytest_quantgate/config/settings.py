@@ -23,6 +23,7 @@ from pytest_quantgate.config.options import Overrides
 from pytest_quantgate.config.schema import (
     DeviceSettings,
     EngineSettings,
+    HostSettings,
     ImatrixSettings,
     Limits,
     ModelSettings,
@@ -105,6 +106,7 @@ class Settings:
     texts: Mapping[str, TextSettings]
     imatrices: Mapping[str, ImatrixSettings]
     devices: Mapping[str, DeviceSettings]
+    hosts: Mapping[str, HostSettings]
     engines: Mapping[str, EngineSettings]
     baselines_dir: Path
     cache_dir: Path | None
@@ -250,6 +252,16 @@ def _profile(tables: Tables, overrides: Overrides) -> tuple[str, ProfileSettings
         raise ConfigError(_one_line(error, "command line")) from error
 
 
+def _check_host_engine(
+    device: str, host: str, engine: EngineSettings, profile: ProfileSettings
+) -> None:
+    if engine.python is not None or engine.tools is not None or profile.against is not None:
+        raise ConfigError(
+            f"device {device!r} is on the host {host!r}, whose engine is the interpreter of"
+            f" [tool.quantgate.hosts.{host}]; leave the profile's engine and against out"
+        )
+
+
 def _check_engines(
     profile_name: str, profile: ProfileSettings, engines: Mapping[str, EngineSettings]
 ) -> None:
@@ -317,7 +329,7 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
     """
     overrides = overrides or Overrides()
     tables = read_tables(root)
-    for kind in ("model", "text", "device", "engine", "format"):
+    for kind in ("model", "text", "device", "host", "engine", "format"):
         _check_names(f"{kind}s", getattr(tables, f"{kind}s"))
     _check_names("imatrices", tables.imatrices)
     if NO_IMATRIX in tables.imatrices:
@@ -360,6 +372,10 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
             _known("text", str(imatrices[imatrix].text), (*texts, *BUILT_IN_TEXTS))
     for device in profile.devices:
         _known("device", device, devices)
+        for host in devices[device].hosts:
+            if host is not None:
+                _known("host", host, tables.hosts)
+                _check_host_engine(device, host, engines[profile.engine], profile)
     _check_engines(name, profile, engines)
     if any(engines[item].tools for item in (profile.engine, profile.against) if item):
         profile = profile.model_copy(update={"chunk_order": "text"})
@@ -393,6 +409,7 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
         texts=texts,
         imatrices=imatrices,
         devices=devices,
+        hosts=tables.hosts,
         engines=engines,
         baselines_dir=root / tables.baselines_dir,
         cache_dir=tables.cache_folder(root),

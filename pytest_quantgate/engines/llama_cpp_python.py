@@ -11,7 +11,7 @@ from typing import cast
 from pytest_quantgate.engines.engine import OnReply
 from pytest_quantgate.engines.interpreter import check_interpreter
 from pytest_quantgate.engines.messages import Identify, Identity, Message, ReplyT, Request
-from pytest_quantgate.engines.worker_process import ENTRY, Worker
+from pytest_quantgate.engines.worker_process import ENTRY, Place, Worker
 from pytest_quantgate.errors import CellCrashed, CellError
 
 
@@ -24,6 +24,7 @@ class LlamaCppPython:
         stall_s: seconds without a sign of life after which the worker is ended.
         entry: what serves the worker's channel.
         extra_sources: further modules for the worker.
+        place: the machine that it is on, None for this one; the interpreter is then checked there.
 
     """
 
@@ -35,6 +36,7 @@ class LlamaCppPython:
         stall_s: float,
         entry: str = ENTRY,
         extra_sources: Iterable[tuple[str, tuple[bool, str]]] = (),
+        place: Place | None = None,
     ) -> None:
         self._make_worker = partial(
             Worker,
@@ -43,12 +45,13 @@ class LlamaCppPython:
             stall_s=stall_s,
             entry=entry,
             extra_sources=tuple(extra_sources),
+            place=place,
         )
         self._worker = self._make_worker()
         self.python = None if python == sys.executable else python
         self._log = log
         self._stall_s = stall_s
-        self._is_checked = False
+        self._is_checked = place is not None
         self._unusable: CellError | None = None
         self._identity: Identity | None = None
 

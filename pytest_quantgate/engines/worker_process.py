@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import execnet
 from execnet.gateway_base import ThreadExecModel
@@ -96,30 +96,53 @@ def describe_exit(code: int | None) -> str:
     return f"exit status {code}"
 
 
-class _Launcher:
+Start = Callable[[list[str], int, int], "subprocess.Popen[bytes]"]
+"""Starts a command with these streams for its input and output."""
+
+PARENT_THERE = -1
+"""Stands for the parent of a worker on another machine: whatever started it there."""
+
+
+class Place(Protocol):
+    """Another machine, in which workers run."""
+
+    def start(self, arguments: list[str], stdin: int, stdout: int) -> subprocess.Popen[bytes]:
+        """Start a command there."""
+
+    def begin(self, gateway: Any) -> str:
+        """Take note of a worker's process that has started; return the path of its log there."""
+
+    def fetch_log(self, log: Path) -> None:
+        """Append what the worker has logged there since to a log that is here."""
+
+
+class Launcher:
     """Stands in for the module ``subprocess``, of which execnet uses ``PIPE`` and ``Popen``.
 
-    An interpreter starts in an environment of ours, and its process stays in reach: the exit
-    status is the evidence of how it ended.
+    An interpreter starts in an environment of ours, or where ``start`` says, and its process
+    stays in reach: the exit status is the evidence of how it ended.
     """
 
     PIPE = subprocess.PIPE
 
-    def __init__(self) -> None:
+    def __init__(self, start: Start | None = None) -> None:
+        self._start = start or _start_here
         self.process: subprocess.Popen[bytes] | None = None
 
     def Popen(self, arguments: list[str], *, stdin: int, stdout: int) -> Any:  # noqa: N802
         """Start an interpreter."""
-        self.process = subprocess.Popen(
-            arguments, stdin=stdin, stdout=stdout, env=isolated_environment()
-        )
+        self.process = self._start(arguments, stdin, stdout)
         return self.process
 
 
-class _Threads(ThreadExecModel):
+def _start_here(arguments: list[str], stdin: int, stdout: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(arguments, stdin=stdin, stdout=stdout, env=isolated_environment())
+
+
+class LaunchedThreads(ThreadExecModel):
     """execnet's threads, with a launcher of ours."""
 
-    def __init__(self, launcher: _Launcher) -> None:
+    def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
 
     @property
@@ -138,6 +161,7 @@ class Worker:
         extra_sources: modules besides those of this package, as name → (is a package, text).
         stall_s: seconds without any sign of life after which the child is ended.
         environment: variables for the child, where they are not set already.
+        place: the machine that it runs in, None for this one.
 
     """
 
@@ -150,6 +174,7 @@ class Worker:
         entry: str = ENTRY,
         extra_sources: Iterable[tuple[str, tuple[bool, str]]] = (),
         environment: Mapping[str, str] = QUIET_THREADS,
+        place: Place | None = None,
     ) -> None:
         self._python = python or sys.executable
         self._log = log
@@ -157,7 +182,8 @@ class Worker:
         self._entry = entry
         self._extra = dict(extra_sources)
         self._environment = dict(environment)
-        self._launcher = _Launcher()
+        self._place = place
+        self._launcher = Launcher(None if place is None else place.start)
         self._group: Any = None
         self._channel: Any = None
         self._number = 0
@@ -250,14 +276,17 @@ class Worker:
         return CellCrashed(self._with_log(what), exit_code=code)
 
     def _with_log(self, what: str) -> str:
+        if self._place is not None:
+            self._place.fetch_log(self._log)
         return with_log(what, self._log, self._log_begin)
 
     def _open(self) -> None:
         if self._channel is not None:
             return
+        place = self._place
         self._log.parent.mkdir(parents=True, exist_ok=True)
         # execnet takes a model itself as well as its name.
-        self._group = execnet.Group(execmodel=_Threads(self._launcher))  # type: ignore[arg-type]
+        self._group = execnet.Group(execmodel=LaunchedThreads(self._launcher))  # type: ignore[arg-type]
         try:
             gateway = self._group.makegateway(f"popen//python={shlex.quote(self._python)}")
         except (OSError, EOFError, AssertionError) as error:
@@ -268,9 +297,9 @@ class Worker:
         channel = gateway.remote_exec(first_lines.read_text(encoding="utf-8"))
         channel.send(
             (
-                str(self._log),
-                os.getpid(),
-                last_folders(),
+                str(self._log) if place is None else place.begin(gateway),
+                os.getpid() if place is None else PARENT_THERE,
+                last_folders() if place is None else [],
                 list((worker_sources() | self._extra).items()),
                 self._entry,
                 self._environment,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import reduce
+from itertools import product
 
 from pytest_quantgate.config.schema import DeviceSettings
 from pytest_quantgate.engines.messages import EngineDevice
@@ -72,9 +73,9 @@ def lanes_of(
     groups: list[_Group] = []
     for name, device in devices.items():
         members = [(member,) for member in pools[name]] if name in pools else [device.names]
-        for names in members:
+        for host, names in product(device.hosts, members):
             joined = _Group(
-                host=None,
+                host=host,
                 hardware={(item, cpu) for item in names for cpu in _processors(item, device)},
                 backends={name: names},
                 cpus=device.processors,
@@ -122,4 +123,10 @@ class _Group:
     def lane(self) -> Lane:
         """Return the lane of these devices."""
         names = dict.fromkeys(f"{name}:{','.join(used)}" for name, used in self.backends.items())
-        return Lane(name=" ".join(names), backends=self.backends, cpus=self.cpus, host=self.host)
+        name = " ".join(names)
+        return Lane(
+            name=f"{self.host}/{name}" if self.host else name,
+            backends=self.backends,
+            cpus=self.cpus,
+            host=self.host,
+        )

@@ -9,20 +9,28 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
+from pytest_quantgate.errors import HostLost
 from pytest_quantgate.hosts.lanes import Lane
 
 _STOP_S = 10.0
 """How long the lanes have to end what they do once the run is stopped."""
 
 
-class Closable(Protocol):
-    """What a lane works with, such as a session with the lane's own engines."""
+class LaneContext(Protocol):
+    """What a lane works with, such as a session with the lane's own engines.
+
+    ``lost`` says why nothing more can be done with it, None while something can.
+    """
+
+    @property
+    def lost(self) -> HostLost | None:
+        """Why nothing more can be done."""
 
     def close(self) -> None:
         """End its processes."""
 
 
-ContextT = TypeVar("ContextT", bound=Closable)
+ContextT = TypeVar("ContextT", bound=LaneContext)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +70,8 @@ class Schedule(Generic[ContextT]):
         self._at_work: dict[str, object] = {}
         self._contexts: dict[str, ContextT] = {}
         self._is_stopped = False
+        self._alive = list(lanes)
+        self._lost: dict[str, HostLost] = {}
         self._changed = threading.Condition()
         self._threads = [
             threading.Thread(target=self._run, args=(lane,), name=f"lane {lane.name}", daemon=True)
@@ -79,6 +89,8 @@ class Schedule(Generic[ContextT]):
         with self._changed:
             if self._is_stopped:
                 raise CancelledError
+            if not any(lane.serves(device) for lane in self._alive):
+                raise self._lost[device]
             self._urgent.append(job)
             self._changed.notify_all()
         return job.result.result()
@@ -102,16 +114,25 @@ class Schedule(Generic[ContextT]):
         context: ContextT | None = None
         last: object = None
         while (job := self._next(lane, last)) is not None:
-            if job.result.set_running_or_notify_cancel():
-                try:
-                    if context is None:
-                        context = self._contexts[lane.name] = self._open_context(lane)
-                    job.result.set_result(job.work(context))
-                except BaseException as error:  # noqa: BLE001 # raised again where it is waited for
-                    job.result.set_exception(error)
+            try:
+                if context is None:
+                    context = self._contexts[lane.name] = self._open_context(lane)
+                outcome = job.work(context)
+                lost = context.lost
+            except HostLost as error:
+                lost = error
+            except BaseException as error:  # noqa: BLE001 # raised again where it is waited for
+                job.result.set_exception(error)
+                outcome, lost = None, None if context is None else context.lost
+            else:
+                if lost is None:
+                    job.result.set_result(outcome)
             last = last if job.group is None else job.group
             with self._changed:
                 self._at_work.pop(lane.name, None)
+                if lost is not None:
+                    self._retire(lane, job, lost)
+                    break
         if context is not None:
             with contextlib.suppress(OSError):
                 context.close()
@@ -126,6 +147,19 @@ class Schedule(Generic[ContextT]):
                     return job
                 self._changed.wait()
         return None
+
+    def _retire(self, lane: Lane, job: Job[ContextT], lost: HostLost) -> None:
+        """Leave a lane's job to an equal lane; what no other serves ends with the reason."""
+        self._alive.remove(lane)
+        if not job.result.done():
+            (self._urgent if job.group is None else self._waiting).insert(0, job)
+        for jobs in (self._urgent, self._waiting):
+            for item in list(jobs):
+                if not any(other.serves(item.device) for other in self._alive):
+                    jobs.remove(item)
+                    item.result.set_exception(lost)
+        self._lost |= dict.fromkeys(lane.backends, lost)
+        self._changed.notify_all()
 
     def _choose(self, lane: Lane, last: object) -> Job[ContextT] | None:
         for jobs in (self._urgent, self._waiting):

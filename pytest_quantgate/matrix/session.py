@@ -14,19 +14,22 @@ from pytest_quantgate.config.limits import profile_limits
 from pytest_quantgate.config.settings import Settings
 from pytest_quantgate.engines.conditions import Conditions
 from pytest_quantgate.engines.devices import default_threads, placement_of
+from pytest_quantgate.engines.engine import Engine
 from pytest_quantgate.engines.inventory import list_devices
 from pytest_quantgate.engines.messages.placement import CPU, Placement
 from pytest_quantgate.engines.pool import EnginePool, MakeEngine
-from pytest_quantgate.errors import CellError, CellUnavailable
+from pytest_quantgate.errors import CellError, CellUnavailable, CellUnsupported, HostLost
 from pytest_quantgate.hosts.device_locks import hold_device
 from pytest_quantgate.hosts.lanes import Lane, pool_members
+from pytest_quantgate.hosts.link import HostLink
+from pytest_quantgate.hosts.remote_engine import RemoteEngine
 from pytest_quantgate.matrix.artifacts import CellArtifacts
 from pytest_quantgate.matrix.cells import NO_TEXT, Cell
 from pytest_quantgate.matrix.matrix import Matrix
 from pytest_quantgate.matrix.resolved import ResolvedCell
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.baseline_store import Found, Store
-from pytest_quantgate.results.events import EventLog, WaitingForDevice
+from pytest_quantgate.results.events import Copying, EventLog, WaitingForDevice
 from pytest_quantgate.results.measurement_store import Measurements
 from pytest_quantgate.results.orphans import with_device
 from pytest_quantgate.storage.cache import Cache
@@ -70,14 +73,17 @@ class Session:
         self.folder = self.cache.sub("runs") / run_id
         self.folder.mkdir(parents=True, exist_ok=True)
         self.started_s = _started_s(self.folder)
-        lane_name = "" if lane is None else lane.name
+        self.lane_name = lane_name = "" if lane is None else lane.name
         self.events = EventLog(self.folder / "events.jsonl", lane_name)
         self.library = library or Library(settings)
+        self._link = self._connect()
+        if self._link is not None:
+            self.n_threads = settings.profile.n_threads or self._link.facts.n_cpus
         self.engines = EnginePool(
             settings,
             self.folder / "logs",
             self.cache.sha256_of,
-            make_engine,
+            make_engine if self._link is None else self._remote_engine,
             suffix=f"-{key_of(lane=lane_name)[:8]}" if lane_name else "",
         )
         self.store = Store(settings.baselines_dir, use_shipped=settings.uses_built_in_profile)
@@ -96,6 +102,35 @@ class Session:
         self.unable_before: dict[str, CellError] = {}
         self._resolved: dict[str, ResolvedCell] = {}
 
+    def _connect(self) -> HostLink | None:
+        """Return the host of the session's lane, None for this machine."""
+        label = None if self.lane is None else self.lane.host
+        if label is None:
+            return None
+        log = self.folder / "logs" / f"host-{label}-{key_of(lane=self.lane_name)[:8]}.log"
+        return HostLink(label, self.settings.hosts[label], log)
+
+    def _remote_engine(self, name: str, settings: Settings, log: Path) -> Engine | None:
+        del name
+        link = self._link
+        assert link is not None
+
+        def on_copy(file: str, done: int, total: int) -> None:
+            self.events.append(Copying(cell=file, done=done, total=total, host=link.label))
+
+        return RemoteEngine(
+            link=link,
+            log=log,
+            stall_s=settings.stall_s,
+            sha256_of=self.cache.sha256_of,
+            on_copy=on_copy,
+        )
+
+    @property
+    def lost(self) -> HostLost | None:
+        """Why the lane's host can measure nothing more, None while it can."""
+        return None if self._link is None else self._link.lost
+
     @property
     def only_run(self) -> str | None:
         """What confines measurements to this run: a fresh one, or two engines compared."""
@@ -112,6 +147,12 @@ class Session:
         """
         if cell.id not in self._resolved:
             device = self.settings.devices[cell.device]
+            host = None if self.lane is None else self.lane.host
+            if self.lane is not None and host not in device.hosts:
+                raise CellUnsupported(
+                    f"device {cell.device!r} is on another machine than what is held against it;"
+                    " compare devices of one host"
+                )
             profile = with_device(self.settings.profile, device)
             n_batch = profile.n_batch or profile.n_ctx
             self._resolved[cell.id] = ResolvedCell(
@@ -206,8 +247,10 @@ class Session:
         return self.stored(cell).baseline
 
     def close(self) -> None:
-        """End all engines' processes."""
+        """End all engines' processes, and the connection to the lane's host."""
         self.engines.close()
+        if self._link is not None:
+            self._link.close()
 
 
 def _started_s(folder: Path) -> float:

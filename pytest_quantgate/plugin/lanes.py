@@ -14,7 +14,7 @@ import pytest
 from pytest_quantgate.config.limit_table import MARKERS
 from pytest_quantgate.engines.inventory import list_devices
 from pytest_quantgate.errors import CellError, CellUnavailable, ConfigError
-from pytest_quantgate.gate.loop import answer
+from pytest_quantgate.gate.loop import answer, failure
 from pytest_quantgate.gate.question import Answer, Question
 from pytest_quantgate.hosts.lanes import Lane, lanes_of, pool_members
 from pytest_quantgate.hosts.schedule import Job, Schedule
@@ -101,10 +101,13 @@ class Lanes:
         """Return what a lane found of a test's cell; ask anew what was not known before."""
         asked = self._asked.get(item.nodeid)
         given: Answer
-        if asked is not None and asked.questions == tuple(questions):
-            given = asked.job.result.result()
-        else:
-            given = self.call(cell, partial(answer, cell=cell, questions=tuple(questions)))
+        try:
+            if asked is not None and asked.questions == tuple(questions):
+                given = asked.job.result.result()
+            else:
+                given = self.call(cell, partial(answer, cell=cell, questions=tuple(questions)))
+        except CellError as error:  # the lane could not be opened, or its host was lost
+            given = failure(self._session, cell, error, questions)
         return given
 
     def call(self, cell: Cell, work: Callable[[Session], Any]) -> Any:

@@ -16,6 +16,7 @@ from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.plugin.suites import CALIBRATION_NODE, MATRIX_NODE
 from pytest_quantgate.results.events import (
     CellJudged,
+    Copying,
     Event,
     EventLog,
     MeasuringSpeed,
@@ -57,6 +58,8 @@ class Position:
             case MeasuringSpeed(done=done, total=total):
                 self.step = f"speed, process {done} of {max(done, total)} or more"
                 self.fraction = min(0.9, done / max(total, 1))
+            case Copying(done=done, total=total, host=host):
+                self.step = f"{done / 1e6:,.0f}/{total / 1e6:,.0f} MB copied ({host})"
             case Quantizing(done=done, total=total):
                 self.step = f"quantizing {done}/{total}" if total else "preparing the file"
 

@@ -57,6 +57,13 @@ class Quantizing(Steps):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Copying(Steps):
+    """Bytes of a file, which stands for the cell, went to a host or came from it."""
+
+    host: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class CollectingImatrix(Steps):
     """Chunks went into the cell's importance matrix."""
 

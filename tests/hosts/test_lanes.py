@@ -43,6 +43,17 @@ def test_processors_in_common_take_turns() -> None:
     assert lanes(left=left, right=right, whole={}) == ["left:cpu right:cpu whole:cpu"]
 
 
+def test_a_host_shares_nothing_with_another() -> None:
+    assert lanes(here={}, there={"host": "p40"}, also={"host": "p40"}) == [
+        "here:cpu",
+        "p40/there:cpu also:cpu",
+    ]
+
+
+def test_equal_hosts_are_a_lane_each() -> None:
+    assert lanes(p40={"host": ("a", "b"), "backend": "CUDA0"}) == ["a/p40:CUDA0", "b/p40:CUDA0"]
+
+
 def test_a_pool_is_a_lane_a_member_that_other_devices_share() -> None:
     made = lanes_of(
         {"gpu": DeviceSettings(backend="CUDA*"), "first": DeviceSettings(backend="CUDA0")},

@@ -8,6 +8,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
+from pytest_quantgate.errors import HostLost
 from pytest_quantgate.hosts.lanes import Lane
 from pytest_quantgate.hosts.schedule import Job, Schedule
 
@@ -21,6 +22,7 @@ class Desk:
         self.lane = lane
         self.thread = threading.current_thread()
         self.closed = threading.Event()
+        self.lost: HostLost | None = None
 
     def close(self) -> None:
         """Let whoever waits here go on."""
@@ -136,3 +138,36 @@ def test_stopping_cancels_what_has_not_begun_and_ends_what_has() -> None:
     assert [item.result.cancelled() for item in jobs] == [False, True, True]
     with pytest.raises(CancelledError):
         schedule.call("a", lambda _desk: None)
+
+
+def test_the_jobs_of_a_lost_lane_go_to_an_equal_one() -> None:
+    begun = threading.Event()
+
+    def lose(desk: Desk) -> str:
+        begun.set()
+        if desk.lane.name == "there":
+            desk.lost = HostLost("host 'there': gone")
+        return desk.lane.name
+
+    jobs = [Job[Desk](device="gpu", group="m", work=lose) for _ in range(4)]
+    schedule = Schedule([lane("there", "gpu"), lane("here", "gpu")], Desk, jobs)
+    schedule.start()
+    assert [item.result.result(WAIT_S) for item in jobs] == ["here"] * 4
+    assert schedule.call("gpu", lambda desk: desk.lane.name) == "here"
+    schedule.stop()
+
+
+def test_what_no_other_lane_can_do_ends_with_the_reason() -> None:
+    def lose(_desk: Desk) -> None:
+        raise HostLost("host 'p40': gone")
+
+    jobs = [job("p40", "m", lose), job("p40", "m"), job("cpu", "m")]
+    schedule = Schedule([lane("p40"), lane("cpu")], Desk, jobs)
+    schedule.start()
+    for item in jobs[:2]:
+        with pytest.raises(HostLost, match="gone"):
+            item.result.result(WAIT_S)
+    assert jobs[2].result.result(WAIT_S) == "cpu"
+    with pytest.raises(HostLost, match="gone"):
+        schedule.call("p40", lambda _desk: None)
+    schedule.stop()

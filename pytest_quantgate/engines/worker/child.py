@@ -112,7 +112,7 @@ def serve_worker(channel: Any) -> None:
     log, parent, last_folders, sources, entry, environment = channel.receive()
     redirect_output(log)
     if parent:
-        die_with_parent(parent)
+        die_with_parent(parent if parent > 0 else os.getppid())
     # On an abort ggml would start a debugger for the backtrace, and hang.
     os.environ["GGML_NO_BACKTRACE"] = "1"
     # Read when a library loads, so before any does; what the user has set stands.
