@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -142,7 +143,10 @@ class RemoteEngine:
             self._link.check_alive()
         except CellError as lost:
             return lost
-        return type(error)(self._link.scrub(str(error)))
+        told = copy(error)
+        told.problem = self._link.scrub(error.problem)
+        told.args = (told.problem,)
+        return told
 
     def _send(self, request: Message) -> _Sent:
         changes: dict[str, Any] = {}

@@ -160,7 +160,9 @@ def _measure_beside(
             ),
             lambda sides: {} if decided is None else decided(so_far(sides)),
         )
-        outside_cores = load.cores(sum(reply.cpu_s for reply in replies))
+        # What this machine does meanwhile says nothing of a speed on another.
+        is_here = session.lane is None or session.lane.host is None
+        outside_cores = load.cores(sum(reply.cpu_s for reply in replies)) if is_here else None
         measured = replace(so_far(sides), host_after=host_state(), outside_cores=outside_cores)
     if measured.disturbing_cores is None:
         keep_session(session, cell, measured)

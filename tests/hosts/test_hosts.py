@@ -16,6 +16,11 @@ from typing import Any
 import psutil
 import pytest
 
+from pytest_quantgate.cli.doctor.findings import Section
+from pytest_quantgate.cli.doctor.hosts import examine_hosts
+from pytest_quantgate.cli.doctor.project import project_of
+from pytest_quantgate.cli.main import main
+from pytest_quantgate.config.settings import load_settings
 from tests.conftest import Project
 from tests.hosts.sshd import WHY_NOT, Host, running_host
 
@@ -260,3 +265,29 @@ def test_nothing_stays_there_when_the_run_is_killed(own_cache: Project, tmp_path
         run.wait()
         assert host.wait_until_empty() == []
         assert psutil.pid_exists(host.server.pid)
+
+
+def test_the_commands_ask_every_host(
+    own_cache: Project,
+    hosts: tuple[Host, Host, Host],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One answers, one lacks the packages, of one the key is not known."""
+    a, b, c = hosts
+    gpu = '\n[tool.quantgate.devices.gpu]\nhost = "a"\nbackend = "CUDA0"\n'
+    tables = a.table() + b.table(python="/usr/bin/python3") + c.table(known=False) + AWAY + gpu
+    own_cache.configure(tables=tables, profile='devices = ["away", "gpu"]')
+    monkeypatch.chdir(own_cache.root)
+    assert main(["devices"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("host a: llama-cpp-python ") for line in lines)
+    assert any(line.startswith("host 'b': its interpreter has no llama_cpp") for line in lines)
+    assert any(line.startswith("host 'c': its host key is not known") for line in lines)
+    section = Section(name="Hosts")
+    examine_hosts(section, project_of(load_settings(own_cache.root)))
+    severities = [finding.severity.value for finding in section.findings]
+    assert severities == ["error", "warning", "warning"]
+    assert section.findings[0].what == "device 'gpu': host 'a' has no 'CUDA0'; there are: cpu"
+    for host in hosts:
+        assert host.wait_until_empty() == []

@@ -9,6 +9,7 @@ from typing import Concatenate, ParamSpec
 
 from pytest_quantgate.cli.doctor.engines import examine_engines
 from pytest_quantgate.cli.doctor.findings import Section
+from pytest_quantgate.cli.doctor.hosts import examine_hosts
 from pytest_quantgate.cli.doctor.inputs import examine_inputs
 from pytest_quantgate.cli.doctor.installed import examine_installed
 from pytest_quantgate.cli.doctor.project import Project, project_of
@@ -25,6 +26,7 @@ P = ParamSpec("P")
 SPEED = "Speed"
 CHECKS: Mapping[str, Callable[[Section, Project], None]] = {
     "Engines": examine_engines,
+    "Hosts": examine_hosts,
     "Devices, models and texts of the profile": examine_inputs,
     "Cache": examine_storage,
     "Baselines": examine_stored,
