@@ -73,16 +73,16 @@ def _table(pair: Pair) -> Table:
     first, second, group = pair.first, pair.second, pair.group
     names = label(first), label(second)
     sizes = [cell.file_bytes for cell in (first, second)]
-    rows = [row("size in MB", *map(megabytes, sizes), _ratio(*sizes), "")]
+    rows = [row("size MB", *map(megabytes, sizes), _ratio(*sizes), "")]
     shift = change_on(second, first, group.chunks)
     ppls = [_ppl(cell, group) for cell in (first, second)]
     if shift is not None:
         difference = change(shift.change, shift.low, shift.high)
         rows.append(row("PPL", *ppls, difference, better(shift.low, shift.high, names)))
     rows += _divergence(pair, names)
+    notes = [f"paired on {len(group.chunks)} common chunks of {group.first.text or 'no text'}"]
     if _is_same(first, second):
-        same = "the same tensors, byte for byte: any difference of speed is chance"
-        rows.append(row("speed", NONE, NONE, NONE, same))
+        notes.append("the same tensors, byte for byte: any difference of speed is chance")
     else:
         rows += _speeds(pair, names)
     return Table(
@@ -96,7 +96,7 @@ def _table(pair: Pair) -> Table:
             words("beyond chance"),
         ),
         rows=tuple(rows),
-        notes=(f"paired on {len(group.chunks)} common chunks of {group.first.text or 'no text'}",),
+        notes=tuple(notes),
     )
 
 
@@ -123,8 +123,8 @@ def better(low: float, high: float, names: tuple[str, str]) -> str:
     if low == high == 0:
         return "identical"
     if high < 0:
-        return f"{names[1]} is better"
-    return f"{names[0]} is better" if low > 0 else "no difference"
+        return f"{names[1]} better"
+    return f"{names[0]} better" if low > 0 else "no difference"
 
 
 def _divergence(pair: Pair, names: tuple[str, str]) -> Iterator[Row]:
@@ -135,7 +135,7 @@ def _divergence(pair: Pair, names: tuple[str, str]) -> Iterator[Row]:
         return
     klds = (number(kld_on(cell, chunks), ".5f") for cell in (pair.first, pair.second))
     _, low, high = moved
-    yield row("mean KLD in nats", *klds, nats_change(*moved), better(low, high, names))
+    yield row("mean KLD", *klds, nats_change(*moved), better(low, high, names))
 
 
 def _speeds(pair: Pair, names: tuple[str, str]) -> Iterator[Row]:

@@ -153,11 +153,12 @@ def recommend_blocks(record: RunRecord, wishes: Wishes) -> list[Block]:
         blocks.append(Heading(text=group.title))
         if group.only_detects_faults:
             blocks.append(Paragraph(text=f"Take no format because of this: {FAULT_DETECTOR}."))
-        blocks += [Paragraph(text=_sentence(best, wishes)), _table(judged, best, wishes)]
+        sentence = _sentence(best, wishes, is_advice=not group.only_detects_faults)
+        blocks += [Paragraph(text=sentence), _table(judged, best, wishes)]
     return blocks
 
 
-def _sentence(best: Candidate | None, wishes: Wishes) -> tuple[str, ...]:
+def _sentence(best: Candidate | None, wishes: Wishes, *, is_advice: bool) -> tuple[str, ...]:
     if best is None:
         return ("No format keeps these wishes.",)
     reason = {
@@ -168,7 +169,8 @@ def _sentence(best: Candidate | None, wishes: Wishes) -> tuple[str, ...]:
     }[wishes.prefer]
     figures = f"{megabytes(best.file_bytes)} MB, KLD {number(best.kld_nats, '.4f')}"
     top = f", same top {share(best.same_top)}" if best.same_top is not None else ""
-    return (f"Take {label(best.cell)} ({figures}{top}): {reason}.",)
+    take = "Take" if is_advice else "By these figures it would be"
+    return (f"{take} {label(best.cell)} ({figures}{top}): {reason}.",)
 
 
 def _table(judged: Sequence[Candidate], best: Candidate | None, wishes: Wishes) -> Table:

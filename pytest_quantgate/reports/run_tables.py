@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
@@ -157,7 +157,7 @@ def _table(group: Group) -> Table:
         caveat=FAULT_DETECTOR if group.only_detects_faults else "",
         columns=(*_COLUMNS, *(column for column, _ in extra), words("verdict"), _WHY),
         rows=tuple(rows),
-        notes=(*notes, *twin_notes(group.cells), *_notes(group.cells)),
+        notes=(*notes, *twin_notes(group.cells), *_speed_notes(group), *_notes(group.cells)),
     )
 
 
@@ -260,6 +260,16 @@ def _memory(cell: CellRecord) -> str:
     if not isinstance(measured, MemoryMeasurement):
         return NONE
     return megabytes(measured.peak_resident_bytes)
+
+
+def _speed_notes(group: Group) -> Iterator[str]:
+    """Say how many threads the speeds are of, and what their ratios are to."""
+    speeds = [item.measured.get("speed") for item in group.cells]
+    threads = {item.fingerprint.n_threads for item in speeds if isinstance(item, SpeedMeasurement)}
+    if threads:
+        counts = " or ".join(map(str, sorted(threads)))
+        ratio = f"× is how many times the speed of {group.first.reference}"
+        yield f"speed with {counts} threads, in fresh processes; {ratio}, timed in turns with it"
 
 
 def twin_notes(cells: Sequence[CellRecord]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from pytest_quantgate.gguf.tensor_groups import PARTS, QUANTIZED_PARTS, REST
 from pytest_quantgate.reports.blocks import Column, Row, Table, row, words
@@ -161,17 +162,19 @@ def _domains(group: Group) -> Iterator[Table]:
             kld = domain_klds_on(cell, group.chunks).get(domain)
             figures = number(now, ".4f"), change, number(kld, ".4f")
             rows.append(row(label(cell), *figures, *_errors(cell, uses)))
-        experts = (
-            f"L{use.layer} E{use.expert} ({100 * use.share:.0f} % of the domain's tokens,"
-            f" {100 * use.share_of_all:.0f} % of all)"
-            for use in uses
+        names = [f"L{use.layer} E{use.expert}" for use in uses]
+        columns = [Column(heading=name, drop=1, is_below=True) for name in names]
+        loads = ", ".join(
+            f"{name} {100 * use.share:.0f} % ({100 * use.share_of_all:.0f} % of all)"
+            for name, use in zip(names, uses, strict=True)
         )
-        columns = [Column(heading=heading, drop=1, is_below=True) for heading in experts]
-        yield _section(
+        table = _section(
             f"{group.first.model}: {domain}, and the weight error of the experts it uses most",
             (words("format"), *_figures("PPL", "change", "mean KLD"), *columns),
             rows,
         )
+        note = f"layer and expert, and the share of the domain's tokens that it takes: {loads}"
+        yield replace(table, notes=(note,)) if uses else table
 
 
 def _errors(cell: CellRecord, uses: Sequence[ExpertUse]) -> list[str]:

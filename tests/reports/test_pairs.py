@@ -13,6 +13,7 @@ from pytest_quantgate.cli.main import main
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.reports.blocks import Table, plain
 from pytest_quantgate.reports.pairs import better, find_pairs, pair_blocks
+from pytest_quantgate.reports.run_tables import run_tables
 from pytest_quantgate.reports.write import write_report
 from pytest_quantgate.results.record import CellRecord
 from tests.reports.test_report import TOKENS, cell, divergence, record
@@ -36,14 +37,14 @@ def test_figures_are_those_of_the_record() -> None:
     pair = other.chunks.paired(one.chunks)
     change = stats.ppl_change(pair.nll().mean)
     assert told["PPL"][2].startswith(f"+{100 * change:.2f} % [")
-    assert told["PPL"][3] == "Q4_K_M is better"
+    assert told["PPL"][3] == "Q4_K_M better"
     before, after = one.chunks.kld_sums, other.chunks.kld_sums
     assert before is not None
     assert after is not None
     low, high = stats.interval(other.chunks.difference(before, after))
     difference = math.fsum(after) / 1600 - math.fsum(before) / 1600
     expected = f"{difference:+.5f} [{low:+.5f}, {high:+.5f}]"
-    assert told["mean KLD in nats"][2:] == [expected, "Q4_K_M is better"]
+    assert told["mean KLD"][2:] == [expected, "Q4_K_M better"]
 
 
 def test_matrices_are_a_pair_in_each_format() -> None:
@@ -62,17 +63,40 @@ def test_matrices_are_a_pair_in_each_format() -> None:
 
 def test_equal_bytes_have_one_speed() -> None:
     twin = diverging("MXFP4_MOE", 21, 0.04, tensor_data_sha256="Q8_0")
-    told = rows("Q8_0", "MXFP4_MOE", diverging("Q8_0", 21, 0.04), twin)
-    assert told["speed"][-1].startswith("the same tensors, byte for byte")
+    cells = (diverging("Q8_0", 21, 0.04), twin)
+    told = rows("Q8_0", "MXFP4_MOE", *cells)
     assert told["PPL"][-1] == "identical"
+    (table,) = pair_blocks(find_pairs(record(*cells), "Q8_0", "MXFP4_MOE"))
+    assert isinstance(table, Table)
+    same = "the same tensors, byte for byte: any difference of speed is chance"
+    assert same in map(plain, table.notes)
+
+
+def test_a_pair_agrees_with_the_runs_own_table_to_the_digit() -> None:
+    """Both are of the same record, so what a reader sees in one must be in the other."""
+    made = record(cell("F16", 20, 9), diverging("Q8_0", 20.1, 0.01), diverging("Q4_0", 21, 0.04))
+    (whole,) = run_tables(made)
+    headings = [column.heading for column in whole.columns]
+    by_format = {
+        plain(line.cells[0]): dict(zip(headings, map(plain, line.cells), strict=True))
+        for line in whole.rows
+    }
+    for name in ("Q8_0", "Q4_0"):
+        told = rows("F16", name, *made.cells)
+        assert told["size MB"][:2] == [by_format[n]["size MB"] for n in ("F16", name)]
+        assert told["PPL"][:2] == [by_format[n]["PPL"] for n in ("F16", name)]
+        assert told["PPL"][2] == by_format[name]["ΔPPL vs reference [95 %]"]
+    told = rows("Q8_0", "Q4_0", *made.cells)
+    for shown, name in zip(told["mean KLD"], ("Q8_0", "Q4_0"), strict=False):
+        assert f"{float(shown):.4f}" == by_format[name]["KLD"]
 
 
 @pytest.mark.parametrize(
     ("low", "high", "words"),
     [
         (0.0, 0.0, "identical"),
-        (0.1, 0.2, "a is better"),
-        (-0.2, -0.1, "b is better"),
+        (0.1, 0.2, "a better"),
+        (-0.2, -0.1, "b better"),
         (-0.1, 0.1, "no difference"),
         (-math.inf, math.inf, "not known: too few chunks"),
         (math.nan, math.nan, "not known: too few chunks"),

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from pytest_quantgate.cli.main import main
+from pytest_quantgate.reports.blocks import Row, Table, plain
 from pytest_quantgate.reports.recommend import Wishes, candidates, choice, recommend_blocks
-from pytest_quantgate.reports.run_tables import group_cells, label
+from pytest_quantgate.reports.run_tables import group_cells, label, run_tables
 from pytest_quantgate.reports.text import text
 from pytest_quantgate.reports.write import write_report
 from pytest_quantgate.results.record import CellRecord, RunRecord
@@ -87,3 +88,30 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         with pytest.raises(SystemExit):
             main(["recommend", str(path), *wrong])
         assert "write for example" in capsys.readouterr().err
+
+
+def test_a_recommendation_agrees_with_the_runs_own_table_to_the_digit() -> None:
+    made = measured()
+    (whole,) = run_tables(made)
+    figures = ("size MB", "KLD", "same top")
+    of_run = {plain(line.cells[0]).removesuffix(" †"): _cells(whole, line) for line in whole.rows}
+    tables = [item for item in recommend_blocks(made, Wishes()) if isinstance(item, Table)]
+    (table,) = tables
+    assert len(table.rows) == len(made.cells)
+    for line in table.rows:
+        name = plain(line.cells[0])
+        if name != "F16":
+            chosen = _cells(table, line)
+            assert [chosen[f] for f in figures] == [of_run[name][f] for f in figures]
+
+
+def _cells(table: Table, line: Row) -> dict[str, str]:
+    headings = (column.heading for column in table.columns)
+    return dict(zip(headings, map(plain, line.cells), strict=True))
+
+
+def test_a_fault_detector_is_no_advice() -> None:
+    made = record(*(replace(item, is_miniature=True) for item in measured().cells))
+    told = text(recommend_blocks(made, Wishes(max_bytes=9.5e6)), 200)
+    assert "By these figures it would be Q8_0" in told
+    assert "Take Q8_0" not in told

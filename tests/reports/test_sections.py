@@ -132,7 +132,8 @@ def test_routing_and_domains() -> None:
         ),
     )
     assert code.title == "m: code, and the weight error of the experts it uses most"
-    assert headings(code)[4:] == ("L3 E1 (90 % of the domain's tokens, 50 % of all)",)
+    assert headings(code)[4:] == ("L3 E1",)
+    assert plain(code.notes[0]).endswith("domain's tokens that it takes: L3 E1 90 % (50 % of all)")
     assert rows(code) == (
         ("F16", "5.0000", "", "–", "–"),
         ("Q4_0", "6.0000", "+20.00 %", "0.1000", "0.0820 (by activations 0.0800)"),
