@@ -23,6 +23,7 @@ NAMES = [
     "Installed",
     "Configuration",
     "Engines",
+    "Hosts",
     "Devices, models and texts of the profile",
     "Cache",
     "Baselines",
