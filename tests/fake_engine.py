@@ -74,7 +74,7 @@ class FakeEngine:
             python_version="",
             platform="",
             cpu_name=self._fault("cpu") or "a processor",
-            system_info="FAKE = 1",
+            system_info=self._fault("build") or "FAKE = 1",
             library_sha256=hashlib.sha256(runtime.encode()).hexdigest(),
             quantizer_sha256=hashlib.sha256(quantizer.encode()).hexdigest(),
             devices=tuple((self._fault("devices") or "CPU").split(",")),

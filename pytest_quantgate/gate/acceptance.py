@@ -16,6 +16,7 @@ from pytest_quantgate.results.baseline import (
     Size,
     SpeedBaseline,
 )
+from pytest_quantgate.results.hardware import of_same_machine
 from pytest_quantgate.results.measurements.memory import MemoryMeasurement
 from pytest_quantgate.results.measurements.routing import RoutingMeasurement
 from pytest_quantgate.results.measurements.speed import SpeedMeasurement
@@ -142,7 +143,7 @@ def _speeds(
     """Return both, the new in place of the old; the first ones of the same settings are kept."""
     found = dict(old)
     for digest, speed in new.items():
-        before = old.get(digest)
+        before = of_same_machine(old, speed.fingerprint)
         is_comparable = before is not None and before.settings == speed.settings
         anchor = before.first if before is not None and is_comparable else None
         found[digest] = speed.model_copy(update={"anchor": anchor})

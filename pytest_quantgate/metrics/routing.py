@@ -78,6 +78,14 @@ def measure_routing(session: Session, cell: ResolvedCell) -> RoutingMeasurement:
             found = compare_routing(seen, reference, n_experts, rows)
             return replace(found, is_reference=cell.is_reference)
         obstacle = "the engine recorded no routes"
+        if seen.nll_nats is None:
+            # Programs print sums by chunk alone.
+            return RoutingMeasurement(
+                n_experts=n_experts,
+                n_experts_used=n_used,
+                obstacle="this engine cannot report routing; routing was not judged",
+                is_of_engine=True,
+            )
     return RoutingMeasurement(n_experts=n_experts, n_experts_used=n_used, obstacle=obstacle)
 
 

@@ -110,6 +110,9 @@ class Perplexity(_Part):
     def _scored_something(self) -> Perplexity:
         if not len(self.chunks):
             raise ValueError("the chunks' columns are empty")
+        is_twice = len(set(self.chunks.index)) < len(self.chunks)
+        if is_twice or min(self.chunks.tokens) < 1 or min(self.chunks.nll_sum_nats) < 0:
+            raise ValueError("a chunk is there twice, has no tokens, or a likelihood above 1")
         _refuse_unlike("ppl", self.ppl, self.chunks.perplexity)
         return self
 
@@ -141,6 +144,18 @@ class Routing(_Part):
     index: tuple[int, ...]
     chunk_same_experts: tuple[int, ...]
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Routing:
+        columns = (self.same_experts, self.same_top_expert)
+        lengths = {len(self.layers), *map(len, columns)}
+        if len(lengths) > 1 or len(self.index) != len(self.chunk_same_experts) or not self.index:
+            raise ValueError("the routes' columns are of unequal length")
+        if any(not 0 <= count <= self.tokens for column in columns for count in column):
+            raise ValueError(f"more tokens are routed alike than the {self.tokens} there are")
+        if sum(self.same_experts) != sum(self.chunk_same_experts):
+            raise ValueError("the routes' sums by layer are not those by chunk")
+        return self
+
 
 class Size(_Part):
     """The file: its size, and each tensor's type and first 8 digits of its bytes' SHA-256.
@@ -148,9 +163,9 @@ class Size(_Part):
     ``tensors`` groups the layers of one tensor name, in file order, as ``TYPE:hash`` words.
     """
 
-    file_bytes: int
-    bits_per_weight: float
-    fallback_fraction: float
+    file_bytes: PositiveInt
+    bits_per_weight: PositiveFloat
+    fallback_fraction: float = Field(ge=0, le=1)
     tensors: Mapping[str, str]
 
 
@@ -219,7 +234,15 @@ class Anchor(_Part):
 
     index: tuple[int, ...]
     nll_sum_nats: tuple[float, ...]
-    file_bytes: int
+    file_bytes: PositiveInt
+
+    @model_validator(mode="after")
+    def _of_equal_length(self) -> Anchor:
+        if len(self.index) != len(self.nll_sum_nats) or len(set(self.index)) < len(self.index):
+            raise ValueError(
+                "the anchor's columns are of unequal length, or a chunk is there twice"
+            )
+        return self
 
 
 class Baseline(_Part):
@@ -260,11 +283,22 @@ class Baseline(_Part):
         if self.perplexity is None or self.perplexity.chunks.kld_sums is None:
             raise ValueError("the divergence has no kld_sum_nats for each of the chunks")
         chunks = self.perplexity.chunks
+        same = zip(chunks.same_tops or (), chunks.tokens, strict=False)
+        if any(not 0 <= count <= tokens for count, tokens in same):
+            raise ValueError("a chunk has more equal top tokens than tokens")
         mean = math.fsum(chunks.kld_sums or ()) / chunks.n_tokens
         _refuse_unlike("mean_kld_nats", self.divergence.mean_kld_nats, mean)
         if chunks.same_tops is not None:
             share = sum(chunks.same_tops) / chunks.n_tokens
             _refuse_unlike("same_top", self.divergence.same_top, share)
+        return self
+
+    @model_validator(mode="after")
+    def _of_its_hardware(self) -> Baseline:
+        parts: tuple[Mapping[str, SpeedBaseline | MemoryBaseline], ...] = self.speed, self.memory
+        for digest, figure in (item for part in parts for item in part.items()):
+            if figure.fingerprint.digest != digest:
+                raise ValueError(f"the figure of hardware {digest} is of another hardware")
         return self
 
     @property

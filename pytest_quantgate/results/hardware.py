@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import psutil
 
@@ -46,6 +46,11 @@ class Fingerprint:
         text = "\0".join(f"{name}={value}" for name, value in sorted(asdict(self).items()))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def is_same_machine(self, other: Fingerprint) -> bool:
+        """Return whether only the build or the driver differs: then a change of speed is theirs."""
+        names = ("cpu", "n_threads", "device")
+        return bool(self.cpu) and all(getattr(self, x) == getattr(other, x) for x in names)
+
     def differences(self, other: Fingerprint) -> tuple[str, ...]:
         """Say what is not as on another machine, a phrase a field."""
         found = []
@@ -57,6 +62,30 @@ class Fingerprint:
                 mine, theirs = only_differing(mine, theirs)
             found.append(f"{_NAMES[field.name]} {mine or 'unknown'} (was {theirs or 'unknown'})")
         return tuple(found)
+
+
+class OfHardware(Protocol):
+    """A figure that says on which hardware it was measured."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The hardware."""
+
+
+StoredT = TypeVar("StoredT", bound=OfHardware)
+
+
+def of_same_machine(stored: Mapping[str, StoredT], fingerprint: Fingerprint) -> StoredT | None:
+    """Return what is stored of this hardware, else of the build of this machine most like it."""
+    exact = stored.get(fingerprint.digest)
+    if exact is not None:
+        return exact
+    others = [item for item in stored.values() if fingerprint.is_same_machine(item.fingerprint)]
+    return min(others, key=lambda item: _unlikeness(fingerprint, item.fingerprint), default=None)
+
+
+def _unlikeness(one: Fingerprint, other: Fingerprint) -> int:
+    return sum(map(len, one.differences(other)))
 
 
 def only_differing(mine: str, theirs: str) -> tuple[str, str]:

@@ -25,7 +25,7 @@ def routing(same: int, busiest: float = 0.4) -> RoutingMeasurement:
         layer=0,
         tokens=1000,
         same_experts=4 * same,
-        same_top_expert=4 * same + 20,
+        same_top_expert=min(4 * same + 20, 1000),
         shared_weight=0.97,
         load=(busiest, 0.2, 0.2, 0.2),
         reference_load=(0.25, 0.25, 0.25, 0.25),
@@ -99,6 +99,19 @@ def test_a_model_without_experts_is_asked_nothing_by_default() -> None:
     assert kinds(dense, DEFAULT, stored(routing(200))) == [VerdictKind.UNSUPPORTED]
 
 
+def test_an_engine_that_can_never_report_routes_is_asked_by_name_alone() -> None:
+    """A folder of programs: all but routing is judged, and a note says so."""
+    text = "this engine cannot report routing; routing was not judged"
+    programs = RoutingMeasurement(n_experts=8, n_experts_used=2, obstacle=text, is_of_engine=True)
+    before = stored(routing(200))
+    assert kinds(programs, DEFAULT, before) == []
+    assert programs.notes == (text,)
+    assert kinds(programs, Limits(same_experts_min=0.5), before) == [VerdictKind.UNSUPPORTED]
+    failed = replace(programs, obstacle="the engine recorded no routes", is_of_engine=False)
+    assert kinds(failed, DEFAULT, before) == [VerdictKind.UNSUPPORTED], "one that could before"
+    assert failed.notes == ()
+
+
 def test_a_markers_limit_on_a_rise_is_never_left_out() -> None:
     dense = RoutingMeasurement(n_experts=0, n_experts_used=0, obstacle="no experts: a dense model")
     assert kinds(dense, Limits(routing_vs_baseline=0.1), BASELINE) == [VerdictKind.UNSUPPORTED]
@@ -133,7 +146,12 @@ def test_only_chunks_of_both_are_compared() -> None:
     before = routing(200)
     other = replace(before, chunk_indices=(11, 12, 13, 14))
     assert kinds(before, DEFAULT, stored(other)) == [VerdictKind.NOT_COMPARABLE]
-    fewer = replace(before, chunk_indices=(5,), chunk_same_experts=(300,), tokens=250)
+    layers = [
+        replace(layer, tokens=250, same_experts=150, same_top_expert=200) for layer in before.layers
+    ]
+    fewer = replace(
+        before, layers=tuple(layers), chunk_indices=(5,), chunk_same_experts=(300,), tokens=250
+    )
     (told,) = judge(before, DEFAULT, stored(fewer))
     assert told.verdict is VerdictKind.IMPROVED
 

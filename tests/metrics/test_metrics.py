@@ -176,6 +176,16 @@ def test_rows_that_do_not_fit_the_block_fell_back() -> None:
     )
 
 
+def test_what_an_override_asks_for_falls_back_too() -> None:
+    """The base's blocks are small enough, the override's are not."""
+    tensors = header(("attn", "Q8_0", (576, 8)), ("ffn", "Q5_0", (576, 8)), ("o", "Q8_0", (576, 8)))
+    recipe = make_recipe("r", "Q8_0", {"attn": "Q6_K", "ffn": "Q4_K"})
+    assert measure_size(tensors, recipe).fallbacks == ("attn", "ffn")
+    assert measure_size(tensors, find_format("Q8_0")).fallbacks == ()
+    kept = make_recipe("r", "Q4_K_M", {"attn": "Q8_0", "ffn": "Q5_0"})
+    assert measure_size(tensors, kept).fallbacks == ("o",)
+
+
 def test_a_format_without_its_main_type_had_no_effect() -> None:
     dense = header(("q", "Q8_0", (256, 8)))
     assert measure_size(dense, find_format("MXFP4_MOE")).no_effect

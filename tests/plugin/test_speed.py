@@ -260,6 +260,17 @@ def test_a_busy_machine_is_no_regression(accepted: Project) -> None:
     assert "other processes used" in cells(accepted)["Q4_0"]["reason"]
 
 
+def test_another_build_on_the_same_machine_is_compared_and_named(accepted: Project) -> None:
+    """As a wheel that lost AVX2."""
+    accepted.set_faults(build="FAKE = 1 | SLOW = 1", Q4_0="slow decode")
+    assert run(accepted, "-k", "test_speed and Q4_0") == {"Q4_0": "REGRESSED"}
+    reason = cells(accepted)["Q4_0"]["reason"]
+    assert "likely because of the build: instruction sets and build options SLOW = 1" in reason
+    assert accepted.accept("-k", "test_speed and Q4_0").ret == pytest.ExitCode.OK
+    speeds = stored(accepted, "Q4_0")["speed"].values()
+    assert [speed["anchor"] is None for speed in speeds].count(False) == 1, "the first is kept"
+
+
 def test_other_hardware_is_only_measured_by_default(accepted: Project) -> None:
     accepted.set_faults(cpu="another processor", Q4_0="slow decode")
     verdicts = run(accepted, "-k", "test_speed")

@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gguf.digests import TensorDigest
 from pytest_quantgate.gguf.tensor_changes import compare_tensors, pack_tensors
-from pytest_quantgate.results.baseline import Baseline, Divergence, Key, dump, parse, summarize
+from pytest_quantgate.results.baseline import (
+    Baseline,
+    Divergence,
+    Key,
+    Routing,
+    dump,
+    parse,
+    summarize,
+)
 from pytest_quantgate.results.baseline_store import Store, file_name, shipped_folder
 from tests.gate.judged import BASELINE, KEY
 
@@ -87,6 +96,11 @@ def test_a_number_that_is_not_finite_is_never_written() -> None:
         (change(reason=None), "is damaged: reason: "),
         (change(surprise=3), "is damaged: surprise: "),
         (change(size__file_bytes="many"), "is damaged: size.file_bytes: "),
+        (change(size__file_bytes=0), "is damaged: size.file_bytes: "),
+        (change(size__bits_per_weight=-4.5), "is damaged: size.bits_per_weight: "),
+        (change(size__fallback_fraction=1.5), "is damaged: size.fallback_fraction: "),
+        (change(anchor__index=[0]), "is damaged: anchor: .*unequal length"),
+        (change(perplexity__chunks__index=[0] * 16), "a chunk is there twice"),
         (change(perplexity__chunks__index=[1]), "is damaged: perplexity.chunks: .*unequal length"),
         (
             change(
@@ -110,6 +124,34 @@ def test_a_file_that_cannot_be_used(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         parse(text, "NAME")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({}, None),
+        ({"same_experts": (90, 81)}, "sums by layer are not those by chunk"),
+        ({"same_experts": (170, 0)}, "more tokens are routed alike than the 100"),
+        ({"same_top_expert": (1,)}, "unequal length"),
+        ({"index": (0,)}, "unequal length"),
+    ],
+)
+def test_routes_that_contradict_themselves_are_damage(
+    changed: dict[str, tuple[int, ...]], message: str | None
+) -> None:
+    routes: dict[str, Any] = {
+        "tokens": 100,
+        "layers": (0, 1),
+        "same_experts": (90, 80),
+        "same_top_expert": (95, 85),
+        "index": (0, 1),
+        "chunk_same_experts": (100, 70),
+    }
+    if message is None:
+        Routing(**routes)
+        return
+    with pytest.raises(ValueError, match=message):
+        Routing(**{**routes, **changed})
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeVar
+from dataclasses import replace
 
-from pytest_quantgate.results.hardware import Fingerprint
-from pytest_quantgate.results.verdicts import VerdictKind
+from pytest_quantgate.results.hardware import Fingerprint, OfHardware, StoredT, of_same_machine
+from pytest_quantgate.results.verdicts import Judgement, VerdictKind
 
 STORE = "store it with --snapshot-update"
-
-
-class OfHardware(Protocol):
-    """A part of a baseline that says on which hardware it was measured."""
-
-    @property
-    def fingerprint(self) -> Fingerprint:
-        """The hardware."""
-
-
-StoredT = TypeVar("StoredT", bound=OfHardware)
 
 
 def of_other_settings(
@@ -42,9 +31,10 @@ def of_this_hardware(
 ) -> StoredT | tuple[VerdictKind, str]:
     """Return what is stored of this hardware, or the verdict and the reason that there is none.
 
-    Of several other machines the one that differs least is named.
+    Another build on the same machine counts: whether it is slower is the question. Of several
+    other machines the one that differs least is named.
     """
-    found = stored.get(fingerprint.digest)
+    found = of_same_machine(stored, fingerprint)
     if found is not None:
         return found
     if not stored:
@@ -52,3 +42,12 @@ def of_this_hardware(
     nearest = min((fingerprint.differences(item.fingerprint) for item in stored.values()), key=len)
     reason = f"no stored {what} is of this hardware: {'; '.join(nearest)}; {STORE}"
     return VerdictKind.NOT_COMPARABLE, reason
+
+
+def with_build(judgement: Judgement, fingerprint: Fingerprint, stored: OfHardware) -> Judgement:
+    """Name the build as the likely cause, where the stored figure is of another one."""
+    differences = fingerprint.differences(stored.fingerprint)
+    if not differences:
+        return judgement
+    reason = f"{judgement.reason}; likely because of the build: {'; '.join(differences)}"
+    return replace(judgement, reason=reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import at_most, grown_bytes, only, other_source
-from pytest_quantgate.gate.judges.hardware import of_other_settings, of_this_hardware
+from pytest_quantgate.gate.judges.hardware import of_other_settings, of_this_hardware, with_build
 from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.measurements.memory import MemoryMeasurement
@@ -58,4 +58,5 @@ def _against_baseline(
         kind = VerdictKind.MEASURED if asked is None else kind
         return only("memory", "nothing", kind, reason)
     before = stored.peak_resident_bytes
-    return grown_bytes("memory", "peak memory", "baseline", seen, peak_bytes, before, allowed)
+    grown = grown_bytes("memory", "peak memory", "baseline", seen, peak_bytes, before, allowed)
+    return with_build(grown, measured.fingerprint, stored)

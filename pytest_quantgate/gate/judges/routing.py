@@ -30,8 +30,9 @@ def judge_routing(
     stored = None if baseline is None else baseline.routing
     if measured.obstacle is not None:
         asked = (*(getattr(limits, name) for name in _AT_LEAST), limits.expert_load_max)
-        # The default limits ask for it only where the baseline's engine could.
-        if stored is None and not any(asked) and not are_of_a_marker(limits):
+        # The default limits ask for it only where the baseline's engine could, and this kind can.
+        is_needed = stored is not None and not measured.is_of_engine
+        if not is_needed and not any(asked) and not are_of_a_marker(limits):
             return []
         return [only("routing", "reference", VerdictKind.UNSUPPORTED, measured.obstacle)]
     judgements = []

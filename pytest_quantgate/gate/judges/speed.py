@@ -13,7 +13,7 @@ import math
 from pytest_quantgate import stats
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import KIND_OF_OUTCOME, noun, only, other_source
-from pytest_quantgate.gate.judges.hardware import of_other_settings, of_this_hardware
+from pytest_quantgate.gate.judges.hardware import of_other_settings, of_this_hardware, with_build
 from pytest_quantgate.gate.observation import Observation, percent
 from pytest_quantgate.results.baseline import SPEED_SETTINGS, Baseline, SpeedBaseline
 from pytest_quantgate.results.measurements.speed import PHASES, SpeedMeasurement
@@ -192,7 +192,10 @@ def _against_hardware(
     if drift is not None and (stored.anchor is not None or allowed is None or allowed < drift):
         first = getattr(stored.first, f"{phase}_rates")
         judgements.append(_change(seen, measured, phase, "anchor", drift, first))
-    return [_unless_busy(measured, item) for item in judgements]
+    return [
+        with_build(_unless_busy(measured, item), measured.fingerprint, stored)
+        for item in judgements
+    ]
 
 
 def _comparable(

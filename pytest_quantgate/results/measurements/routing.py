@@ -63,7 +63,8 @@ class DomainRouting:
 class RoutingMeasurement:
     """The routes of a cell against its reference's, on the scored tokens of the first chunks.
 
-    ``obstacle`` says why nothing was compared; then the rest is empty. ``changed_tokens`` chose
+    ``obstacle`` says why nothing was compared; then the rest is empty. ``is_of_engine`` says that
+    this kind of engine has no way to report routes, whatever the model. ``changed_tokens`` chose
     other experts in at least one layer, and ``kld_share_changed`` is their share of the
     divergence, None where there is none. ``chunk_indices`` are the chunks' places in the text,
     ``chunk_same_experts`` their numbers of tokens with the same experts, summed over the layers.
@@ -72,6 +73,7 @@ class RoutingMeasurement:
     n_experts: int
     n_experts_used: int
     obstacle: str | None = None
+    is_of_engine: bool = False
     is_reference: bool = False
     tokens: int = 0
     layers: tuple[LayerRouting, ...] = ()
@@ -83,6 +85,11 @@ class RoutingMeasurement:
     mean_kld_same_nats: float | None = None
     experts: tuple[ExpertError, ...] = ()
     domains: tuple[DomainRouting, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What must be said aloud: that nothing was judged, where an engine cannot report it."""
+        return (self.obstacle,) if self.is_of_engine and self.obstacle else ()
 
     @property
     def same_experts(self) -> float:

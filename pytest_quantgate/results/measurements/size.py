@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from pytest_quantgate.gguf.formats import Format
+from pytest_quantgate.gguf.formats import TENSOR_TYPES, Format
 from pytest_quantgate.gguf.reader import GgufFile, Tensor
 from pytest_quantgate.gguf.tensor_groups import part_of
 
@@ -35,12 +35,19 @@ class SizeMeasurement:
     no_effect: bool
 
 
-def _fell_back(tensor: Tensor, wanted_block: int) -> bool:
-    """Tell whether a tensor's rows could not take a block of the format's size.
+def _fell_back(tensor: Tensor, wanted: Format) -> bool:
+    """Return whether a tensor's rows could not take a block of the type that was asked for.
 
     ``tensor_type_fallback`` in llama-quant.cpp replaces a type whose block does not divide the
-    row. Norms and routers are F32 by design and never count.
+    row, that of an override too. Norms and routers are F32 by design and never count.
     """
+    override = wanted.overridden_type(tensor.name)
+    if override == tensor.type.name:
+        return False
+    wanted_block = max(
+        wanted.file_type.block_elements,
+        1 if override is None else TENSOR_TYPES[override].block_elements,
+    )
     return (
         len(tensor.shape) >= 2
         and tensor.type.name != "F32"
@@ -59,12 +66,7 @@ def measure_size(file: GgufFile, wanted: Format) -> SizeMeasurement:
         tensors_by_type[tensor.type.name] += 1
         bytes_by_part[part_of(tensor.name)] += tensor.n_bytes
     total = sum(bytes_by_type.values())
-    block = wanted.file_type.block_elements
-    fallen = [
-        tensor
-        for tensor in file.tensors
-        if _fell_back(tensor, block) and wanted.overridden_type(tensor.name) != tensor.type.name
-    ]
+    fallen = [tensor for tensor in file.tensors if _fell_back(tensor, wanted)]
     main = wanted.file_type.main_type
     return SizeMeasurement(
         file_bytes=file.n_bytes,
