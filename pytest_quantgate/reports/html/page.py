@@ -9,7 +9,7 @@ from pytest_quantgate.gate.compare.comparison import compare_engines
 from pytest_quantgate.reports.common_shift import common_shift_blocks
 from pytest_quantgate.reports.html.environment import environment
 from pytest_quantgate.reports.html.plot import Plot
-from pytest_quantgate.reports.html.views import group_views, headings, matrix
+from pytest_quantgate.reports.html.views import device_plots, group_views, headings, matrix
 from pytest_quantgate.reports.noise import noise_tables
 from pytest_quantgate.reports.red import find_red
 from pytest_quantgate.reports.run_report import state
@@ -37,6 +37,7 @@ def run_html(record: RunRecord) -> str:
             headings=headings(groups),
             matrix=matrix(groups),
             groups=group_views(record),
+            across_devices=device_plots(groups),
             upgrade=upgrade_blocks(comparison) if comparison is not None else (),
             noise=noise_tables(record),
             # An upgrade's own blocks have it.

@@ -30,6 +30,8 @@ class Point:
     high: float
     is_red: bool
     has_matrix: bool
+    device: str = ""
+    matrix: str = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,8 @@ class Plot:
     y_ticks: tuple[Tick, ...]
     front: str
     on_front: tuple[str, ...]
+    devices: tuple[str, ...] = ()
+    matrices: tuple[str, ...] = ()
     left: float = _LEFT
     right: float = WIDTH - _RIGHT
     top: float = _TOP
@@ -149,6 +153,8 @@ def make_plot(
         y_ticks=y_axis.ticks(y_ticks, unit),
         front=" ".join(f"{x_axis(p.size):.1f},{y_axis(p.value):.1f}" for p in front),
         on_front=tuple(p.label for p in front),
+        devices=tuple(dict.fromkeys(p.device for p in drawn)),
+        matrices=tuple(dict.fromkeys(p.matrix for p in drawn)),
     )
 
 

@@ -177,8 +177,25 @@ def _group_view(group: Group, table: Table) -> GroupView:
 
 def group_plots(group: Group) -> Iterable[Plot | None]:
     """Return perplexity and divergence against size; None for too few points."""
+    yield from _plots(f"{group.first.model} on {group.first.device}", [group])
+
+
+def device_plots(groups: Sequence[Group]) -> tuple[tuple[str, tuple[Plot, ...]], ...]:
+    """Return the plots of each model and text that was measured on several devices, together."""
+    together: dict[tuple[str, str, str], list[Group]] = {}
+    for group in groups:
+        first = group.first
+        together.setdefault((first.model, first.text, first.engine), []).append(group)
+    return tuple(
+        (f"{model} on {len(several)} devices", plots)
+        for (model, _, _), several in together.items()
+        if len(several) > 1 and (plots := tuple(filter(None, _plots(model, several))))
+    )
+
+
+def _plots(name: str, groups: Sequence[Group]) -> Iterable[Plot | None]:
     by_ppl, by_kld = [], []
-    for cell in group.cells:
+    for group, cell in ((item, cell) for item in groups for cell in item.cells):
         if cell.file_bytes is None:
             continue
         common: dict[str, Any] = {
@@ -186,8 +203,11 @@ def group_plots(group: Group) -> Iterable[Plot | None]:
             "size": cell.file_bytes / 1e6,
             "is_red": cell.is_red,
             "has_matrix": cell.imatrix is not None,
+            "device": cell.device,
+            "matrix": cell.imatrix or "none",
         }
-        size = f"{label(cell)}: {megabytes(cell.file_bytes)} MB"
+        where = f" on {cell.device}" if len(groups) > 1 else ""
+        size = f"{label(cell)}{where}: {megabytes(cell.file_bytes)} MB"
         shift = (0.0, 0.0, 0.0) if cell.is_reference else group_change(cell, group)
         if shift is not None:
             description = "reference" if cell.is_reference else f"ΔPPL {change(*shift)}"
@@ -198,7 +218,6 @@ def group_plots(group: Group) -> Iterable[Plot | None]:
         if kld is not None:
             description = f"{size}, KLD {kld:.5f} [{low:.5f}, {high:.5f}] nats, {cell.verdict}"
             by_kld.append(Point(description=description, value=kld, low=low, high=high, **common))
-    name = f"{group.first.model} on {group.first.device}"
     yield make_plot(
         by_ppl,
         f"{name}: perplexity against size",

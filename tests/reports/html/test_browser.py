@@ -198,6 +198,57 @@ def test_a_point_says_what_it_is(page: Any) -> None:
     assert mark.get_attribute("aria-label") == tip.text
 
 
+@pytest.fixture
+def devices_page(driver: Any, tmp_path: Path) -> Any:
+    """The page of a model on two devices, with and without an importance matrix."""
+    from dataclasses import replace
+
+    from tests.reports.test_report import record
+
+    made = [
+        replace(
+            cell(name, 20 + loss + shift, size),
+            device=device,
+            imatrix=matrix,
+            id=f"m-{name}-{matrix}-{device}",
+            tensor_data_sha256=f"{name}{matrix}",
+        )
+        for device, shift in (("cpu", 0.0), ("cuda", 0.02))
+        for name, loss, size, matrix in (
+            *(("F16", 0.0, 16.0, None), ("Q8_0", 0.1, 8.0, None)),
+            *(("Q4_0", 1.0, 5.0, None), ("Q4_0", 0.8, 5.0, "calibration")),
+        )
+    ]
+    path = tmp_path / "devices.html"
+    write_report(path, record(*made))
+    driver.get(path.as_uri())
+    return driver
+
+
+def test_points_are_chosen_by_device_and_importance_matrix(devices_page: Any) -> None:
+    (figure, *_) = find(devices_page, "section[aria-labelledby=devices-1] .plot")
+
+    def shown() -> list[str]:
+        marks = figure.find_elements("css selector", ".mark")
+        labels = [mark.get_attribute("aria-label") for mark in marks if mark.is_displayed()]
+        return sorted(label.partition(":")[0] for label in labels)
+
+    def click(value: str) -> None:
+        box = figure.find_element("css selector", f"input[value={value}]")
+        script = "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})"
+        devices_page.execute_script(script, box)
+        box.click()
+
+    assert len(shown()) == 8
+    click("cuda")
+    assert shown() == [f"{n} on cpu" for n in ("F16", "Q4_0 + calibration", "Q4_0", "Q8_0")]
+    click("none")
+    assert shown() == ["Q4_0 + calibration on cpu"]
+    click("cuda")
+    assert shown() == ["Q4_0 + calibration on cpu", "Q4_0 + calibration on cuda"]
+    assert serious_faults(devices_page) == []
+
+
 def test_dark_and_back(page: Any) -> None:
     def back() -> str:
         colour: str = page.execute_script("return getComputedStyle(document.body).backgroundColor")

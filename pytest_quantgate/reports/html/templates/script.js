@@ -54,6 +54,18 @@
     filter();
   }
 
+  // Points of some devices or importance matrices alone.
+  for (const figure of document.querySelectorAll(".plot")) {
+    const boxes = [...figure.querySelectorAll(".choices input")];
+    const draw = () => {
+      for (const mark of figure.querySelectorAll(".mark")) {
+        const isHidden = boxes.some(box => !box.checked && mark.dataset[box.dataset.kind] === box.value);
+        mark.style.display = isHidden ? "none" : "";
+      }
+    };
+    for (const box of boxes) box.addEventListener("change", draw);
+  }
+
   // What a point says, for mouse, finger and keyboard.
   const tip = one("tip");
   const place = (text, x, y) => {
