@@ -88,7 +88,7 @@ def version_of(name: str) -> str:
         ).stdout
         found = re.match(rf"{ENGINE} \(([^)]+)\)", said)
         if found is None:
-            raise StepError(f"the package index told no version of {ENGINE}")
+            raise StepError(f"the package index reported no version of {ENGINE}")
         return found[1]
     if version and not _VERSION.fullmatch(version):
         raise StepError(f"the input {name} is {version!r}; write a version as 0.3.36, or {NEWEST}")

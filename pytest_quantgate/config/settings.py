@@ -395,7 +395,7 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
     for report in reports:
         if Path(report).suffix not in REPORT_ENDINGS:
             raise ConfigError(
-                f"--quant-report {report!r}: the ending tells the kind; valid:"
+                f"--quant-report {report!r}: the ending selects the format; valid:"
                 f" {', '.join(REPORT_ENDINGS)}"
             )
     return Settings(

@@ -152,7 +152,7 @@ def _quality(seen: Observation, baseline: Baseline, *, retokenized: int) -> list
     if seen.tokens_changed is not None:
         parts.append(describe_token_changes(seen.tokens_changed))
     elif not seen.chunks.is_exact:
-        parts.append("which tokens changed is not known: the engine tells sums by chunk")
+        parts.append("which tokens changed is unknown: the engine reports only sums by chunk")
     return parts
 
 

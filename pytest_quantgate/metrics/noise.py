@@ -41,7 +41,7 @@ def measure_noise(session: Session, cell: ResolvedCell) -> NoiseMeasurement:
     scores = {OWN: measure_perplexity(session, cell, n_chunks)}
     if scores[OWN].nll_nats is None:
         raise CellUnsupported(
-            "settings are compared token by token, and this engine tells sums alone; take an"
+            "settings are compared token by token, and this engine reports only sums; take an"
             " engine of llama-cpp-python"
         )
     problems: dict[str, CellError] = {}

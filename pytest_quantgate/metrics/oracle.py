@@ -61,7 +61,7 @@ def measure_oracle(session: Session, cell: ResolvedCell) -> OracleMeasurement | 
             return summarize(path, cell.engine.ask(request))
         except RequestUnknown:
             return Absent(
-                reason=f"engine {cell.cell.engine!r} tells no logits to compare with the"
+                reason=f"engine {cell.cell.engine!r} reports no logits to compare with the"
                 " oracle's; take an engine of llama-cpp-python"
             )
 

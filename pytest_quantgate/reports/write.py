@@ -67,7 +67,8 @@ def check_ending(option: str, path: Path) -> None:
     """
     if path.suffix not in REPORT_ENDINGS:
         raise ConfigError(
-            f"{option} {str(path)!r}: the ending tells the kind; valid: {', '.join(REPORT_ENDINGS)}"
+            f"{option} {str(path)!r}: the ending selects the format; valid:"
+            f" {', '.join(REPORT_ENDINGS)}"
         )
 
 

@@ -487,5 +487,5 @@ def test_the_newest_version_is_looked_up(
     monkeypatch.setenv("INPUT_AGAINST", "newest")
     assert steps.version_of("against") == "0.4.0"
     said = "nothing"
-    with pytest.raises(steps.StepError, match="told no version of llama-cpp-python"):
+    with pytest.raises(steps.StepError, match="reported no version of llama-cpp-python"):
         steps.version_of("against")

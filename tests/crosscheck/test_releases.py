@@ -179,7 +179,7 @@ def test_single_tensors_get_their_types_or_that_is_refused(
     overrides = (("ffn_down_exps", TENSOR_TYPES["Q8_0"].number),)
     _, reason = refusal(old, quantizing(FILE_TYPES["Q4_0"], made, overrides))
     if reason:
-        assert "too old to be told the types of single tensors" in reason
+        assert "too old to take the types of single tensors" in reason
         return
     types = {tensor.name: tensor.type.name for tensor in read_gguf(made).tensors}
     assert types["blk.0.ffn_down_exps.weight"] == "Q8_0"

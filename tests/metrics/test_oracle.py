@@ -116,7 +116,7 @@ def test_only_an_engine_that_cannot_tell_logits_is_not_compared(error: CellUnsup
     if isinstance(error, RequestUnknown):
         found = measure_oracle(cast("Session", run), cast("ResolvedCell", cell))
         assert isinstance(found, Absent)
-        assert found.reason.startswith("engine 'e' tells no logits")
+        assert found.reason.startswith("engine 'e' reports no logits")
     else:
         with pytest.raises(CellUnsupported, match="llama_decode"):
             measure_oracle(cast("Session", run), cast("ResolvedCell", cell))

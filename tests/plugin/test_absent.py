@@ -15,7 +15,7 @@ MINIATURE = 'models = ["lfm2moe-mini"]\ntexts = ["story"]\nn_ctx = 64\nchunks = 
 
 @pytest.fixture
 def fake(own_cache: Project) -> Project:
-    """A project of the fake engine, which tells no logits."""
+    """A project of the fake engine, which reports no logits."""
     own_cache.use_fake_engine()
     return own_cache
 
@@ -37,14 +37,14 @@ def test_an_oracle_that_the_engine_cannot_be_held_against(fake: Project) -> None
     fake.configure(formats=("F16", "Q8_0"), profile=MINIATURE)
     result, (reference, quantized) = cells_of(fake, "--quant-matrix")
     assert result.ret == pytest.ExitCode.OK
-    note = "oracle not judged: engine 'default' tells no logits to compare with the oracle's"
+    note = "oracle not judged: engine 'default' reports no logits to compare with the oracle's"
     assert [item for item in reference["notes"] if item.startswith(note)]
     assert not [item for item in quantized["notes"] if "oracle" in item]
     marked(fake, "quant_oracle(max_mean_kld=0.001)")
     result, (reference, quantized) = cells_of(fake)
     result.assert_outcomes(passed=1, failed=1)
     assert reference["verdict"] == "UNSUPPORTED"
-    assert reference["reason"].startswith("engine 'default' tells no logits")
+    assert reference["reason"].startswith("engine 'default' reports no logits")
     assert quantized["verdict"] == "MEASURED"
     assert quantized["reason"] == "oracle not judged: an oracle is of a model's reference alone"
 

@@ -70,5 +70,5 @@ def test_a_platform_without_peak_memory_is_unsupported_where_a_limit_asks(fake: 
     fake.set_faults(Q4_0="no memory")
     marked(fake, "quant_memory(max_resident_bytes=1_050_000)")
     result = fake.run("-k", "Q4_0")
-    result.stdout.fnmatch_lines(["*UNSUPPORTED: this platform does not tell*"])
+    result.stdout.fnmatch_lines(["*UNSUPPORTED: this platform does not report*"])
     memory(fake, "-k", "test_memory and Q4_0").assert_outcomes(passed=1)

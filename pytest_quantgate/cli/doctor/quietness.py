@@ -237,7 +237,7 @@ def _judge(section: Section, settings: Settings, measured: Quietness, where: str
         because = f": {disturbance.what}" if disturbance.what else ""
         section.find(
             _severity(settings),
-            f"this machine is not quiet enough to tell {_percent(margin)} of"
+            f"this machine is not quiet enough to detect {_percent(margin)} of"
             f" {' and '.join(too_wide)} speed with speed_processes = {most}{because}",
             disturbance.fix,
         )

@@ -135,7 +135,7 @@ def set_dry_run(parameters: Any) -> None:
 
     """
     if not has_field(parameters, "dry_run"):
-        raise EngineRefusal(_too_old("tell the types without quantizing (it has no dry run)"))
+        raise EngineRefusal(_too_old("report the types without quantizing (it has no dry run)"))
     parameters.dry_run = True
 
 
@@ -150,7 +150,7 @@ def set_tensor_types(parameters: Any, overrides: Sequence[tuple[str, int]]) -> o
         return None
     kind = getattr(low, "llama_model_tensor_override", None)
     if kind is None or not has_field(parameters, "tt_overrides"):
-        raise EngineRefusal(_too_old("be told the types of single tensors"))
+        raise EngineRefusal(_too_old("take the types of single tensors"))
     rows = (kind * (len(overrides) + 1))()
     for row, (pattern, number) in zip(rows, overrides, strict=False):
         row.pattern, row.type = pattern.encode(), number

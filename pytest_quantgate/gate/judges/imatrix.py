@@ -25,7 +25,7 @@ def judge_imatrix(
     if measured.uncounted_layers:
         layer = measured.uncounted_layers[0]
         reason = (
-            f"{name} has one count for all experts of layer {layer}, so that nobody knows what each"
+            f"{name} has one count for all experts of layer {layer}, so it is unknown what each"
             " saw; make it anew with a current llama-imatrix, or set"
             " imatrix_min_tokens_per_expert = 0"
         )

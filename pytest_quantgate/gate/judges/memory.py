@@ -25,7 +25,7 @@ def judge_memory(
     if peak is None:
         if limits.resident_max_bytes is None and asked is None:
             return []
-        reason = "this platform does not tell a process's peak memory"
+        reason = "this platform does not report a process's peak memory"
         return [only("memory", "limit", VerdictKind.UNSUPPORTED, reason)]
     judgements = []
     if limits.resident_max_bytes is not None:

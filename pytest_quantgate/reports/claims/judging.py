@@ -188,7 +188,7 @@ def _imatrix_gain(claim: Claim, evidence: Evidence) -> Finding:
     return _open(
         claim,
         'needs one of the two models in this format with imatrices = ["none", …]; miniatures and'
-        " requantized models tell of faults, not of gains",
+        " requantized models show faults, not gains",
         "; ".join(figures),
     )
 
@@ -272,7 +272,7 @@ def _option(claim: Claim, evidence: Evidence) -> Finding:
 
 def _build(claim: Claim, evidence: Evidence) -> Finding:
     del evidence
-    return _open(claim, "speaks of a build of llama.cpp, of which no record tells")
+    return _open(claim, "is about a build of llama.cpp, which no record covers")
 
 
 def _percent(value: float) -> str:

@@ -186,7 +186,7 @@ def test_what_cannot_be_joined_is_one_line(
     for arguments, told in [
         ([*paths, "-o", str(out)], "profile is 'q' in the former"),
         ([paths[0], paths[0]], "a record is named twice"),
-        ([*paths, "-o", str(tmp_path / "all.txt")], "all.txt': the ending tells the kind"),
+        ([*paths, "-o", str(tmp_path / "all.txt")], "all.txt': the ending selects the format"),
         ([str(tmp_path / "none.json")], "the run record"),
     ]:
         assert main(["merge", *arguments]) == 2

@@ -97,7 +97,7 @@ def test_a_machine_that_scatters(configure: Configure, engine: Any) -> None:
     (finding,) = examine(configure).findings
     assert finding.severity is Severity.ERROR
     assert finding.what.startswith(
-        "this machine is not quiet enough to tell 10.0 % of prefill and decode speed"
+        "this machine is not quiet enough to detect 10.0 % of prefill and decode speed"
     )
     (finding,) = examine(configure, profile="speed = false").findings
     assert finding.severity is Severity.WARNING, "nobody asked for speed"

@@ -88,7 +88,7 @@ def test_types_of_tensors_and_importances_that_only_cpp_can_give_are_refused(
 ) -> None:
     weights = {"blk.0.ffn_up.weight": np.ones(4, dtype=np.float32)}
     assert releases.set_tensor_types(TensorTypesOfCpp(), ()) is None
-    with pytest.raises(EngineRefusal, match="too old to be told the types of single tensors"):
+    with pytest.raises(EngineRefusal, match="too old to take the types of single tensors"):
         releases.set_tensor_types(TensorTypesOfCpp(), (("x", 8),))
     monkeypatch.setattr(releases, "low", SimpleNamespace())
     assert releases.set_importance(OldQuantizeParameters(), {}) is None
