@@ -356,8 +356,9 @@ class ProfileSettings(Table):
     seed: int = 0
     """The seed of the seeded order."""
     batch_geometry: bool = False
-    sweep: bool = False
     """Also compare batches of other sizes, one test for each cell."""
+    sweep: bool = False
+    """Also score each cell's file under many other conditions, one test for each cell."""
     compare_devices: bool = False
     """Also compare each device with the profile's first one, one test for each cell."""
     routing: bool = True

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import get_args
 
 import pytest
 
-from pytest_quantgate.config import schema
+from pytest_quantgate.config import schema, shape
 from pytest_quantgate.config.options import OPTIONS
 from pytest_quantgate.config.values import Table
 
@@ -27,6 +30,26 @@ def test_every_table_of_the_configuration_is_on_its_page() -> None:
     shown = re.findall(r"^```\{reference\} settings (\w+)$", CONFIGURATION, re.MULTILINE)
     assert len(names) >= 7
     assert {*shown} == names | {"Tables"}
+
+
+@pytest.mark.parametrize("module", [schema, shape], ids=lambda module: module.__name__)
+def test_every_setting_has_a_docstring_below_it_which_becomes_its_line(module: ModuleType) -> None:
+    """But for the tables of tables, which have a heading of their own."""
+    tree = ast.parse(Path(module.__file__ or "").read_text(encoding="utf-8"))
+    bare, described = set(), 0
+    for table in tree.body:
+        if not isinstance(table, ast.ClassDef) or not table.name.endswith(("Settings", "Tables")):
+            continue
+        for field, below in pairwise([*table.body, ast.Pass()]):
+            if isinstance(field, ast.AnnAssign):
+                has_docstring = isinstance(below, ast.Expr) and isinstance(
+                    below.value, ast.Constant
+                )
+                described += has_docstring
+                if not has_docstring and "Mapping[str, " not in ast.unparse(field.annotation):
+                    bare.add(f"{table.name}.{ast.unparse(field.target)}")
+    assert described > 10
+    assert bare == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
