@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
+from pytest_quantgate import stats
 from pytest_quantgate.results.baseline import (
     Anchor,
     Baseline,
@@ -44,11 +45,6 @@ def make_baseline(record: CellRecord, old: Baseline | None = None, reason: str =
     same_text = kept
     if kept is not None and _text_of(kept.perplexity) != _text_of(perplexity):
         same_text = None
-    anchor = Anchor(
-        index=record.chunks.index,
-        nll_sum_nats=record.chunks.nll_sum_nats,
-        file_bytes=record.file_bytes,
-    )
     return Baseline(
         key=key,
         source_sha256=record.source_sha256,
@@ -65,9 +61,31 @@ def make_baseline(record: CellRecord, old: Baseline | None = None, reason: str =
         metadata=record.metadata,
         speed=_speeds(kept.speed if kept else {}, _speed_part(record)),
         memory={**(kept.memory if kept else {}), **_memory_part(record)},
-        anchor=same_text.anchor if same_text else anchor,
+        anchor=same_text.anchor if same_text else _anchor(record, kept),
         reason=reason,
     )
+
+
+def _anchor(record: CellRecord, kept: Baseline | None) -> Anchor:
+    """Return what drift is judged from under another text: the first values of equal chunks.
+
+    A chunk is known by its tokens, wherever it is in the text. Where too few are left to judge by,
+    the drift of the quality begins anew, that of the file does not.
+    """
+    chunks, file_bytes = record.chunks, record.file_bytes or 0
+    if kept is not None:
+        file_bytes = kept.anchor.file_bytes
+    if kept is not None and kept.perplexity is not None:
+        first = dict(zip(kept.anchor.index, kept.anchor.nll_sum_nats, strict=True))
+        before = kept.perplexity.chunks
+        pairs = zip(before.index, before.token_ids, strict=True)
+        by_tokens = {ids: first[index] for index, ids in pairs if index in first}
+        rows = [row for row, ids in enumerate(chunks.token_ids) if ids in by_tokens]
+        equal = chunks.take(rows)
+        if len(set(stats.cluster_labels(equal.document, equal.index))) >= stats.MIN_CLUSTERS:
+            nats = tuple(by_tokens[ids] for ids in equal.token_ids)
+            return Anchor(index=equal.index, nll_sum_nats=nats, file_bytes=file_bytes)
+    return Anchor(index=chunks.index, nll_sum_nats=chunks.nll_sum_nats, file_bytes=file_bytes)
 
 
 def _text_of(perplexity: Perplexity | None) -> str | None:

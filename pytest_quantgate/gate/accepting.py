@@ -133,7 +133,21 @@ def describe_change(old: Baseline | None, new: Baseline) -> str:
             parts = [f"PPL {before:.4f} → {ppl:.4f} ({100 * (ppl / before - 1):+.3f} %)"]
         change = new.size.file_bytes / old.size.file_bytes - 1
         parts.append(f"{old.size.file_bytes:,} → {size} ({100 * change:+.2f} %)")
+        parts += _fate_of_anchor(old, new)
     return ", ".join([*parts, *_change_of_speed(old, new), *_change_of_memory(old, new)])
+
+
+def _fate_of_anchor(old: Baseline, new: Baseline) -> list[str]:
+    """Say what is left of the first accepted values where the text is another one."""
+    if old.perplexity is None or new.perplexity is None:
+        return []
+    if old.perplexity.text_sha256 == new.perplexity.text_sha256:
+        return []
+    chunks = new.perplexity.chunks
+    if (new.anchor.index, new.anchor.nll_sum_nats) == (chunks.index, chunks.nll_sum_nats):
+        return ["another text: drift is judged from these values, what had drifted before is lost"]
+    kept = len(new.anchor.index)
+    return [f"another text: drift is judged from the first values of {kept} equal chunks"]
 
 
 def _change_of_speed(old: Baseline | None, new: Baseline) -> list[str]:

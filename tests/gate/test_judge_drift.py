@@ -6,12 +6,23 @@ import pytest
 
 from pytest_quantgate.config.limits import default_limits
 from pytest_quantgate.config.schema import Limits
+from pytest_quantgate.gate.acceptance import make_baseline
+from pytest_quantgate.gate.accepting import describe_change
 from pytest_quantgate.gate.judge import conclude
 from pytest_quantgate.gate.judges.perplexity import judge_perplexity
 from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.results.baseline import Anchor, Baseline
 from pytest_quantgate.results.verdicts import Cause, CauseKind, VerdictKind
-from tests.gate.judged import BASELINE, FORMAT, LAST, baseline_of, measurement, observe, wobble
+from tests.gate.judged import (
+    BASELINE,
+    FORMAT,
+    LAST,
+    baseline_of,
+    change_cell,
+    measurement,
+    observe,
+    wobble,
+)
 
 DRIFTED = observe(perplexity=measurement(wobble(0.02)))
 LAST_ACCEPTED = baseline_of(DRIFTED).model_copy(update={"anchor": BASELINE.anchor})
@@ -68,6 +79,30 @@ def test_alone_it_needs_what_the_limit_against_the_baseline_needs() -> None:
     assert kinds(other, limits, BASELINE) == {"baseline": VerdictKind.NOT_COMPARABLE}
     ids = observe(perplexity=measurement(ids="other"))
     assert kinds(ids, limits, BASELINE) == {"baseline": VerdictKind.REGRESSED}
+
+
+def test_another_text_keeps_the_anchor_of_the_chunks_that_are_equal() -> None:
+    """One byte changed, and a loss of 2 % accepted with it: the drift is still seen."""
+    chunks = DRIFTED.chunks
+    ids = [f"{number:016x}" if number < 3 else own for number, own in enumerate(chunks.token_ids)]
+    seen = change_cell(DRIFTED, text_sha256="u" * 64, chunks=chunks.replace(token_ids=ids))
+    accepted = make_baseline(seen.cell, BASELINE)
+    assert accepted.anchor.index == chunks.index[3:]
+    assert accepted.anchor.nll_sum_nats == BASELINE.anchor.nll_sum_nats[3:]
+    assert "the first values of 13 equal chunks" in describe_change(BASELINE, accepted)
+    assert kinds(seen, default_limits(FORMAT), accepted) == {
+        "baseline": VerdictKind.PASS,
+        "anchor": VerdictKind.REGRESSED,
+    }
+
+
+def test_a_text_with_no_equal_chunk_begins_the_drift_anew_and_says_so() -> None:
+    other = measurement(wobble(0.02), ids="other")
+    seen = observe(perplexity=other, text_sha256="u" * 64, file_bytes=1_000_001)
+    accepted = make_baseline(seen.cell, BASELINE)
+    assert accepted.anchor.nll_sum_nats == seen.chunks.nll_sum_nats
+    assert accepted.anchor.file_bytes == BASELINE.anchor.file_bytes
+    assert "what had drifted before is lost" in describe_change(BASELINE, accepted)
 
 
 def test_an_anchor_of_other_chunks_is_not_comparable() -> None:
