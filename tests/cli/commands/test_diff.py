@@ -83,6 +83,7 @@ def test_a_part_that_went_and_settings_of_the_file_are_told(
         plain["divergence"] = None
         plain["metadata"]["tokenizer.ggml.pre"] = "another"
         plain["routing"]["same_experts"][0] -= 100
+        plain["routing"]["chunk_same_experts"][0] -= 100
 
     edit(stored / NAME, change)
     assert main(["diff", "--markdown"]) == 0
