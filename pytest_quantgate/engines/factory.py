@@ -19,6 +19,7 @@ def make_engine(
     log: Path,
     stall_s: float,
     sha256_of: Callable[[Path], str],
+    identities: Path | None = None,
 ) -> Engine:
     """Make an engine; nothing is started before it is asked.
 
@@ -28,6 +29,7 @@ def make_engine(
         log: the file for its output.
         stall_s: seconds without a sign of life after which it is ended.
         sha256_of: hashes a file.
+        identities: the folder in which an identity is kept; None keeps none.
 
     """
     if engine.tools is not None:
@@ -38,7 +40,8 @@ def make_engine(
             stall_s=stall_s,
             sha256_of=sha256_of,
         )
-    return LlamaCppPython(python=_interpreter(engine.python, root), log=log, stall_s=stall_s)
+    python = _interpreter(engine.python, root)
+    return LlamaCppPython(python=python, log=log, stall_s=stall_s, identities=identities)
 
 
 def _interpreter(python: str | None, root: Path) -> str | None:

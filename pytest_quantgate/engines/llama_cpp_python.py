@@ -10,6 +10,7 @@ from typing import cast
 
 from pytest_quantgate.engines.engine import OnReply
 from pytest_quantgate.engines.interpreter import check_interpreter
+from pytest_quantgate.engines.kept_identity import identity_key, keep_identity, read_identity
 from pytest_quantgate.engines.messages import Identify, Identity, Message, ReplyT, Request
 from pytest_quantgate.engines.worker_process import ENTRY, Place, Worker
 from pytest_quantgate.errors import CellCrashed, CellError
@@ -25,6 +26,7 @@ class LlamaCppPython:
         entry: what serves the worker's channel.
         extra_sources: further modules for the worker.
         place: the machine that it is on, None for this one; the interpreter is then checked there.
+        identities: the folder in which this interpreter's identity is kept; None keeps none.
 
     """
 
@@ -37,6 +39,7 @@ class LlamaCppPython:
         entry: str = ENTRY,
         extra_sources: Iterable[tuple[str, tuple[bool, str]]] = (),
         place: Place | None = None,
+        identities: Path | None = None,
     ) -> None:
         self._make_worker = partial(
             Worker,
@@ -54,16 +57,27 @@ class LlamaCppPython:
         self._is_checked = place is not None
         self._unusable: CellError | None = None
         self._identity: Identity | None = None
+        self._identities = identities if place is None else None
 
     def identity(self) -> Identity:
         """Describe the engine; what keeps it from answering is found out once, not by each cell."""
         if self._identity is None:
-            try:
-                self._identity = self.ask(Identify())
-            except CellError as error:
-                self._unusable = error
-                raise
+            folder = self._identities if self.python is None else None
+            key = None if folder is None else identity_key()
+            if folder is not None and key is not None:
+                self._identity = read_identity(folder, key)
+            if self._identity is None:
+                self._identity = self._ask_identity()
+                if folder is not None and key is not None:
+                    keep_identity(folder, key, self._identity)
         return self._identity
+
+    def _ask_identity(self) -> Identity:
+        try:
+            return self.ask(Identify())
+        except CellError as error:
+            self._unusable = error
+            raise
 
     def _check(self) -> None:
         """Check once whether another interpreter can run a worker."""

@@ -23,6 +23,7 @@ class EnginePool:
         sha256_of: hashes a file.
         make: makes an engine of a name; None or a result of None is the usual one.
         suffix: what the logs' names end with, where one process has several pools.
+        identities: the folder in which engines' identities are kept; None keeps none.
 
     """
 
@@ -33,11 +34,13 @@ class EnginePool:
         sha256_of: Callable[[Path], str],
         make: MakeEngine | None = None,
         suffix: str = "",
+        identities: Path | None = None,
     ) -> None:
         self._settings = settings
         self._logs = logs
         self._sha256_of = sha256_of
         self._make = make
+        self._identities = identities
         self._suffix = suffix
         self._engines: dict[str, Engine] = {}
 
@@ -51,6 +54,7 @@ class EnginePool:
                 log=log,
                 stall_s=self._settings.stall_s,
                 sha256_of=self._sha256_of,
+                identities=self._identities,
             )
         return self._engines[name]
 

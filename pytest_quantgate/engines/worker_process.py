@@ -308,8 +308,9 @@ class Worker:
         self._channel = channel
 
     def _end(self) -> None:
-        if self._is_answering and self._launcher.process is not None:
-            self._launcher.process.kill()  # busy, so that it would not end when asked to
+        is_here = self._place is None
+        if self._launcher.process is not None and (self._is_answering or is_here):
+            self._launcher.process.kill()  # if busy it would not end when asked to, if idle slowly
         group, self._group, self._channel = self._group, None, None
         if group is not None:
             group.terminate(timeout=2)

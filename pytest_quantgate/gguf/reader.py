@@ -8,6 +8,7 @@ Layout: the GGUF specification, versions 2 and 3.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import struct
@@ -35,6 +36,7 @@ _SCALARS = {
     12: "<d",
 }
 _STRING, _ARRAY = 8, 9
+_TOKENIZER = "tokenizer."
 
 # Encoders, projectors and speech models load in llama.cpp but predict no next token.
 _NOT_LANGUAGE = re.compile(r"^(clip|.*bert.*|t5encoder|wavtokenizer.*|gemma-embedding)$")
@@ -77,7 +79,9 @@ class GgufFile:
     """A model's header: all its files (split models have several), fields and tensors.
 
     ``metadata`` holds scalars and strings; arrays are left out. ``states`` are those of the files
-    when they were read, () for what was not read from a file.
+    when they were read, () for what was not read from a file. ``tokenizer_sha256`` is the SHA-256
+    of all fields that a tokenizer is made from, arrays too; files with the same one cut a text into
+    the same tokens.
     """
 
     files: tuple[Path, ...]
@@ -85,6 +89,7 @@ class GgufFile:
     tensors: tuple[Tensor, ...]
     n_bytes: int
     states: tuple[FileState, ...] = field(default=(), compare=False)
+    tokenizer_sha256: str = field(default="", compare=False)
 
     @property
     def architecture(self) -> str:
@@ -214,7 +219,7 @@ def _parse(path: Path, stream: BinaryIO) -> GgufFile:
     n_tensors, n_fields = _number(stream, "<Q"), _number(stream, "<Q")
     if n_tensors > _MAX_TENSORS or n_fields > _MAX_TENSORS:
         raise _Truncated
-    metadata = _read_fields(path, stream, n_fields)
+    metadata, tokenizer_sha256 = _read_fields(path, stream, n_fields)
     tensors = _read_tensors(path, stream, n_tensors)
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
@@ -236,15 +241,22 @@ def _parse(path: Path, stream: BinaryIO) -> GgufFile:
             f"model file {path} is truncated: {n_bytes:,} bytes of {end:,}; get it again"
         )
     return GgufFile(
-        files=(path,), metadata=metadata, tensors=placed, n_bytes=n_bytes, states=(state,)
+        files=(path,),
+        metadata=metadata,
+        tensors=placed,
+        n_bytes=n_bytes,
+        states=(state,),
+        tokenizer_sha256=tokenizer_sha256,
     )
 
 
-def _read_fields(path: Path, stream: BinaryIO, count: int) -> dict[str, Value]:
-    """Read the fields; arrays are skipped."""
+def _read_fields(path: Path, stream: BinaryIO, count: int) -> tuple[dict[str, Value], str]:
+    """Read the fields, arrays left out, and hash the tokenizer's with theirs, in any order."""
     metadata: dict[str, Value] = {}
     keys: set[str] = set()
+    hashes: list[bytes] = []
     for _ in range(count):
+        begin = stream.tell()
         key = _string(stream)
         value = _value(stream, _number(stream, "<I"))
         if key in keys:
@@ -252,7 +264,20 @@ def _read_fields(path: Path, stream: BinaryIO, count: int) -> dict[str, Value]:
         keys.add(key)
         if value is not None:
             metadata[key] = value
-    return metadata
+        if key.startswith(_TOKENIZER) or key == "general.architecture":
+            end = stream.tell()
+            stream.seek(begin)
+            hashes.append(_hash(stream, end - begin))
+    return metadata, hashlib.sha256(b"".join(sorted(hashes))).hexdigest()
+
+
+def _hash(stream: BinaryIO, size: int) -> bytes:
+    digest = hashlib.sha256()
+    while size:
+        data = _read(stream, min(size, 1 << 20))
+        digest.update(data)
+        size -= len(data)
+    return digest.digest()
 
 
 def _read_tensors(
@@ -342,6 +367,7 @@ def read_gguf(path: Path) -> GgufFile:
         tensors=tuple(tensor for header in headers for tensor in header.tensors),
         n_bytes=sum(header.n_bytes for header in headers),
         states=tuple(state for header in headers for state in header.states),
+        tokenizer_sha256=headers[0].tokenizer_sha256,
     )
 
 

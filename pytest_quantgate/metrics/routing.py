@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from pytest_quantgate.config.settings import NO_IMATRIX
 from pytest_quantgate.engines.messages import (
+    BeginComparison,
     CompareExperts,
     ExpertErrors,
     ExpertMatrix,
@@ -67,14 +68,16 @@ def measure_routing(session: Session, cell: ResolvedCell) -> RoutingMeasurement:
     elif not chunks:
         obstacle = "routing = false in the profile"
     if obstacle is None:
-        reference_cell = session.reference(cell)
-        seen = measure_perplexity(session, cell, len(chunks))
-        reference = measure_perplexity(session, reference_cell, len(chunks))
+        first_look = session.artifacts.looks(cell)[0]
+        reference = measure_perplexity(session, session.reference(cell), first_look)
+        comparison = None
+        if reference.routes is not None and not cell.is_reference:
+            comparison = _comparison(session, cell)
+            if not cell.placement.is_cpu:  # where the processor waits for the device
+                cell.engine.ask(BeginComparison(comparison=comparison))
+        seen = measure_perplexity(session, cell, first_look)
         if seen.routes is not None and reference.routes is not None:
-            files = session.artifacts.file(reference_cell), session.artifacts.file(cell)
-            rows: Sequence[ExpertErrors] = ()
-            if not cell.is_reference:
-                rows = cell.engine.ask(expert_request(*files, _importance(session, cell))).rows
+            rows = cell.engine.ask(comparison).rows if comparison is not None else ()
             found = compare_routing(seen, reference, n_experts, rows)
             return replace(found, is_reference=cell.is_reference)
         obstacle = "the engine recorded no routes"
@@ -87,6 +90,13 @@ def measure_routing(session: Session, cell: ResolvedCell) -> RoutingMeasurement:
                 is_of_engine=True,
             )
     return RoutingMeasurement(n_experts=n_experts, n_experts_used=n_used, obstacle=obstacle)
+
+
+def _comparison(session: Session, cell: ResolvedCell) -> CompareExperts:
+    """Return the request that compares a cell's experts with the reference's."""
+    reference = session.artifacts.file(session.reference(cell))
+    own = session.artifacts.file(cell)
+    return expert_request(reference, own, _importance(session, cell))
 
 
 def _importance(session: Session, cell: ResolvedCell) -> Imatrix | None:

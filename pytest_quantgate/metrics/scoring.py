@@ -18,7 +18,7 @@ from pytest_quantgate.errors import CellError
 from pytest_quantgate.matrix.requests import model_request_fields
 from pytest_quantgate.results.events import Scoring
 from pytest_quantgate.results.measurements.perplexity import Gathering, PerplexityMeasurement
-from pytest_quantgate.results.measurements.routes import MAX_ROUTE_CHUNKS
+from pytest_quantgate.results.measurements.routes import MAX_ROUTE_CHUNKS, MAX_ROUTE_CHUNKS_APART
 from pytest_quantgate.storage.keys import code_sha256, key_of
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def route_chunks(session: Session, cell: ResolvedCell) -> tuple[int, ...]:
     """Return the chunks whose routes are recorded; none in a model without experts."""
     if not session.settings.profile.routing or cell.model.any_file.n_experts == 0:
         return ()
-    count = min(session.artifacts.looks(cell)[0], MAX_ROUTE_CHUNKS)
+    most = MAX_ROUTE_CHUNKS if cell.placement.is_cpu else MAX_ROUTE_CHUNKS_APART
+    count = min(session.artifacts.looks(cell)[0], most)
     return session.artifacts.chunk_plan(cell).order[:count]
 
 
@@ -181,6 +182,7 @@ def _score(
         captures=captures,
         output_matrix=_output_matrix(session.artifacts.file(reference)),
         route_chunks=recorded if is_cpu else (),
+        token_ids=_token_ids(session, cell),
     )
     with session.hold_device(request.device, cell):
         engine.ask(request, on_reply)
@@ -196,6 +198,13 @@ def _score(
     if scored != wanted:
         raise CellError(f"the engine scored {len(scored)} of {len(wanted)} chunks")
     return gathering.finish(plan.n_chunks)
+
+
+def _token_ids(session: Session, cell: ResolvedCell) -> str:
+    """Return the file of the text's ids, "" where the cell's own tokenizer must be asked."""
+    library = cell.engine.identity().library_sha256
+    header = session.artifacts.file(cell).header
+    return str(session.artifacts.chunk_plan(cell).token_ids_for(header, library) or "")
 
 
 def _output_matrix(file: CellFile) -> MatrixPlace | None:

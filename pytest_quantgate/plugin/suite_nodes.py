@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from pytest_quantgate.errors import CellError, ConfigError, EnvironmentProblem
-from pytest_quantgate.gate.accepting import NEEDS_REASON
 from pytest_quantgate.matrix.cells import NO_TEXT
 from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.plugin.options import suite_node_id
@@ -54,9 +53,15 @@ def prepare(state: State) -> None:
         if state.options.shows_cells:
             _check_matrix(state, session)
     except (ConfigError, EnvironmentProblem) as error:
-        raise pytest.UsageError(str(error)) from error
-    finally:
         state.close()
+        raise pytest.UsageError(str(error)) from error
+    if _measures_elsewhere(state):
+        state.close()
+
+
+def _measures_elsewhere(state: State) -> bool:
+    """Return whether pytest-xdist's workers measure, and not this process."""
+    return bool(state.config.getoption("numprocesses", None))
 
 
 def _check_reports(paths: Iterable[Path]) -> None:
@@ -109,6 +114,8 @@ def _check_matrix(state: State, session: Session) -> None:
             " and calibrates nothing; leave out --snapshot-update and --quant-calibrate"
         )
     if state.options.update_baselines and not state.options.reason:
+        from pytest_quantgate.gate.accepting import NEEDS_REASON
+
         raise ConfigError(NEEDS_REASON)
     if state.options.update_baselines and not state.config.pluginmanager.hasplugin("syrupy"):
         raise ConfigError("--snapshot-update needs syrupy; remove -p no:syrupy")

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pytest_quantgate import stats
 from pytest_quantgate.artifacts.texts import Span, Text
+from pytest_quantgate.gguf.reader import GgufFile
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkPlan:
     """A text's chunks for a model: the order of visits, and each chunk's document and domain.
 
-    ``documents`` and ``domains`` are indexed by the chunk's place in the text.
+    ``documents`` and ``domains`` are indexed by the chunk's place in the text. ``token_ids`` is the
+    file of the whole text's ids, None for none; ``tokenized_by`` what made them: the hashes of the
+    file's tokenizer and of the engine's libraries.
     """
 
     order: tuple[int, ...]
     documents: tuple[int | None, ...]
     domains: tuple[str | None, ...]
+    token_ids: Path | None = None
+    tokenized_by: tuple[str, str] = ("", "")
+
+    def token_ids_for(self, file: GgufFile, library_sha256: str) -> Path | None:
+        """Return the file of the text's ids where this model and engine would give the same."""
+        is_same = self.tokenized_by == (file.tokenizer_sha256, library_sha256)
+        return self.token_ids if is_same else None
 
     @property
     def n_chunks(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from pytest_quantgate.artifacts.texts.chunks import ChunkPlan, make_plan
 from pytest_quantgate.engines.messages import Tokenize
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gguf.digests import digest_header
+from pytest_quantgate.gguf.reader import read_one
 from pytest_quantgate.storage.atomic import read_json, write_json
 from pytest_quantgate.storage.cache import Cache
 from pytest_quantgate.storage.keys import code_sha256, key_of
@@ -47,6 +49,7 @@ def cut_text(
     )
     with cache.lock(f"chunks-{key[:32]}"):
         stored = cache.sub("chunks") / f"{key}.json"
+        token_ids = stored.with_suffix(".npy")
         facts = read_json(stored)
         if not isinstance(facts, dict):
             reply = engine.ask(
@@ -54,6 +57,7 @@ def cut_text(
                     model=str(model),
                     text=str(cache.text(text.data, text.sha256)),
                     n_ctx=profile.n_ctx,
+                    token_ids=str(token_ids),
                 )
             )
             facts = {"n_tokens": reply.n_tokens, "scored_bytes": reply.scored_bytes}
@@ -62,4 +66,10 @@ def cut_text(
         raise ConfigError(too_short.format(f"{facts['n_tokens']:,}"))
     spans = [(int(start), int(end)) for start, end in facts["scored_bytes"]]
     seed = profile.seed if profile.chunk_order == "seeded" else None
-    return make_plan(text, spans, seed)
+    plan = make_plan(text, spans, seed)
+    # An engine that is a folder of programs writes none.
+    return replace(
+        plan,
+        token_ids=token_ids if token_ids.is_file() else None,
+        tokenized_by=(read_one(model).tokenizer_sha256, engine.identity().library_sha256),
+    )

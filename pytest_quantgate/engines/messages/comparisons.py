@@ -125,3 +125,17 @@ class CompareExperts(Request[ExpertsCompared]):
 
     matrices: tuple[ExpertMatrix, ...]
     max_rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonBegun(Message):
+    """The experts are compared beside what is asked next."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeginComparison(Request[ComparisonBegun]):
+    """Compare experts on the processor while it is idle; :class:`CompareExperts` then waits."""
+
+    reply: ClassVar[type[Message]] = ComparisonBegun
+
+    comparison: CompareExperts

@@ -25,13 +25,17 @@ class Tokenized(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenize(Request[Tokenized]):
-    """Tokenize a text once with a model's vocabulary and cut it into chunks."""
+    """Tokenize a text once with a model's vocabulary and cut it into chunks.
+
+    The int32 ids are written to the file ``token_ids`` as numpy writes an array; "" is none.
+    """
 
     reply: ClassVar[type[Message]] = Tokenized
 
     model: str
     text: str
     n_ctx: int
+    token_ids: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,8 @@ class Score(BatchedRequest[Scored]):
 
     ``reference`` is the folder of the reference's distribution: written if ``captures``, else
     compared with; ``output_matrix`` is where the reference's output matrix is. At the
-    chunks of ``route_chunks`` the chosen experts are recorded.
+    chunks of ``route_chunks`` the chosen experts are recorded. ``token_ids`` is a file that
+    :class:`Tokenize` wrote for this text with an equal vocabulary; with "" the text is tokenized.
     """
 
     reply: ClassVar[type[Message]] = Scored
@@ -70,6 +75,7 @@ class Score(BatchedRequest[Scored]):
     captures: bool = False
     output_matrix: MatrixPlace | None = None
     route_chunks: tuple[int, ...] = ()
+    token_ids: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

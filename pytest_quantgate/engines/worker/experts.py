@@ -6,11 +6,13 @@ Runs in the worker alone: standard library, numpy and llama_cpp.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
 from pytest_quantgate.engines.messages import (
     CompareExperts,
+    ComparisonBegun,
     ExpertErrors,
     ExpertMatrix,
     ExpertsCompared,
@@ -67,6 +69,33 @@ def compare_experts(request: CompareExperts, send: Callable[[Message], None]) ->
     return ExpertsCompared(rows=tuple(rows[number] for number in range(len(matrices))))
 
 
+class ExpertComparer:
+    """Compares experts, at once or beside what the worker does next."""
+
+    def __init__(self, send: Callable[[Message], None]) -> None:
+        self._send = send
+        self._pool = ThreadPoolExecutor(1)
+        self._begun: CompareExperts | None = None
+        self._result: Future[ExpertsCompared] | None = None
+
+    def begin(self, request: CompareExperts) -> ComparisonBegun:
+        """Begin with a comparison; one that was begun before and not asked for is forgotten.
+
+        Its progress is not told: a reply would come between those of other requests.
+        """
+        self._begun = request
+        self._result = self._pool.submit(compare_experts, request, lambda _message: None)
+        return ComparisonBegun()
+
+    def compare(self, request: CompareExperts) -> ExpertsCompared:
+        """Return what was begun, else compare now."""
+        begun, result = self._begun, self._result
+        self._begun = self._result = None
+        if result is not None and begun == request:
+            return result.result()
+        return compare_experts(request, self._send)
+
+
 def _compare(codecs: NativeCodecs, matrix: ExpertMatrix, max_rows: int) -> ExpertErrors:
     n_rows, experts = matrix.n_rows, matrix.n_experts
     before = _Slices(codecs, matrix.reference, matrix)
@@ -75,12 +104,18 @@ def _compare(codecs: NativeCodecs, matrix: ExpertMatrix, max_rows: int) -> Exper
     columns = np.frombuffer(matrix.importance, dtype=np.float32).reshape(experts, -1)
     counterpart = _counterparts(before, after, picked[:_LIKENESS_ROWS], experts)
     errors, weighted = np.empty(experts), np.empty(experts)
+    scratch: np.ndarray | None = None
     for expert, other in enumerate(counterpart.tolist()):
         weights = before.rows(other, picked)
         off = weights - after.rows(expert, picked)
-        errors[expert] = _relative_rms(off, weights, None)
+        if scratch is None:
+            scratch = np.empty(off.shape, dtype=np.float64)
+        squares = [
+            np.square(item, dtype=np.float64, out=scratch).sum(axis=0) for item in (off, weights)
+        ]
+        errors[expert] = _relative_rms(*squares)
         if columns.size:
-            weighted[expert] = _relative_rms(off, weights, columns[other])
+            weighted[expert] = _relative_rms(*(square * columns[other] for square in squares))
     return ExpertErrors(
         name=matrix.name,
         relative_rms=errors.tobytes(),
@@ -89,12 +124,9 @@ def _compare(codecs: NativeCodecs, matrix: ExpertMatrix, max_rows: int) -> Exper
     )
 
 
-def _relative_rms(off: np.ndarray, weights: np.ndarray, columns: np.ndarray | None) -> float:
-    """``√(Σ c_j (w_ij − q_ij)² / Σ c_j w_ij²)``, all c_j 1 where ``columns`` is None."""
-    squares = [np.square(matrix, dtype=np.float64).sum(axis=0) for matrix in (off, weights)]
-    if columns is not None:
-        squares = [square * columns for square in squares]
-    above, below = (float(square.sum()) for square in squares)
+def _relative_rms(off: np.ndarray, weights: np.ndarray) -> float:
+    """``√(Σ (w_ij − q_ij)² / Σ w_ij²)``, from the sums of squares of each column."""
+    above, below = float(off.sum()), float(weights.sum())
     return float(np.sqrt(above / below)) if below else float(above != 0)
 
 

@@ -20,7 +20,7 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-_VARIABLES = (
+VARIABLES = (
     "GGML_",
     "LLAMA_",
     "CUDA_",
@@ -32,6 +32,8 @@ _VARIABLES = (
     "OMP_",
     "OPENBLAS_",
 )
+"""How the names of variables begin that may choose kernels."""
+
 _ELSEWHERE = frozenset({"GGML_NO_BACKTRACE", "LLAMA_CPP_LIB_PATH"})  # no kernel's, or hashed itself
 
 
@@ -49,7 +51,7 @@ def hash_surroundings(devices: Sequence[str] = ()) -> str:
     variables = sorted(
         f"{name}={value}"
         for name, value in os.environ.items()
-        if name.startswith(_VARIABLES) and name not in _ELSEWHERE
+        if name.startswith(VARIABLES) and name not in _ELSEWHERE
     )
     text = "\n".join([*variables, *devices, nvidia_driver()])
     return hashlib.sha256(text.encode()).hexdigest()

@@ -212,13 +212,17 @@ class ReferenceStore:
         return total / len(logits)
 
     def _save_array(self, index: int, array: np.ndarray) -> None:
-        path = self._folder / f"chunk-{index}.npy"
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        with partial.open("wb") as stream:
-            np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
-        partial.replace(path)
+        save_array(self._folder / f"chunk-{index}.npy", array)
 
     def _save(self, path: Path, data: bytes) -> None:
         partial = path.with_suffix(f".{os.getpid()}.partial")
         partial.write_bytes(data)
         partial.replace(path)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an array beside its place and rename it."""
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with partial.open("wb") as stream:
+        np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
+    partial.replace(path)

@@ -30,7 +30,7 @@ from pytest_quantgate.engines.messages.placement import read_placement
 from pytest_quantgate.engines.worker.errors import EngineRefusal
 from pytest_quantgate.engines.worker.graph import Nodes, Watch, watch_names
 from pytest_quantgate.engines.worker.llama import LogTap, Model, Vocabulary, load_vocabulary
-from pytest_quantgate.engines.worker.reference import HiddenReader, ReferenceStore
+from pytest_quantgate.engines.worker.reference import HiddenReader, ReferenceStore, save_array
 from pytest_quantgate.engines.worker.routing import RouteReader, Routes
 from pytest_quantgate.engines.worker.rows import score_rows
 from pytest_quantgate.engines.worker.threads import Threads
@@ -96,6 +96,8 @@ class Scorer:
         vocabulary, free = load_vocabulary(request.model, self._log)
         try:
             tokens = vocabulary.tokenize(read_text(request.text))
+            if request.token_ids:
+                save_array(Path(request.token_ids), tokens)
             ends = np.concatenate([[0], np.cumsum(_piece_lengths(tokens, vocabulary))])
             n_ctx, hashes, spans = request.n_ctx, [], []
             for index in range(len(tokens) // n_ctx):
@@ -119,7 +121,7 @@ class Scorer:
         started = clock()
         model = self._open(request)
         load_s = clock() - started
-        tokens = self._tokenize(request.text, model.vocabulary)
+        tokens = self._tokenize(request, model.vocabulary)
         n_chunks = len(tokens) // request.n_ctx
         for index in request.chunks:
             if not 0 <= index < n_chunks:
@@ -217,6 +219,7 @@ class Scorer:
             chunks=(),
             reference="",
             output_matrix=None,
+            token_ids="",
             route_chunks=(0,) if records_routes else (),
         )
         if self._context_key != context_key:
@@ -246,10 +249,13 @@ class Scorer:
         self._store = store
         return store
 
-    def _tokenize(self, text: str, vocabulary: Vocabulary) -> np.ndarray:
-        if self._tokens is None or self._text != text:
-            self._tokens = vocabulary.tokenize(read_text(text))
-            self._text = text
+    def _tokenize(self, request: Score, vocabulary: Vocabulary) -> np.ndarray:
+        if self._tokens is None or self._text != request.text:
+            if request.token_ids:
+                self._tokens = np.load(request.token_ids, allow_pickle=False)
+            else:
+                self._tokens = vocabulary.tokenize(read_text(request.text))
+            self._text = request.text
         return self._tokens
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import pytest_quantgate.engines.worker.loading  # noqa: F401 # before numpy, which the others import
 from pytest_quantgate.engines.messages import (
+    BeginComparison,
     CollectImatrix,
     CompareBatches,
     CompareExperts,
@@ -40,7 +41,7 @@ from pytest_quantgate.engines.messages import (
 from pytest_quantgate.engines.worker.batches import compare_batches
 from pytest_quantgate.engines.worker.coding import Coder, WrongValueError
 from pytest_quantgate.engines.worker.errors import EngineRefusal
-from pytest_quantgate.engines.worker.experts import compare_experts
+from pytest_quantgate.engines.worker.experts import ExpertComparer
 from pytest_quantgate.engines.worker.identity import identify
 from pytest_quantgate.engines.worker.imatrix import collect_imatrix
 from pytest_quantgate.engines.worker.llama import LogTap, list_devices
@@ -76,10 +77,11 @@ def serve(channel: Channel) -> None:
     log = LogTap()
     scorer = Scorer(send, log)
     coder = Coder()
+    experts = ExpertComparer(send)
     items: Iterable[object] = channel
     for item in items:
         try:
-            send(_answer(from_wire(item), scorer, coder, log, send))
+            send(_answer(from_wire(item), scorer, coder, experts, log, send))
         except WrongValueError as error:
             send(Failed(kind="VALUE", reason=str(error)))
         except EngineRefusal as error:
@@ -95,7 +97,14 @@ def serve(channel: Channel) -> None:
             send(Failed(kind="CRASHED", reason=f"{type(error).__name__}: {error}"))
 
 
-def _answer(request: Message, scorer: Scorer, coder: Coder, log: LogTap, send: Any) -> Message:
+def _answer(
+    request: Message,
+    scorer: Scorer,
+    coder: Coder,
+    experts: ExpertComparer,
+    log: LogTap,
+    send: Any,
+) -> Message:
     match request:
         case Identify():
             return identify()
@@ -120,7 +129,9 @@ def _answer(request: Message, scorer: Scorer, coder: Coder, log: LogTap, send: A
             scorer.close()
             return compare_oracle(request, log, send)
         case CompareExperts():
-            return compare_experts(request, send)
+            return experts.compare(request)
+        case BeginComparison():
+            return experts.begin(request.comparison)
         case SweepConditions():
             scorer.close()
             return sweep_conditions(request, log, send)

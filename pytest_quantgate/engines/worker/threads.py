@@ -11,10 +11,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import TypeVar
 
 MAX_THREADS = 32
 """Beyond these memory is the limit."""
+
+MAX_SPANS = 6
+"""Threads that go through rows in short steps: more would wait for the interpreter's lock."""
 
 ItemT = TypeVar("ItemT")
 
@@ -46,6 +50,12 @@ class Threads:
                 work(item)
         else:
             list(self._pool.map(run, range(min(self._n_threads, len(items)))))
+
+    def spread(self, work: Callable[[slice], None], count: int) -> None:
+        """Do the work for consecutive rows, each thread for one span of them."""
+        n_spans = min(self._n_threads, MAX_SPANS, count)
+        edges = [count * number // n_spans for number in range(n_spans + 1)] if n_spans else []
+        self.each(work, [slice(*pair) for pair in pairwise(edges)])
 
     def close(self) -> None:
         """End the threads."""

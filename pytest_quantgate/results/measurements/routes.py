@@ -12,6 +12,9 @@ from pytest_quantgate.engines.messages import ScoredChunk
 MAX_ROUTE_CHUNKS = 16
 """Routes are recorded at the chunks of the first look, up to so many."""
 
+MAX_ROUTE_CHUNKS_APART = 4
+"""… where they take a pass of their own: 1,020 tokens of 512 a chunk, each in every layer."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Routes:

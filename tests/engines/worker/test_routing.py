@@ -11,7 +11,9 @@ import pytest
 
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.engines.messages import (
+    BeginComparison,
     CompareExperts,
+    ComparisonBegun,
     ExpertMatrix,
     ScoredChunk,
     TensorPlace,
@@ -132,7 +134,12 @@ def test_an_experts_error_is_relative_and_weighted_by_its_columns(
     )
     weighted_too = replace(matrix, importance=importance.tobytes())
     request = CompareExperts(matrices=(matrix, weighted_too), max_rows=rows)
-    plain_row, both = engine.ask(request).rows
+    answer = engine.ask(request)
+    assert engine.ask(BeginComparison(comparison=request)) == ComparisonBegun()
+    assert engine.ask(request) == answer
+    engine.ask(BeginComparison(comparison=replace(request, max_rows=1)))
+    assert engine.ask(request) == answer
+    plain_row, both = answer.rows
     plain, weighted = plain_row.relative_rms, both.weighted
     assert plain_row.weighted == b""
     assert plain == both.relative_rms
