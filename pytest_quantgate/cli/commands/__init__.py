@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from pytest_quantgate.cli.command import Command
 from pytest_quantgate.cli.commands import (
+    bisect,
     cache,
     card,
     claims,
@@ -28,6 +29,7 @@ from pytest_quantgate.cli.commands import (
 
 COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
+        "bisect": bisect,
         "cache": cache,
         "card": card,
         "claims": claims,

@@ -1,0 +1,1 @@
+"""Which release or commit moved a cell."""
