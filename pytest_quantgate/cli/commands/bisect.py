@@ -72,6 +72,9 @@ def add_parser(subparsers: Subparsers) -> None:
         help="an interpreter that has a release already; with it, only such are asked",
     )
     parser.add_argument("--crash", action="store_true", help="the cell is red because it crashes")
+    parser.add_argument(
+        "--moved", action="store_true", help="bad is whatever moved in any bit, not what is red"
+    )
     parser.add_argument("--plan", action="store_true", help="say what would be done; do nothing")
     parser.add_argument("-o", "--output", type=Path, help="write the report to this .md too")
 
@@ -95,7 +98,13 @@ def run(arguments: argparse.Namespace) -> int:
         good = builder.python(history.good)
     except BuildFailed as error:
         raise ConfigError(f"{history.describe(history.good)} cannot be built: {error}") from error
-    asked = key_of(good=history.good, options=options, crash=arguments.crash, root=str(root))
+    asked = key_of(
+        good=history.good,
+        options=options,
+        crash=arguments.crash,
+        moved=arguments.moved,
+        root=str(root),
+    )
     question = Question(
         root=root,
         good=good,
@@ -103,6 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
         options=options,
         records=folder / "records" / asked[:16],
         crash_is_bad=arguments.crash,
+        move_is_bad=arguments.moved,
     )
     answers = Answers(folder / f"answers-{asked[:16]}.json", asked)
     result = bisect(history, question.ask, answers, _tell(history))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_quantgate.diagnosis.bisect.answers import Answer, Kind
 from pytest_quantgate.diagnosis.bisect.builds import Builder, BuildFailed
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.results.chunk_table import Shift
+from pytest_quantgate.results.effects import Effects
 from pytest_quantgate.results.record import CellRecord, read_record
 from pytest_quantgate.results.verdicts import VerdictKind
 
@@ -34,6 +35,7 @@ class Question:
         options: what chooses the cell, as ``--quant-formats=Q4_K_M``.
         records: the folder of run records.
         crash_is_bad: see above.
+        move_is_bad: what moved in any bit, the file or the figures, is bad, whatever the limits.
 
     """
 
@@ -43,6 +45,7 @@ class Question:
     options: tuple[str, ...]
     records: Path
     crash_is_bad: bool = False
+    move_is_bad: bool = False
 
     def ask(self, candidate: str) -> Answer:
         """Build a candidate and answer for it."""
@@ -66,7 +69,10 @@ class Question:
                 f"{len(cells)} cells were measured; a bisection asks about one: choose it with"
                 " --model, --format, --text and --device"
             )
-        return answer_of(cells[0], crash_is_bad=self.crash_is_bad)
+        answer = answer_of(cells[0], crash_is_bad=self.crash_is_bad)
+        if self.move_is_bad and answer.kind is Kind.GOOD and _has_moved(cells[0].effects):
+            return replace(answer, kind=Kind.BAD, reason=f"moved. {answer.reason}")
+        return answer
 
     def command(self, python: Path, record: Path) -> Sequence[str]:
         """Return the command that holds an interpreter against the good end."""
@@ -87,13 +93,20 @@ def answer_of(cell: CellRecord, *, crash_is_bad: bool) -> Answer:
     elif cell.kind in _BAD or (died and crash_is_bad):
         kind = Kind.BAD
     effects = cell.effects
+    is_same_file = effects is not None and effects.is_same_file
     return Answer(
         kind=kind,
         reason=f"{cell.verdict}: {cell.reason.partition(chr(10))[0]}",
         shift=None if effects is None else _change(effects.together),
-        quantizer=None if effects is None else _change(effects.quantizer),
+        quantizer=0.0 if is_same_file else None if effects is None else _change(effects.quantizer),
         runtime=None if effects is None else _change(effects.runtime),
     )
+
+
+def _has_moved(effects: Effects | None) -> bool:
+    if effects is None or effects.together is None:
+        return False
+    return not (effects.is_same_file and effects.together.is_identical)
 
 
 def _change(shift: Shift | None) -> float | None:
