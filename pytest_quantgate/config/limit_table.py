@@ -230,6 +230,14 @@ _METRICS = (
                 default=_ppl_increase,
             ),
             Limit("ppl_vs_anchor", "max_vs_anchor", "PPL", _INCREASE, _ANCHOR, default=_four_times),
+            Limit(
+                "domains",
+                "max_domain_vs_baseline",
+                "PPL of each domain",
+                _INCREASE,
+                _BASELINE,
+                default=_four_times,
+            ),
         ),
     ),
     Metric(

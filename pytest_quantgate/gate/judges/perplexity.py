@@ -16,6 +16,7 @@ from pytest_quantgate.gate.judges.bounds import (
     of_beginning,
     only,
 )
+from pytest_quantgate.gate.judges.domains import judge_domains
 from pytest_quantgate.gate.judges.runtime import runtime_decision
 from pytest_quantgate.gate.observation import (
     Observation,
@@ -51,7 +52,9 @@ def judge_perplexity(
         pair = measured.paired(seen.reference)
         limit = stats.ppl_limit_nats(limits.ppl_vs_reference)
         judgements.append(_judge_pair(seen, "reference", pair, limit, look))
-    if baseline is None or (limits.ppl_vs_baseline is None and limits.ppl_vs_anchor is None):
+    if baseline is None or all(
+        limit is None for limit in (limits.ppl_vs_baseline, limits.ppl_vs_anchor, limits.domains)
+    ):
         return judgements
     obstacle = not_comparable(seen, baseline)
     if obstacle is not None:
@@ -64,6 +67,8 @@ def judge_perplexity(
         return judgements
     if limits.ppl_vs_baseline is not None:
         judgements.append(_judge_change(seen, limits, limits.ppl_vs_baseline, baseline, look))
+    if limits.domains is not None:
+        judgements += judge_domains(seen, limits.domains, baseline, look)
     if limits.ppl_vs_anchor is not None:
         judgements += _judge_drift(seen, limits, limits.ppl_vs_anchor, baseline, look)
     return judgements

@@ -1,0 +1,75 @@
+"""Domains: a loss in one kind of text that the mean over all of them hides."""
+
+from __future__ import annotations
+
+from pytest_quantgate import stats
+from pytest_quantgate.gate.judges.bounds import noun
+from pytest_quantgate.gate.observation import Observation, percent
+from pytest_quantgate.results.baseline import Baseline
+from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+
+ALPHA_DOUBTFUL = 0.01
+"""Error that all domains of a cell share for a rise that is no accident but not certain either."""
+
+MIN_CLUSTERS = 4
+"""Documents below which nothing is said of a domain; t is above 10 with so few."""
+
+
+def judge_domains(
+    seen: Observation, limit: float, baseline: Baseline, look: stats.Look
+) -> list[Judgement]:
+    """Judge the rise of each domain's perplexity; the domains share the errors of a look.
+
+    A domain has a part of the text alone, so that its bounds are wide: one that stays below the
+    limit, or cannot be told from chance, is no reason to fail a cell whose whole text is judged
+    too. REGRESSED is a domain that is above the limit with the certainty of the whole text's
+    judgement, INCONCLUSIVE one whose rise is above the limit and beyond chance.
+    """
+    pair = seen.paired(baseline)
+    names = pair.after.by_domain()
+    if len(names) < 2:
+        return []  # the whole text is the domain
+    judgements = []
+    for name, after in names.items():
+        before = pair.before.of_chunks(after.index)
+        estimate = after.difference(before.nll_sum_nats, after.nll_sum_nats)
+        if estimate.clusters >= MIN_CLUSTERS and estimate.chunks_differing:
+            judgement = _judge(seen, name, estimate, limit, look, len(names))
+            judgements += [judgement] if judgement is not None else []
+    return judgements
+
+
+def _judge(
+    seen: Observation,
+    name: str,
+    estimate: stats.PairedEstimate,
+    limit: float,
+    look: stats.Look,
+    n_domains: int,
+) -> Judgement | None:
+    """Judge one domain; None where nothing speaks against it."""
+    limit_nats = stats.ppl_limit_nats(limit)
+    certain = stats.lower_bound(estimate, look.alpha_regressed / n_domains)
+    beyond_chance = stats.lower_bound(estimate, ALPHA_DOUBTFUL / n_domains)
+    if certain > limit_nats:
+        kind = VerdictKind.REGRESSED
+        evidence = f"certain at {100 - 100 * stats.ALPHA_REGRESSED:g} % for all domains together"
+    elif estimate.mean > limit_nats and beyond_chance > 0:
+        kind, evidence = VerdictKind.INCONCLUSIVE, "cannot tell whether it is above the limit"
+    else:
+        return None
+    change = stats.ppl_change(estimate.mean)
+    low, high = map(percent, stats.ppl_ratio_interval(estimate))
+    return Judgement(
+        metric="perplexity",
+        against="baseline",
+        verdict=kind,
+        reason=(
+            f"PPL of the domain {name!r} rose by {100 * change:.2f} % (95 %: {low} to {high})"
+            f" against {noun('baseline', seen)} over {estimate.chunks} chunks; the limit for a"
+            f" domain is {percent(limit)}; {evidence}"
+        ),
+        estimate=change,
+        low=stats.ppl_change(certain),
+        limit=limit,
+    )

@@ -1,0 +1,71 @@
+"""A loss in one kind of text that the mean over all of them hides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pytest_quantgate.config.schema import Limits
+from pytest_quantgate.gate.judges.perplexity import judge_perplexity
+from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.stats import plan_looks
+from tests.gate.judged import baseline_of, change_cell, measurement, observe
+
+DOMAINS = ("code", "dialogue", "encyclopedia", "mathematics")
+LAST = plan_looks((64,), 64, 64)[0]
+EACH = Limits(ppl_vs_baseline=0.01, domains=0.01)
+
+
+def scored(losses: dict[str, float], noise: float = 0.0, seed: int = 1) -> Observation:
+    """Return 64 chunks of four domains in turn, each domain worse by so many nats a token."""
+    domains = [DOMAINS[number % 4] for number in range(64)]
+    random = np.random.default_rng(seed)
+    shifts = [losses.get(name, 0.0) + float(random.normal(0, noise)) for name in domains]
+    seen = observe(perplexity=measurement(shifts, n_chunks=64))
+    return change_cell(seen, chunks=seen.cell.chunks.replace(domain=domains))
+
+
+BASELINE = baseline_of(scored({}))
+
+
+def judge(seen: Observation, limits: Limits = EACH) -> list[Judgement]:
+    """Judge against a baseline without a loss."""
+    return judge_perplexity(seen, limits, BASELINE, LAST)
+
+
+def of_domains(seen: Observation, limits: Limits = EACH) -> list[Judgement]:
+    """Return what is said of domains."""
+    return [item for item in judge(seen, limits) if "domain" in item.reason]
+
+
+def test_a_loss_in_one_of_four_passes_is_found_where_the_whole_text_is_within_its_limit() -> None:
+    seen = scored({"code": 0.0305, "dialogue": -0.01, "encyclopedia": -0.01}, noise=0.005)
+    whole, code = judge(seen)
+    assert whole.verdict.is_green
+    assert code.verdict is VerdictKind.REGRESSED
+    assert code.reason.startswith("PPL of the domain 'code' rose by ")
+    assert "the limit for a domain is +1.00 %" in code.reason
+    assert code.estimate == pytest.approx(np.expm1(0.0305), abs=0.004)
+
+
+def test_a_loss_that_may_be_within_the_limit_asks_for_more_text() -> None:
+    (code,) = of_domains(scored({"code": 0.0145}, noise=0.01))
+    assert code.verdict is VerdictKind.INCONCLUSIVE
+    assert "cannot tell whether it is above the limit" in code.reason
+
+
+def test_what_moves_by_chance_or_within_the_limit_fails_nothing() -> None:
+    assert not of_domains(scored(dict.fromkeys(DOMAINS, 0.002), noise=0.01))
+    assert not of_domains(scored({"code": 0.0305}), Limits(ppl_vs_baseline=0.01))
+    red = [bool(of_domains(scored({}, noise=0.03, seed=seed))) for seed in range(200)]
+    assert sum(red) <= 6, "at most 1 % of harmless changes, and chance"
+
+
+def test_one_domain_is_the_whole_text_and_few_documents_say_nothing() -> None:
+    one = scored({"code": 0.05})
+    one = change_cell(one, chunks=one.cell.chunks.replace(domain=["code"] * 64))
+    assert not of_domains(one)
+    few = scored({"code": 0.05})
+    few = change_cell(few, chunks=few.cell.chunks.first(12))  # three documents of each
+    assert not of_domains(few)
