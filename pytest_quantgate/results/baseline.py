@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from pydantic import (
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.results.chunk_table import ChunkTable
 from pytest_quantgate.results.hardware import Fingerprint
+from pytest_quantgate.storage.parsing import first_problem, parse_json
 
 VERSION = 1
 
@@ -379,10 +381,6 @@ def _join_columns(raw: Any) -> Any:
     return raw
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"it holds {name}, which is no number")
-
-
 def parse(text: str, name: str) -> Baseline:
     """Read a file's text.
 
@@ -392,20 +390,17 @@ def parse(text: str, name: str) -> Baseline:
 
     """
     try:
-        # Python would read NaN and Infinity, and a comparison with them says nothing.
-        raw: Any = json.loads(text, parse_constant=_refuse_constant)
+        raw = parse_json(text)
     except ValueError as error:
         raise ConfigError(f"the baseline {name} is no JSON ({error})") from error
     if isinstance(raw, dict) and raw.get("version") != VERSION:
         raise ConfigError(
-            f"the baseline {name} has version {raw.get('version')!r}; this release reads {VERSION}"
+            f"the baseline {name} has version {reprlib.repr(raw.get('version'))};"
+            f" this release reads {VERSION}"
         )
     if isinstance(raw, dict):
         raw.pop("summary", None)  # for people: the figures below are what counts
     try:
         return Baseline.model_validate(_join_columns(raw))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        what = f"{where}: {first['msg']}" if where else first["msg"]
-        raise ConfigError(f"the baseline {name} is damaged: {what}") from error
+        raise ConfigError(f"the baseline {name} is damaged: {first_problem(error)}") from error

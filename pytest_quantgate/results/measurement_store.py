@@ -28,6 +28,21 @@ from pytest_quantgate.storage.cache import Cache
 _ARRAYS = ("nll_nats", "top_tokens", "top_probabilities", "kld_nats")
 
 
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,  # an archive that claims to be encrypted, or of a later version
+    MemoryError,
+    BadZipFile,
+    zlib.error,
+)
+"""What reading a damaged archive raises."""
+
+
 def per_token_sha256(measurement: PerplexityMeasurement) -> str | None:
     """Hash the per-token values and the chunks that they belong to; None where there are none."""
     if measurement.nll_nats is None or measurement.top_tokens is None:
@@ -43,6 +58,7 @@ def per_token_sha256(measurement: PerplexityMeasurement) -> str | None:
 def _pack(measurement: PerplexityMeasurement) -> bytes:
     header: dict[str, Any] = {
         "chunks": vars(measurement.chunks),
+        "arrays": [name for name in _ARRAYS if getattr(measurement, name) is not None],
         "n_chunks_in_text": measurement.n_chunks_in_text,
         "seconds_s": measurement.seconds_s,
         "measured_s": measurement.measured_s,
@@ -67,6 +83,8 @@ def _unpack(path: Path) -> PerplexityMeasurement | None:
         # Opened here: numpy leaves a file that is no archive open.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             header = json.loads(arrays["header"].tobytes())
+            if any(name not in arrays for name in header.get("arrays", ())):
+                return None  # its directory is damaged: what it lacks must not count as unmeasured
             return PerplexityMeasurement(
                 chunks=ChunkTable().replace(**header["chunks"]),
                 summary=_summary(header["summary"]),
@@ -76,7 +94,7 @@ def _unpack(path: Path) -> PerplexityMeasurement | None:
                 **{name: arrays.get(name) for name in _ARRAYS},
                 routes=_unpack_routes(header, arrays),
             )
-    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile, zlib.error):
+    except _DAMAGE:
         return None  # torn or damaged in any way: measured anew
 
 

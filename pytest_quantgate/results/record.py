@@ -5,8 +5,9 @@ It holds no environment variables, tokens, credentials or host names.
 
 from __future__ import annotations
 
-import json
+import math
 import pkgutil
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
@@ -22,6 +23,7 @@ from pytest_quantgate.results.chunk_table import ChunkTable, Shift
 from pytest_quantgate.results.effects import Effects
 from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement
 from pytest_quantgate.results.verdicts import Cause, CauseKind, Judgement, VerdictKind, worst
+from pytest_quantgate.storage.parsing import first_problem, parse_json
 
 VERSION = 2
 
@@ -213,25 +215,25 @@ def read_record(path: Path) -> RunRecord:
 
     """
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        plain = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError(f"the run record {path} cannot be read: {error}") from error
     version = plain.get("version") if isinstance(plain, dict) else None
-    if version not in {1, VERSION}:
+    if version not in (1, VERSION):
         raise ConfigError(
-            f"{path} is no run record of version {VERSION} (version {version!r}); write one with"
-            " pytest --quant-matrix --quant-report PATH.json"
+            f"{path} is no run record of version {VERSION} (version {reprlib.repr(version)});"
+            " write one with pytest --quant-matrix --quant-report PATH.json"
         )
     try:
         if version == 1:
             plain = _from_version_1(plain)
         cells = tuple(cell_from_plain(cell) for cell in plain["cells"])
         others = tuple(cell_from_plain(cell) for cell in plain.get("others", ()))
-        lists = {"cells": cells, "others": others, "warnings": tuple(plain["warnings"])}
-        shard = TypeAdapter(ShardRecord | None).validate_python(plain.get("shard"))
-        missing = tuple(plain.get("missing", ()))
-        return RunRecord(**{**plain, **lists, "shard": shard, "missing": missing})
-    except (KeyError, TypeError, ValueError) as error:
+        run = TypeAdapter(RunRecord).validate_python({**plain, "cells": (), "others": ()})
+        return replace(run, cells=cells, others=others)
+    except ValidationError as error:
+        raise ConfigError(f"the run record {path} is damaged: {first_problem(error)}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"the run record {path} is damaged: {error!r}") from error
 
 
@@ -297,7 +299,24 @@ def cell_from_plain(plain: dict[str, Any]) -> CellRecord:
             if name in METRICS
         }
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{where}: {first['msg']}") from error
+        raise ValueError(first_problem(error)) from error
+    _check(cell)
     return replace(cell, measured=measured)
+
+
+def _check(cell: CellRecord) -> None:
+    """Refuse a cell that contradicts itself: someone edited it.
+
+    Raises:
+        ValueError: no verdict of ours, or a perplexity that its own chunks do not give.
+
+    """
+    if cell.verdict not in {kind.value for kind in VerdictKind}:
+        raise ValueError(f"{cell.id}: {cell.verdict!r} is no verdict")
+    if cell.ppl is None or not len(cell.chunks) or not cell.chunks.is_exact:
+        return
+    if cell.chunks.n_tokens <= 0:
+        raise ValueError(f"{cell.id}: its chunks have no tokens")
+    from_chunks = cell.chunks.perplexity
+    if math.isfinite(from_chunks) and not math.isclose(cell.ppl, from_chunks, rel_tol=1e-9):
+        raise ValueError(f"{cell.id}: ppl is {cell.ppl}, but its chunks give {from_chunks}")

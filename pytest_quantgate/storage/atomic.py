@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantgate.storage.environment import environment
+from pytest_quantgate.storage.parsing import parse_json
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -40,6 +41,6 @@ def write_json(path: Path, content: object) -> None:
 def read_json(path: Path) -> Any | None:
     """Read JSON; None where there is none that can be read."""
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except (OSError, ValueError):
         return None

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from pytest_quantgate.artifacts.models import Model
 from pytest_quantgate.cli.doctor.findings import Section, Severity
@@ -20,6 +18,7 @@ from pytest_quantgate.matrix.cells import expand_sources
 from pytest_quantgate.matrix.keys import key_of_cell
 from pytest_quantgate.results.baseline import VERSION, Baseline, Key, parse
 from pytest_quantgate.results.baseline_store import Store, file_name
+from pytest_quantgate.storage.parsing import parse_json
 
 _CPU = "cpu"
 _STORE_ANEW = '--snapshot-update --quant-reason "WHY"'
@@ -183,7 +182,7 @@ def _read(path: Path, files: _Sorted) -> Baseline | None:
         files.damaged(path, f"it cannot be read: {problem}")
         return None
     try:
-        raw: Any = json.loads(text)
+        raw = parse_json(text)
     except ValueError:
         raw = None
     if isinstance(raw, dict):

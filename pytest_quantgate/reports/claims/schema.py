@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.results.baseline_store import shipped_folder
+from pytest_quantgate.storage.parsing import first_problem, parse_json
 
 Kind = Literal[
     "size",
@@ -102,10 +102,8 @@ def read_claims(name: str) -> ClaimsFile:
             raise ConfigError(f"no claims {name!r}: no such file; that ship here: {valid}")
         path = shipped
     try:
-        return ClaimsFile.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return ClaimsFile.model_validate(parse_json(path.read_bytes()))
     except (OSError, ValueError) as error:
         if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(f"the claims {path} are damaged: {where}: {first['msg']}") from error
+            raise ConfigError(f"the claims {path} are damaged: {first_problem(error)}") from error
         raise ConfigError(f"the claims {path} cannot be read: {error}") from error
