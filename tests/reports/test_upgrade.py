@@ -231,7 +231,8 @@ def test_limits_are_named_with_their_formats_where_they_differ() -> None:
     old = run_of(scored("Q8_0"), scored("Q2_K"), engine="old")
     found = compare_records(old, run_of(scored("Q8_0"), scored("Q2_K", tensors=OTHER_TYPES)))
     assert limits_text(found.cells) == (
-        "PPL +0.25 % (Q8_0), PPL +1 % (Q2_K), mean KLD +3 %, size +0.5 %"
+        "PPL +0.25 % (Q8_0), PPL +1 % (Q2_K), PPL of each domain +1 % (Q8_0),"
+        " PPL of each domain +4 % (Q2_K), mean KLD +3 %, size +0.5 %"
     )
 
 
