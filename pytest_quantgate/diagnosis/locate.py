@@ -30,7 +30,7 @@ MAX_EXCESS = 4.0
 """How many times what rounding explains an operation on equal weights may be off.
 
 The largest of sound kernels is 1.15: attention token by token against 64 at once, llama.cpp's CPU
-backend with AVX2, both embedded models and SmolLM2 (docs/explanation/measuring.md)."""
+backend with AVX2, olmoe-mini in Q4_K_M and lfm2moe-mini in Q4_0 (docs/how-to/diagnosis.md)."""
 
 MAX_EXCESS_OF_WEIGHTS = 20.0
 """The same where the weights are of two files. Their types' errors are those of normally

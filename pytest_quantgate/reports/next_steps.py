@@ -19,7 +19,7 @@ def next_step(cell: CellRecord, record: RunRecord) -> tuple[str | Span, ...]:
         case VerdictKind.REGRESSED | VerdictKind.INVALID if not _is_of_baseline(cell):
             return ("take a larger format, or raise the limit in the profile",)
         case VerdictKind.REGRESSED:
-            return ("mend the cause, or accept the change: ", accept)
+            return ("fix the cause, or accept the change: ", accept)
         case VerdictKind.SUSPICIOUS:
             return ("find out what became better; if it is right, accept it: ", accept)
         case VerdictKind.NO_BASELINE:

@@ -77,12 +77,12 @@ def test_the_configured_cache_is_shown(cache: Path, capsys: pytest.CaptureFixtur
 def test_clearing_keeps_what_is_not_made_again(cache: Path) -> None:
     """The values that baselines refer to, and runs that may go on."""
     assert main(["cache", "--clear"]) == 0
-    assert parts_left(cache) == {"tokens", "runs"}
+    assert parts_left(cache) == {"tokens", "speeds", "runs"}
     old = time.time() - 2 * 24 * 3600
     for path in (cache / "runs").rglob("*"):
         os.utime(path, (old, old))
     assert main(["cache", "--clear"]) == 0
-    assert parts_left(cache) == {"tokens"}
+    assert parts_left(cache) == {"tokens", "speeds"}
 
 
 def test_pruning_removes_what_is_too_old(cache: Path) -> None:
@@ -90,7 +90,7 @@ def test_pruning_removes_what_is_too_old(cache: Path) -> None:
     for path in cache.rglob("*"):
         os.utime(path, (old, old))
     assert main(["cache", "--prune"]) == 0
-    assert parts_left(cache) == {"artifacts", "tokens", "hashes"}
+    assert parts_left(cache) == {"artifacts", "tokens", "speeds", "hashes"}
 
 
 def test_another_cache_is_shown_without_a_configuration(

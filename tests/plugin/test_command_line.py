@@ -18,7 +18,11 @@ README = Path(__file__).parents[2] / "README.md"
 def test_the_overrides_are_those_of_the_table() -> None:
     """Each option that stands instead of a setting is a field, and given, is in the command."""
     fields = set(Overrides.__dataclass_fields__)
-    assert fields == {o.field for o in OPTIONS if o.instead_of is not None} | {"shard", "fresh"}
+    assert fields == {o.field for o in OPTIONS if o.instead_of is not None} | {
+        "shard",
+        "fresh",
+        "sweep",
+    }
     given = {option.dest: ["a, b", "c"] for option in OPTIONS if option.takes.name == "LIST"}
     overrides = Overrides.read(given.get)
     assert overrides.models == overrides.imatrices == ("a", "b", "c")

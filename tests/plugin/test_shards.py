@@ -10,7 +10,10 @@ import pytest
 
 from tests.conftest import Project
 
-WAYS = pytest.mark.parametrize("way", [(), ("-n2",)], ids=["plain", "n2"])
+WAYS = pytest.mark.parametrize(
+    "way",
+    [pytest.param((), id="plain"), pytest.param(("-n2",), id="n2", marks=pytest.mark.slow)],
+)
 
 
 def configure(project: Project, profile: str = "") -> None:

@@ -8,7 +8,14 @@ import pytest
 
 from tests.conftest import FORMATS, Project
 
-WAYS = pytest.mark.parametrize("way", [(), ("-n0",), ("-n2",)], ids=["plain", "n0", "n2"])
+WAYS = pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param((), id="plain"),
+        pytest.param(("-n0",), id="n0"),
+        pytest.param(("-n2",), id="n2", marks=pytest.mark.slow),
+    ],
+)
 Q4_0 = "quant-matrix::test_cell[tiny-Q4_0-cpu]"
 Q8_0 = "quant-matrix::test_cell[tiny-Q8_0-cpu]"
 

@@ -105,9 +105,9 @@ ERRORS: dict[str, tuple[Change, str]] = {
         _options("--quant-report=x.md", "--quant-report=y.txt"),
         "*'y.txt'*valid: .json, .md*",
     ),
-    "shard 0": (_options("--quant-shard=0/4"), "--quant-shard '0/4' is no part*as 2/4"),
-    "shard beyond": (_options("--quant-shard=5/4"), "--quant-shard '5/4' is no part*as 2/4"),
-    "no shard": (_options("--quant-shard=x"), "--quant-shard 'x' is no part*as 2/4"),
+    "shard 0": (_options("--quant-shard=0/4"), "--quant-shard '0/4' is no shard*as 2/4*"),
+    "shard beyond": (_options("--quant-shard=5/4"), "--quant-shard '5/4' is no shard*as 2/4*"),
+    "no shard": (_options("--quant-shard=x"), "--quant-shard 'x' is no shard*as 2/4*"),
     "missing model": (_missing_model, "*model 'tiny': the file */nothing.gguf does not exist;*"),
     "missing text": (_missing_text, "*text 'story': the file */no.txt cannot be read*"),
     "no such model": (
@@ -277,7 +277,7 @@ def test_markers_are_documented(project: Project) -> None:
     result = project.run("--markers")
     result.stdout.fnmatch_lines(
         [
-            "@pytest.mark.quant_ppl(max=None, max_vs_reference=None, *, max_vs_anchor=None): *",
+            "@pytest.mark.quant_ppl(max=None, max_vs_reference=None, *, max_vs_anchor=None, *): *",
             "@pytest.mark.quant_size(max_bits_per_weight=None, *): limits on the cell's file*",
             "@pytest.mark.quant_speed(phase=None, min_vs_reference=None, *): limits on the speed*",
         ]

@@ -77,7 +77,7 @@ def test_a_configuration_that_cannot_be_used_is_a_finding(
     assert main(["doctor", "--quick"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert {"Engines", "Cache"} <= set(lines)
-    assert "did you mean 'profile'?" in lines[-1]
+    assert any("did you mean 'profile'?" in line for line in lines if "error:" in line)
 
 
 def test_a_profile_may_be_named(configure: Configure, capsys: pytest.CaptureFixture[str]) -> None:
