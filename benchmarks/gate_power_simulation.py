@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_quantgate.config.limit_table import MIN_KLD_INCREASE_NATS
+from pytest_quantgate.config.limit import MIN_KLD_INCREASE_NATS
 from pytest_quantgate.config.limits import default_limits
 from pytest_quantgate.gguf.formats import find_format
 from pytest_quantgate.results.baseline import parse

@@ -25,7 +25,8 @@ from sphinx.util.docutils import SphinxDirective
 
 from pytest_quantgate import errors
 from pytest_quantgate.config import schema, shape, values
-from pytest_quantgate.config.limit_table import MARKERS, Limit, Value
+from pytest_quantgate.config.limit import Limit, Value
+from pytest_quantgate.config.metrics import MARKERS
 from pytest_quantgate.config.options import OPTIONS
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.record import RunRecord

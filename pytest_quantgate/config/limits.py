@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pytest_quantgate.config.limit_table import LIMITS
+from pytest_quantgate.config.metrics import LIMITS
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.config.settings import ALL_FORMATS
 from pytest_quantgate.gguf.formats import Format

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from pytest_quantgate.config.limit_table import LIMITS, Value
+from pytest_quantgate.config.limit import Value
+from pytest_quantgate.config.metrics import LIMITS
 from pytest_quantgate.config.shape import ShapeSettings
 from pytest_quantgate.config.values import (
     AllowedDecrease,
@@ -47,7 +48,7 @@ else:
 
 
 class Limits(_LimitFields):
-    """What a cell must keep, of :data:`~pytest_quantgate.config.limit_table.LIMITS`.
+    """What a cell must keep, of :data:`~pytest_quantgate.config.metrics.LIMITS`.
 
     None is no limit. Relative limits are allowed changes: 0.05 or ``"+5%"``.
     """

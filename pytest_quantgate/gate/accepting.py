@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from statistics import median
 
-from pytest_quantgate.config.limit_table import METRICS
+from pytest_quantgate.config.metrics import METRICS
 from pytest_quantgate.gate.acceptance import merge_parts
 from pytest_quantgate.gate.loop import answer
 from pytest_quantgate.gate.question import Answer, Question

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_quantgate.config.limit_table import METRICS
+from pytest_quantgate.config.metrics import METRICS
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.cause import find_cause
 from pytest_quantgate.gate.judges.bounds import not_comparable

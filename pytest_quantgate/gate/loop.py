@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_quantgate import stats
-from pytest_quantgate.config.limit_table import METRICS
+from pytest_quantgate.config.metrics import METRICS
 from pytest_quantgate.errors import CellError
 from pytest_quantgate.gate.acceptance import make_baseline
 from pytest_quantgate.gate.judge import conclude, judge_metric

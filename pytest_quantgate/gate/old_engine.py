@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pytest_quantgate.config.limit_table import METRICS
+from pytest_quantgate.config.metrics import METRICS
 from pytest_quantgate.errors import CellError, CellUnavailable, CellUnsupported
 from pytest_quantgate.gate.acceptance import make_baseline
 from pytest_quantgate.gate.compare.cell import can_measure

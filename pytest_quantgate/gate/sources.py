@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from pytest_quantgate.config.limit_table import LIMITS, METRICS
+from pytest_quantgate.config.metrics import LIMITS, METRICS
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import not_comparable, only
 from pytest_quantgate.gate.measuring import CellMeasurement

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_quantgate.config.limit_table import MARKERS
+from pytest_quantgate.config.metrics import MARKERS
 from pytest_quantgate.plugin.fixtures import (  # noqa: F401 # found by pytest as fixtures
     _quant_point,
     quant_baseline,

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from pytest_quantgate.config.limit_table import METRICS
+from pytest_quantgate.config.metrics import METRICS
 from pytest_quantgate.errors import CellError
 from pytest_quantgate.gate.accepting import Acceptance, accept, lock_baseline
 from pytest_quantgate.gate.loop import answer, failure

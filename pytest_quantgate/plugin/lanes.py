@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_quantgate.config.limit_table import MARKERS
+from pytest_quantgate.config.metrics import MARKERS
 from pytest_quantgate.engines.inventory import list_devices
 from pytest_quantgate.errors import CellError, CellUnavailable, ConfigError
 from pytest_quantgate.gate.loop import answer, failure

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_quantgate.config.limit_table import MARKERS, Metric
+from pytest_quantgate.config.metrics import MARKERS, Metric
 
 if TYPE_CHECKING:
     import pytest

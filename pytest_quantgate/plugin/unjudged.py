@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pytest_quantgate.config.limit_table import MARKERS
+from pytest_quantgate.config.metrics import MARKERS
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.plugin.markers import QUANT_FIXTURES, quant_marks, read_marker
 from pytest_quantgate.plugin.parametrize import Point

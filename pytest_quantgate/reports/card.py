@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from pytest_quantgate.config.limit_table import MAX_MEAN_KLD_NATS
+from pytest_quantgate.config.limit import MAX_MEAN_KLD_NATS
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gguf.formats import FULL_PRECISION, find_format
 from pytest_quantgate.reports.blocks import (

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from pytest_quantgate.config.limit_table import METRICS
+from pytest_quantgate.config.metrics import METRICS
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.results.baseline import Key, MadeBy
 from pytest_quantgate.results.chunk_table import ChunkTable, Shift

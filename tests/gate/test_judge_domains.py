@@ -14,7 +14,8 @@ from tests.gate.judged import baseline_of, change_cell, measurement, observe
 
 DOMAINS = ("code", "dialogue", "encyclopedia", "mathematics")
 LAST = plan_looks((64,), 64, 64)[0]
-EACH = Limits(ppl_vs_baseline=0.01, domains=0.01)
+EACH = Limits(ppl_vs_baseline=0.01, size_vs_baseline=0.01, domains=0.01)
+BY_NAME = Limits(domains=0.01)
 
 
 def scored(losses: dict[str, float], noise: float = 0.0, seed: int = 1) -> Observation:
@@ -69,3 +70,17 @@ def test_one_domain_is_the_whole_text_and_few_documents_say_nothing() -> None:
     few = scored({"code": 0.05})
     few = change_cell(few, chunks=few.cell.chunks.first(12))  # three documents of each
     assert not of_domains(few)
+
+
+def test_a_limit_that_a_test_asks_for_by_name_is_judged_aloud() -> None:
+    """A marker that judges nothing must not look like one that was kept."""
+    (kept,) = of_domains(scored({}, noise=0.002), BY_NAME)
+    assert kept.verdict is VerdictKind.PASS
+    assert all(name in kept.reason for name in DOMAINS)
+    (equal,) = of_domains(scored({}), BY_NAME)
+    assert equal.verdict is VerdictKind.PASS
+    without = scored({})
+    without = change_cell(without, chunks=without.cell.chunks.replace(domain=[None] * 64))
+    (nothing,) = of_domains(without, BY_NAME)
+    assert nothing.verdict is VerdictKind.UNSUPPORTED
+    assert "at least 4 documents each" in nothing.reason

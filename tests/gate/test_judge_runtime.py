@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pytest_quantgate.config.limit_table import MIN_KLD_INCREASE_NATS
+from pytest_quantgate.config.limit import MIN_KLD_INCREASE_NATS
 from pytest_quantgate.config.limits import default_limits
 from pytest_quantgate.gate.acceptance import make_baseline
 from pytest_quantgate.gate.judge import conclude

@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 import pytest
 
-from pytest_quantgate.config.limit_table import MAX_ORACLE_KLD_NATS
+from pytest_quantgate.config.limit import MAX_ORACLE_KLD_NATS
 from pytest_quantgate.engines.conditions import Conditions
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.engines.messages import CompareOracle, OracleCompared

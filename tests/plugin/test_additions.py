@@ -15,7 +15,8 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from pytest_quantgate.config.limit_table import Figure, Limit, Metric, Value, register
+from pytest_quantgate.config.limit import Limit, Value
+from pytest_quantgate.config.metrics import Figure, Metric, register
 
 register(
     Metric(

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from pytest_quantgate.cli.main import main
-from pytest_quantgate.config.limit_table import MAX_MEAN_KLD_NATS
+from pytest_quantgate.config.limit import MAX_MEAN_KLD_NATS
 from pytest_quantgate.reports.card import Advice, card_groups, formats_table, front_matter, judge
 from pytest_quantgate.reports.chunks import kld_interval_on
 from pytest_quantgate.reports.write import write_report

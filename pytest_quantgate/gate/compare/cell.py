@@ -7,7 +7,8 @@ from enum import Enum
 from typing import Any
 
 from pytest_quantgate import stats
-from pytest_quantgate.config.limit_table import LIMITS, METRICS, Scope
+from pytest_quantgate.config.limit import Scope
+from pytest_quantgate.config.metrics import LIMITS, METRICS
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.acceptance import make_baseline
 from pytest_quantgate.gate.cause import fields_changed, find_cause

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pytest_quantgate import stats
-from pytest_quantgate.config.limit_table import MAX_MEAN_KLD_NATS, MIN_KLD_INCREASE_NATS
+from pytest_quantgate.config.limit import MAX_MEAN_KLD_NATS, MIN_KLD_INCREASE_NATS
 from pytest_quantgate.config.limits import are_of_a_marker
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import (

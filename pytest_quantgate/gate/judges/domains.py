@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pytest_quantgate import stats
-from pytest_quantgate.gate.judges.bounds import noun
+from pytest_quantgate.gate.judges.bounds import noun, only
 from pytest_quantgate.gate.observation import Observation, percent
 from pytest_quantgate.results.baseline import Baseline
+from pytest_quantgate.results.chunk_table import ChunkPair
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
 
 ALPHA_DOUBTFUL = 0.01
@@ -16,27 +17,47 @@ MIN_CLUSTERS = 4
 
 
 def judge_domains(
-    seen: Observation, limit: float, baseline: Baseline, look: stats.Look
+    seen: Observation, limit: float, baseline: Baseline, look: stats.Look, *, is_asked: bool
 ) -> list[Judgement]:
     """Judge the rise of each domain's perplexity; the domains share the errors of a look.
 
     A domain has a part of the text alone, so that its bounds are wide: one that stays below the
     limit, or cannot be told from chance, is no reason to fail a cell whose whole text is judged
     too. REGRESSED is a domain that is above the limit with the certainty of the whole text's
-    judgement, INCONCLUSIVE one whose rise is above the limit and beyond chance.
+    judgement, INCONCLUSIVE one whose rise is above the limit and beyond chance. Where nothing
+    speaks against a cell only a limit that a test asks for by name (``is_asked``) is told of:
+    PASS, or UNSUPPORTED where no domain could be judged.
     """
-    pair = seen.paired(baseline)
-    names = pair.after.by_domain()
-    if len(names) < 2:
-        return []  # the whole text is the domain
-    judgements = []
-    for name, after in names.items():
+    estimates = _estimates(seen.paired(baseline))
+    judgements = [
+        judgement
+        for name, estimate in estimates.items()
+        if (judgement := _judge(seen, name, estimate, limit, look, len(estimates))) is not None
+    ]
+    if judgements or not is_asked:
+        return judgements
+    if not estimates:
+        reason = (
+            f"no domain can be judged: the limit needs a text of two domains or more with at"
+            f" least {MIN_CLUSTERS} documents each among the scored chunks"
+        )
+        return [only("perplexity", "nothing", VerdictKind.UNSUPPORTED, reason)]
+    reason = f"PPL of no domain ({', '.join(estimates)}) rose by more than {percent(limit)}"
+    return [only("perplexity", "baseline", VerdictKind.PASS, f"{reason} beyond chance")]
+
+
+def _estimates(pair: ChunkPair) -> dict[str, stats.PairedEstimate]:
+    """Return the change of each domain that has documents enough; none of a text of one domain."""
+    domains = pair.after.by_domain()
+    if len(domains) < 2:
+        return {}  # the whole text is the domain
+    estimates = {}
+    for name, after in domains.items():
         before = pair.before.of_chunks(after.index)
         estimate = after.difference(before.nll_sum_nats, after.nll_sum_nats)
-        if estimate.clusters >= MIN_CLUSTERS and estimate.chunks_differing:
-            judgement = _judge(seen, name, estimate, limit, look, len(names))
-            judgements += [judgement] if judgement is not None else []
-    return judgements
+        if estimate.clusters >= MIN_CLUSTERS:
+            estimates[name] = estimate
+    return estimates
 
 
 def _judge(
@@ -48,6 +69,8 @@ def _judge(
     n_domains: int,
 ) -> Judgement | None:
     """Judge one domain; None where nothing speaks against it."""
+    if estimate.chunks_differing == 0:
+        return None
     limit_nats = stats.ppl_limit_nats(limit)
     certain = stats.lower_bound(estimate, look.alpha_regressed / n_domains)
     beyond_chance = stats.lower_bound(estimate, ALPHA_DOUBTFUL / n_domains)

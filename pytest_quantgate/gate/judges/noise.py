@@ -7,7 +7,7 @@ import statistics as stdlib_statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pytest_quantgate.config.limit_table import MIN_KLD_INCREASE_NATS
+from pytest_quantgate.config.limit import MIN_KLD_INCREASE_NATS
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import only
 from pytest_quantgate.gate.observation import Observation, percent

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 from pytest_quantgate import stats
+from pytest_quantgate.config.limits import are_of_a_marker
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import (
     Scale,
@@ -68,7 +69,9 @@ def judge_perplexity(
     if limits.ppl_vs_baseline is not None:
         judgements.append(_judge_change(seen, limits, limits.ppl_vs_baseline, baseline, look))
     if limits.domains is not None:
-        judgements += judge_domains(seen, limits.domains, baseline, look)
+        judgements += judge_domains(
+            seen, limits.domains, baseline, look, is_asked=are_of_a_marker(limits)
+        )
     if limits.ppl_vs_anchor is not None:
         judgements += _judge_drift(seen, limits, limits.ppl_vs_anchor, baseline, look)
     return judgements

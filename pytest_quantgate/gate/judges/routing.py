@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_quantgate.config.limit_table import MIN_ROUTE_INCREASE
+from pytest_quantgate.config.limit import MIN_ROUTE_INCREASE
 from pytest_quantgate.config.limits import are_of_a_marker
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import not_comparable, only

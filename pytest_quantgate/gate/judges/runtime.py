@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_quantgate import stats
-from pytest_quantgate.config.limit_table import MIN_KLD_INCREASE_NATS
+from pytest_quantgate.config.limit import MIN_KLD_INCREASE_NATS
 from pytest_quantgate.config.limits import default_limits
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.observation import Observation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics as stdlib_statistics
 from collections.abc import Sequence
 
-from pytest_quantgate.config.limit_table import MAX_MEAN_KLD_NATS
+from pytest_quantgate.config.limit import MAX_MEAN_KLD_NATS
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import only
 from pytest_quantgate.gate.observation import Observation

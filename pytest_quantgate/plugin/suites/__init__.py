@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from pytest_quantgate.config.limit_table import METRICS
+from pytest_quantgate.config.metrics import METRICS
 
 _TestT = TypeVar("_TestT", bound=Callable[..., Any])
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_quantgate.config import limit_table as metrics
+from pytest_quantgate.config import metrics
 from pytest_quantgate.reports.blocks import Table, plain
 from pytest_quantgate.reports.chunks import (
     kld_interval_on,

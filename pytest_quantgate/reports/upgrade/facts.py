@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pytest_quantgate.config.limit_table import LIMITS, METRIC_OF, METRICS
+from pytest_quantgate.config.metrics import LIMITS, METRIC_OF, METRICS
 from pytest_quantgate.engines.messages import UNKNOWN
 from pytest_quantgate.gate.compare.cell import CellChange, Support, comparing_limits
 from pytest_quantgate.gate.compare.comparison import Comparison
