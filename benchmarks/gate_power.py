@@ -45,7 +45,7 @@ from pytest_quantgate.gate.question import Question
 from pytest_quantgate.gguf.formats import FILE_TYPES, TENSOR_TYPES
 from pytest_quantgate.gguf.reader import read_gguf
 from pytest_quantgate.matrix.session import Session
-from pytest_quantgate.results.baseline import dump, parse
+from pytest_quantgate.results.baseline_file import dump, parse
 from pytest_quantgate.results.verdicts import Cause
 
 FORMAT = "Q4_K_M"

@@ -30,7 +30,7 @@ import numpy as np
 from pytest_quantgate.config.limit import MIN_KLD_INCREASE_NATS
 from pytest_quantgate.config.limits import default_limits
 from pytest_quantgate.gguf.formats import find_format
-from pytest_quantgate.results.baseline import parse
+from pytest_quantgate.results.baseline_file import parse
 from pytest_quantgate.stats import (
     Look,
     Outcome,

@@ -25,7 +25,8 @@ from pytest_quantgate.artifacts.imatrix import COUNTS, SUMS, read_imatrix, write
 from pytest_quantgate.errors import CellInvalid, ConfigError
 from pytest_quantgate.gguf.embedded import EMBEDDED
 from pytest_quantgate.gguf.formats import find_format
-from pytest_quantgate.gguf.reader import GgufFile, check_language_model, read_gguf
+from pytest_quantgate.gguf.language_model import check_language_model
+from pytest_quantgate.gguf.reader import GgufFile, read_gguf
 from pytest_quantgate.results.measurements.size import measure_size
 
 MAX_S = 2.0

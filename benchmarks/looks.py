@@ -24,7 +24,7 @@ from pytest_quantgate.gate.loop import answer
 from pytest_quantgate.gate.question import Question
 from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.metrics.scoring import measure_perplexity
-from pytest_quantgate.results.baseline import dump
+from pytest_quantgate.results.baseline_file import dump
 
 QUESTIONS = [Question(metric=name, limits=None) for name in ("perplexity", "divergence", "size")]
 

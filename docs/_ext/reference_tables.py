@@ -24,7 +24,7 @@ from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 from pytest_quantgate import errors
-from pytest_quantgate.config import schema, shape, values
+from pytest_quantgate.config import schema, values
 from pytest_quantgate.config.limit import Limit, Value
 from pytest_quantgate.config.metrics import MARKERS
 from pytest_quantgate.config.options import OPTIONS
@@ -96,9 +96,8 @@ def is_table_of_tables(field: FieldInfo) -> bool:
 
 def settings(name: str) -> list[str]:
     """Return the keys of a table of the configuration."""
-    module = shape if name == "ShapeSettings" else schema
-    model: type[values.Table] = getattr(module, name)
-    docs = attribute_docs(module.__name__)
+    model: type[values.Table] = getattr(schema, name)
+    docs = attribute_docs(model.__module__)
     rows = []
     for key, field in model.model_fields.items():
         if is_table_of_tables(field) and (name, key) not in docs:

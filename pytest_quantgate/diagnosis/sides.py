@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from pytest_quantgate.config.schema import EngineSettings
+from pytest_quantgate.config.machines import EngineSettings
 from pytest_quantgate.engines.messages.placement import CPU, read_placement
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gguf.formats import CACHE_TYPES, TENSOR_TYPES

@@ -10,7 +10,7 @@ import psutil
 from pytest_quantgate.engines.messages.placement import Placement
 
 if TYPE_CHECKING:
-    from pytest_quantgate.config.schema import DeviceSettings
+    from pytest_quantgate.config.machines import DeviceSettings
 
 
 def default_threads() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from pytest_quantgate.config.schema import EngineSettings
+from pytest_quantgate.config.machines import EngineSettings
 from pytest_quantgate.engines.engine import Engine
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython
 from pytest_quantgate.engines.programs.engine import LlamaPrograms

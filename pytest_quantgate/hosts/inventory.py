@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_quantgate.config.schema import HostSettings
+from pytest_quantgate.config.machines import HostSettings
 from pytest_quantgate.engines.inventory import list_devices
 from pytest_quantgate.engines.messages import EngineDevice, Identity
 from pytest_quantgate.hosts.link import HostLink

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from functools import reduce
 from itertools import product
 
-from pytest_quantgate.config.schema import DeviceSettings
+from pytest_quantgate.config.machines import DeviceSettings
 from pytest_quantgate.engines.messages import EngineDevice
 from pytest_quantgate.engines.messages.placement import CPU
 from pytest_quantgate.errors import CellUnavailable

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import execnet
 
-from pytest_quantgate.config.schema import HostSettings
+from pytest_quantgate.config.machines import HostSettings
 from pytest_quantgate.engines.interpreter import OLDEST_PYTHON
 from pytest_quantgate.engines.worker_process import LaunchedThreads, Launcher
 from pytest_quantgate.errors import CellUnavailable, EnvironmentProblem, HostLost

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
-from pytest_quantgate.config.schema import HostSettings
+from pytest_quantgate.config.machines import HostSettings
 
 MOST_BYTES = 1 << 26
 """The largest message that a host may send: a whole file comes in blocks."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from pytest_quantgate.config.metrics import METRICS, Metric
+from pytest_quantgate.config.metric import Metric
+from pytest_quantgate.config.metrics import METRICS
 from pytest_quantgate.metrics.scoring import measurement_key
 from pytest_quantgate.results.measurements.absent import Absent
 from pytest_quantgate.results.record import measurement_type, plain

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_quantgate.config.metrics import MARKERS, Metric
+from pytest_quantgate.config.metric import Metric
+from pytest_quantgate.config.metrics import MARKERS
 
 if TYPE_CHECKING:
     import pytest

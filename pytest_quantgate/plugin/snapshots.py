@@ -17,7 +17,8 @@ from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 from syrupy.location import PyTestLocation
 
 from pytest_quantgate.plugin.private_names import syrupy_session
-from pytest_quantgate.results.baseline import Baseline, dump
+from pytest_quantgate.results.baseline import Baseline
+from pytest_quantgate.results.baseline_file import dump
 from pytest_quantgate.results.baseline_store import Store
 from pytest_quantgate.storage.atomic import write_atomically
 

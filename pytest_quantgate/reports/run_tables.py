@@ -7,7 +7,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 
-from pytest_quantgate.config.metrics import METRICS, Figure
+from pytest_quantgate.config.metric import Figure
+from pytest_quantgate.config.metrics import METRICS
 from pytest_quantgate.gate.judges.noise import METRIC
 from pytest_quantgate.gguf.formats import FULL_PRECISION
 from pytest_quantgate.metrics.registry import load

@@ -8,7 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from pytest_quantgate.errors import ConfigError
-from pytest_quantgate.results.baseline import Baseline, Key, parse
+from pytest_quantgate.results.baseline import Baseline, Key
+from pytest_quantgate.results.baseline_file import parse
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from pytest_quantgate.config.schema import DeviceSettings, ProfileSettings
+from pytest_quantgate.config.machines import DeviceSettings
+from pytest_quantgate.config.schema import ProfileSettings
 from pytest_quantgate.results.baseline import Key
 
 _OF_DEVICES = ("flash_attention", "type_k", "type_v")

@@ -13,7 +13,8 @@ from pytest_quantgate.artifacts.shapes import SHAPES, Shape
 from pytest_quantgate.config.settings import load_settings
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gguf.formats import FILE_TYPES
-from pytest_quantgate.gguf.reader import check_language_model, read_gguf
+from pytest_quantgate.gguf.language_model import check_language_model
+from pytest_quantgate.gguf.reader import read_gguf
 
 # Parameters and bytes of F16 files of random weights in the true shapes, made by hand for
 # llama.cpp; their vocabularies were small, hence 0.1 %.

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_quantgate.config.machines import EngineSettings
 from pytest_quantgate.config.options import Overrides
-from pytest_quantgate.config.schema import EngineSettings, Limits
+from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.config.settings import load_settings
 from pytest_quantgate.config.values import parse_relative
 from pytest_quantgate.errors import ConfigError

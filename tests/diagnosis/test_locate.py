@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pytest_quantgate.cli.main import main
-from pytest_quantgate.config.schema import EngineSettings
+from pytest_quantgate.config.machines import EngineSettings
 from pytest_quantgate.diagnosis.locate import Location, Origin, locate, make_location
 from pytest_quantgate.diagnosis.sides import Side
 from pytest_quantgate.engines.llama_cpp_python import LlamaCppPython

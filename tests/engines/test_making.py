@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_quantgate.config.schema import EngineSettings
+from pytest_quantgate.config.machines import EngineSettings
 from pytest_quantgate.engines.factory import make_engine
 from pytest_quantgate.errors import CellUnavailable
 

@@ -17,11 +17,8 @@ from hypothesis import strategies as st
 from pytest_quantgate.errors import ModelFileError
 from pytest_quantgate.gguf.digests import digest_tensors
 from pytest_quantgate.gguf.formats import FULL_PRECISION, TENSOR_TYPES, find_format
-from pytest_quantgate.gguf.reader import (
-    check_language_model,
-    read_gguf,
-    split_files,
-)
+from pytest_quantgate.gguf.language_model import check_language_model
+from pytest_quantgate.gguf.reader import read_gguf, split_files
 from pytest_quantgate.gguf.writer import NewTensor, encode_field, encode_header
 from pytest_quantgate.results.measurements.size import measure_size
 from tests.tiny_model import finish

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_quantgate.config.schema import DeviceSettings
+from pytest_quantgate.config.machines import DeviceSettings
 from pytest_quantgate.engines.messages import EngineDevice
 from pytest_quantgate.errors import CellUnavailable
 from pytest_quantgate.hosts.lanes import Lane, lanes_of, pool_members

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_quantgate.config.schema import HostSettings
+from pytest_quantgate.config.machines import HostSettings
 from pytest_quantgate.engines.messages import Failed
 from pytest_quantgate.errors import CellCrashed, HostLost
 from pytest_quantgate.hosts import remote_engine, ssh

@@ -8,7 +8,8 @@ from dataclasses import is_dataclass
 import pytest
 from pydantic import TypeAdapter
 
-from pytest_quantgate.config.metrics import LIMITS, METRICS, Metric, register
+from pytest_quantgate.config.metric import Metric
+from pytest_quantgate.config.metrics import LIMITS, METRICS, register
 from pytest_quantgate.config.schema import Limits, ProfileSettings
 from pytest_quantgate.metrics.registry import load
 from pytest_quantgate.plugin.suite_nodes import OPTIONAL_TESTS

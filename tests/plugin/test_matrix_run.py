@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from pytest_quantgate.results.baseline import parse
+from pytest_quantgate.results.baseline_file import parse
 from pytest_quantgate.results.record import read_record
 from tests.conftest import Project
 

@@ -13,7 +13,7 @@ from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.reports.claims.evidence import Evidence, read_help_texts
 from pytest_quantgate.reports.claims.judging import Finding, Outcome, judge_claims
 from pytest_quantgate.reports.claims.schema import Claim, ClaimsFile, published_folder, read_claims
-from pytest_quantgate.results.baseline import parse
+from pytest_quantgate.results.baseline_file import parse
 from pytest_quantgate.results.baseline_store import file_name, shipped_folder
 from pytest_quantgate.results.hardware import Fingerprint, HostState
 from pytest_quantgate.results.measurements.speed import ProcessSpeed, SpeedMeasurement

@@ -12,15 +12,8 @@ import pytest
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gguf.digests import TensorDigest
 from pytest_quantgate.gguf.tensor_changes import compare_tensors, pack_tensors
-from pytest_quantgate.results.baseline import (
-    Baseline,
-    Divergence,
-    Key,
-    Routing,
-    dump,
-    parse,
-    summarize,
-)
+from pytest_quantgate.results.baseline import Baseline, Divergence, Key, Routing
+from pytest_quantgate.results.baseline_file import dump, parse, summarize
 from pytest_quantgate.results.baseline_store import Store, file_name, shipped_folder
 from tests.gate.judged import BASELINE, KEY
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_quantgate.errors import ConfigError
-from pytest_quantgate.results.baseline import parse
+from pytest_quantgate.results.baseline_file import parse
 from pytest_quantgate.results.baseline_store import shipped_folder
 from pytest_quantgate.results.chunk_table import ChunkTable
 from pytest_quantgate.results.measurement_store import Measurements

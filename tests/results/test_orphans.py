@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_quantgate.config.schema import DeviceSettings, ProfileSettings
-from pytest_quantgate.results.baseline import Key, dump
+from pytest_quantgate.config.machines import DeviceSettings
+from pytest_quantgate.config.schema import ProfileSettings
+from pytest_quantgate.results.baseline import Key
+from pytest_quantgate.results.baseline_file import dump
 from pytest_quantgate.results.baseline_store import Store, file_name
 from pytest_quantgate.results.orphans import orphaned, with_device
 from tests.gate.judged import BASELINE, KEY

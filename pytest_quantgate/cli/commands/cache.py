@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_quantgate.config.project import project_folder
 from pytest_quantgate.config.schema import Tables
-from pytest_quantgate.config.settings import read_tables
+from pytest_quantgate.config.tables import read_tables
 from pytest_quantgate.storage.cache import FOLDERS, Cache
 
 if TYPE_CHECKING:

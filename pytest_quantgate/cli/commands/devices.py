@@ -7,9 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_quantgate.config.machines import EngineSettings, HostSettings
 from pytest_quantgate.config.project import project_folder
-from pytest_quantgate.config.schema import EngineSettings, HostSettings
-from pytest_quantgate.config.settings import engine_settings, read_tables
+from pytest_quantgate.config.settings import engine_settings
+from pytest_quantgate.config.tables import read_tables
 from pytest_quantgate.engines.factory import make_engine
 from pytest_quantgate.engines.inventory import device_lines, list_devices
 from pytest_quantgate.errors import CellError, ConfigError

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_quantgate.config.project import project_folder
-from pytest_quantgate.config.settings import read_tables
+from pytest_quantgate.config.tables import read_tables
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.reports.baseline_diff import BaselineChange, diff_blocks
 from pytest_quantgate.reports.markdown import markdown
 from pytest_quantgate.reports.text import text
-from pytest_quantgate.results.baseline import parse
+from pytest_quantgate.results.baseline_file import parse
 from pytest_quantgate.storage.git import git, git_if_any
 
 if TYPE_CHECKING:

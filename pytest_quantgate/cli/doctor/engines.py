@@ -16,7 +16,7 @@ from pytest_quantgate.cli.doctor.deadline import within
 from pytest_quantgate.cli.doctor.findings import Section, Severity
 from pytest_quantgate.cli.doctor.installed import PORTABLE
 from pytest_quantgate.cli.doctor.project import Answer, Project
-from pytest_quantgate.config.schema import EngineSettings
+from pytest_quantgate.config.machines import EngineSettings
 from pytest_quantgate.config.settings import EVALUATION_TEXT, Settings
 from pytest_quantgate.engines.devices import default_threads
 from pytest_quantgate.engines.engine import Engine

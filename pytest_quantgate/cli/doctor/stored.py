@@ -16,7 +16,8 @@ from pytest_quantgate.config.settings import BUILT_IN_PROFILES, Settings, load_s
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.matrix.cells import expand_sources
 from pytest_quantgate.matrix.keys import key_of_cell
-from pytest_quantgate.results.baseline import VERSION, Baseline, Key, parse
+from pytest_quantgate.results.baseline import VERSION, Baseline, Key
+from pytest_quantgate.results.baseline_file import parse
 from pytest_quantgate.results.baseline_store import Store, file_name
 from pytest_quantgate.storage.parsing import parse_json
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from pytest_quantgate.engines.messages import UNKNOWN, Identity
 from pytest_quantgate.engines.worker.build import compiler_of, describe_build, read_cmake_package
+from pytest_quantgate.engines.worker.devices import device_description, devices
 from pytest_quantgate.engines.worker.host import cpu_name, hash_surroundings
-from pytest_quantgate.engines.worker.llama import device_description, devices
 from pytest_quantgate.engines.worker.loading import (
     library_folder,
     low,

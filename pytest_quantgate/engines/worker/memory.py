@@ -22,13 +22,8 @@ from pytest_quantgate.engines.messages import (
     Message,
 )
 from pytest_quantgate.engines.messages.placement import read_placement
-from pytest_quantgate.engines.worker.llama import (
-    LogTap,
-    Model,
-    describe_device,
-    device_memory,
-    devices,
-)
+from pytest_quantgate.engines.worker.devices import describe_device, device_memory, devices
+from pytest_quantgate.engines.worker.llama import LogTap, Model
 from pytest_quantgate.engines.worker.loading import low
 
 _BUFFER = re.compile(

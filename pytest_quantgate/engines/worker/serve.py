@@ -40,11 +40,12 @@ from pytest_quantgate.engines.messages import (
 )
 from pytest_quantgate.engines.worker.batches import compare_batches
 from pytest_quantgate.engines.worker.coding import Coder, WrongValueError
+from pytest_quantgate.engines.worker.devices import list_devices
 from pytest_quantgate.engines.worker.errors import EngineRefusal
 from pytest_quantgate.engines.worker.experts import ExpertComparer
 from pytest_quantgate.engines.worker.identity import identify
 from pytest_quantgate.engines.worker.imatrix import collect_imatrix
-from pytest_quantgate.engines.worker.llama import LogTap, list_devices
+from pytest_quantgate.engines.worker.llama import LogTap
 from pytest_quantgate.engines.worker.memory import measure_memory
 from pytest_quantgate.engines.worker.oracle import compare_oracle
 from pytest_quantgate.engines.worker.quantizing import plan_quantization, quantize

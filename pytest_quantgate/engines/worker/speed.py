@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from pytest_quantgate.engines.messages import MeasureSpeed, Message, Progress, SpeedMeasured
+from pytest_quantgate.engines.worker.devices import describe_device
 from pytest_quantgate.engines.worker.errors import EngineRefusal
-from pytest_quantgate.engines.worker.llama import LogTap, Model, describe_device
+from pytest_quantgate.engines.worker.llama import LogTap, Model
 from pytest_quantgate.engines.worker.loading import low
 from pytest_quantgate.engines.worker.releases import clear_memory
 

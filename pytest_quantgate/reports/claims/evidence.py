@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pytest_quantgate.artifacts.shapes import SHAPES
 from pytest_quantgate.errors import ConfigError
-from pytest_quantgate.results.baseline import parse
+from pytest_quantgate.results.baseline_file import parse
 from pytest_quantgate.results.baseline_store import shipped_folder
 from pytest_quantgate.results.measurements.speed import SpeedMeasurement
 from pytest_quantgate.results.record import CellRecord, RunRecord

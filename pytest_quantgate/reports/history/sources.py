@@ -15,7 +15,8 @@ from pytest_quantgate.reports.history.series import (
     measured_changes,
 )
 from pytest_quantgate.reports.words import count
-from pytest_quantgate.results.baseline import Baseline, parse
+from pytest_quantgate.results.baseline import Baseline
+from pytest_quantgate.results.baseline_file import parse
 from pytest_quantgate.results.record import RunRecord, read_record
 from pytest_quantgate.storage.git import FileChange, file_changes, is_shallow, read_blobs
 

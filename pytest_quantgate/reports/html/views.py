@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_quantgate.config import metrics
+from pytest_quantgate.config import metric, metrics
 from pytest_quantgate.reports.blocks import Table, plain
 from pytest_quantgate.reports.chunks import (
     kld_interval_on,
@@ -101,12 +101,12 @@ def headings(groups: Sequence[Group]) -> tuple[str, ...]:
     return (*_HEADINGS, *(figure.heading for _, figure in _measured_figures(groups)))
 
 
-def _measured_figures(groups: Sequence[Group]) -> list[tuple[str, metrics.Figure]]:
+def _measured_figures(groups: Sequence[Group]) -> list[tuple[str, metric.Figure]]:
     """Return the figures, by metric, of what was measured in any of the cells."""
     return [
         (name, figure)
-        for name, metric in metrics.METRICS.items()
-        for figure in metric.figures
+        for name, item in metrics.METRICS.items()
+        for figure in item.figures
         if any(name in cell.measured for group in groups for cell in group.cells)
     ]
 
@@ -119,7 +119,7 @@ def matrix(groups: Sequence[Group]) -> tuple[MatrixRow, ...]:
 
 
 def _matrix_row(
-    cell: CellRecord, group: Group, extra: Sequence[tuple[str, metrics.Figure]]
+    cell: CellRecord, group: Group, extra: Sequence[tuple[str, metric.Figure]]
 ) -> MatrixRow:
     better = group.dominated_by(cell)
     ppl = perplexity_on(cell, group.chunks)

@@ -16,7 +16,8 @@ from pytest_quantgate.cli.doctor.stored import examine_stored
 from pytest_quantgate.config.settings import Settings, load_settings
 from pytest_quantgate.matrix.cells import expand_sources
 from pytest_quantgate.matrix.keys import key_of_cell
-from pytest_quantgate.results.baseline import Key, dump
+from pytest_quantgate.results.baseline import Key
+from pytest_quantgate.results.baseline_file import dump
 from pytest_quantgate.results.baseline_store import file_name
 from pytest_quantgate.storage.cache import Cache
 from tests.cli.doctor.conftest import Configure, examined
