@@ -17,7 +17,9 @@ from pytest_quantgate.config.limit import (
     Scope,
     Value,
 )
-from pytest_quantgate.config.metric import Metric
+from pytest_quantgate.config.metric import Figure, Metric
+
+__all__ = ["LIMITS", "MARKERS", "METRICS", "METRIC_OF", "Figure", "Metric", "register"]
 
 
 def _ppl_increase(bits: float) -> float:
