@@ -145,7 +145,9 @@ class FakeEngine:
                     nll_sum_nats=float(nll.sum()),
                     nll_nats=nll.astype(np.float32).tobytes(),
                     top_tokens=np.arange(count, dtype=np.int32).tobytes(),
-                    token_ids_sha256=hashlib.sha256(ids + str(index).encode()).hexdigest(),
+                    token_ids_sha256=hashlib.sha256(
+                        ids + str((index, request.n_ctx)).encode()
+                    ).hexdigest(),
                     seconds_s=0.001,
                 )
             )

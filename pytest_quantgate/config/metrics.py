@@ -109,6 +109,7 @@ _METRICS = (
             Limit(
                 "kld_vs_baseline", "max_vs_baseline", "mean KLD", _INCREASE, _BASELINE, default=0.03
             ),
+            Limit("kld_vs_anchor", "max_vs_anchor", "mean KLD", _INCREASE, _ANCHOR, default=0.12),
         ),
     ),
     Metric(
@@ -245,6 +246,7 @@ _METRICS = (
             Limit(
                 "size_vs_baseline", "max_vs_baseline", "size", _INCREASE, _BASELINE, default=0.005
             ),
+            Limit("size_vs_anchor", "max_vs_anchor", "size", _INCREASE, _ANCHOR, default=0.02),
             Limit(
                 "fallback_max", "max_fallback_fraction", "share of fallback types", _SHARE_FROM_ZERO
             ),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from pytest_quantgate import stats
+from pytest_quantgate.results.anchor import Anchor
 from pytest_quantgate.results.baseline import (
-    Anchor,
     Baseline,
     Divergence,
     MemoryBaseline,
@@ -17,6 +17,7 @@ from pytest_quantgate.results.baseline import (
     Size,
     SpeedBaseline,
 )
+from pytest_quantgate.results.chunk_table import ChunkTable
 from pytest_quantgate.results.hardware import of_same_machine
 from pytest_quantgate.results.measurements.memory import MemoryMeasurement
 from pytest_quantgate.results.measurements.routing import RoutingMeasurement
@@ -32,6 +33,7 @@ def make_baseline(record: CellRecord, old: Baseline | None = None, reason: str =
 
     What was not measured now stays as it was; so do the speeds and memories of other hardware,
     where the source is the same. Without scored chunks it is the baseline of a cell without a text.
+    An old one under other settings gives its anchor alone.
     """
     assert record.key is not None
     assert record.made_by is not None
@@ -41,7 +43,8 @@ def make_baseline(record: CellRecord, old: Baseline | None = None, reason: str =
     key = record.key
     if perplexity is None:
         key = key.model_copy(update={"text": "", "n_ctx": 0})
-    kept = old if old is not None and old.source_sha256 == record.source_sha256 else None
+    before = old if old is not None and old.source_sha256 == record.source_sha256 else None
+    kept = before if before is not None and before.key in {record.key, key} else None
     same_text = kept
     if kept is not None and _text_of(kept.perplexity) != _text_of(perplexity):
         same_text = None
@@ -61,31 +64,70 @@ def make_baseline(record: CellRecord, old: Baseline | None = None, reason: str =
         metadata=record.metadata,
         speed=_speeds(kept.speed if kept else {}, _speed_part(record)),
         memory={**(kept.memory if kept else {}), **_memory_part(record)},
-        anchor=same_text.anchor if same_text else _anchor(record, kept),
+        anchor=_anchor(record, before, by_place=same_text is not None),
         reason=reason,
     )
 
 
-def _anchor(record: CellRecord, kept: Baseline | None) -> Anchor:
-    """Return what drift is judged from under another text: the first values of equal chunks.
+def kept_anchor(chunks: ChunkTable, before: Baseline, *, by_place: bool) -> Anchor | None:
+    """Return the first accepted values that go on to hold, with divergences not known before.
 
-    A chunk is known by its tokens, wherever it is in the text. Where too few are left to judge by,
-    the drift of the quality begins anew, that of the file does not.
+    None where too few of the scored chunks have any to judge by.
+    """
+    anchor, known = before.anchor, [chunks, before.scored.chunks]
+    if not by_place:
+        pair, known = before.first_accepted(chunks, by_place=False), [chunks]
+        equal = pair.after
+        if len(set(stats.cluster_labels(equal.document, equal.index))) < stats.MIN_CLUSTERS:
+            return None
+        anchor = Anchor(
+            index=equal.index,
+            nll_sum_nats=pair.before.nll_sum_nats,
+            kld_sum_nats=pair.before.kld_sum_nats,
+            file_bytes=before.anchor.file_bytes,
+        )
+    later = {
+        index: nats
+        for table in known
+        for index, nats in zip(table.index, table.kld_sum_nats, strict=True)
+        if nats is not None and math.isfinite(nats)
+    }
+    sums = [
+        later.get(index) if first is None else first
+        for index, first in zip(anchor.index, anchor.kld_sums, strict=True)
+    ]
+    return anchor.model_copy(update={"kld_sum_nats": _known(sums)})
+
+
+def _known(sums: Sequence[float | None]) -> tuple[float | None, ...]:
+    """Return a column that is empty where nothing of it is known."""
+    return () if all(value is None for value in sums) else tuple(sums)
+
+
+def _anchor(record: CellRecord, before: Baseline | None, *, by_place: bool) -> Anchor:
+    """Return what drift is judged from: the first values where there are such, else these.
+
+    In another text, or under other settings, a chunk is known by its tokens, wherever it is.
+    Where too few are left to judge by, the drift of the quality begins anew, that of the file
+    does not.
     """
     chunks, file_bytes = record.chunks, record.file_bytes or 0
-    if kept is not None:
-        file_bytes = kept.anchor.file_bytes
-    if kept is not None and kept.perplexity is not None:
-        first = dict(zip(kept.anchor.index, kept.anchor.nll_sum_nats, strict=True))
-        before = kept.perplexity.chunks
-        pairs = zip(before.index, before.token_ids, strict=True)
-        by_tokens = {ids: first[index] for index, ids in pairs if index in first}
-        rows = [row for row, ids in enumerate(chunks.token_ids) if ids in by_tokens]
-        equal = chunks.take(rows)
-        if len(set(stats.cluster_labels(equal.document, equal.index))) >= stats.MIN_CLUSTERS:
-            nats = tuple(by_tokens[ids] for ids in equal.token_ids)
-            return Anchor(index=equal.index, nll_sum_nats=nats, file_bytes=file_bytes)
-    return Anchor(index=chunks.index, nll_sum_nats=chunks.nll_sum_nats, file_bytes=file_bytes)
+    if before is not None:
+        file_bytes = before.anchor.file_bytes
+        kept = None
+        if before.perplexity is not None:
+            kept = kept_anchor(chunks, before, by_place=by_place)
+        if kept is not None:
+            return kept
+    sums = [
+        value if value is None or math.isfinite(value) else None for value in chunks.kld_sum_nats
+    ]
+    return Anchor(
+        index=chunks.index,
+        nll_sum_nats=chunks.nll_sum_nats,
+        kld_sum_nats=_known(sums),
+        file_bytes=file_bytes,
+    )
 
 
 def _text_of(perplexity: Perplexity | None) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from pytest_quantgate.config.metrics import METRICS
-from pytest_quantgate.gate.acceptance import merge_parts
+from pytest_quantgate.gate.acceptance import kept_anchor, merge_parts
 from pytest_quantgate.gate.loop import answer
 from pytest_quantgate.gate.question import Answer, Question
 from pytest_quantgate.matrix.cells import Cell
@@ -99,7 +99,7 @@ def accept(
         reason=verdict.reason,
         cause=verdict.cause,
         judgements=verdict.judgements,
-        accepted=describe_change(old, candidate),
+        accepted=describe_change(old, candidate, session.baseline_before(cell)),
     )
     return Acceptance(record=record, baseline=candidate.model_copy(update={"reason": reason}))
 
@@ -120,13 +120,17 @@ def _refusal(result: Answer) -> str | None:
     return f"not accepted as a baseline: {verdict.kind.value}: {verdict.reason}"
 
 
-def describe_change(old: Baseline | None, new: Baseline) -> str:
-    """Return old → new and the relative change, for the review."""
+def describe_change(old: Baseline | None, new: Baseline, earlier: Baseline | None = None) -> str:
+    """Return old → new and the relative change, for the review.
+
+    ``earlier`` is the baseline under other settings whose place a new one takes.
+    """
     size = f"{new.size.file_bytes:,} bytes"
     ppl = None if new.perplexity is None else new.perplexity.ppl
     parts = [] if ppl is None else [f"PPL {ppl:.4f}"]
     if old is None:
         parts = [f"{', '.join([*parts, size])} (new)"]
+        parts += [] if earlier is None else _fate_of_anchor(earlier, new)
     else:
         if ppl is not None and old.perplexity is not None:
             before = old.perplexity.ppl
@@ -138,16 +142,24 @@ def describe_change(old: Baseline | None, new: Baseline) -> str:
 
 
 def _fate_of_anchor(old: Baseline, new: Baseline) -> list[str]:
-    """Say what is left of the first accepted values where the text is another one."""
+    """Say what is left of the first accepted values where chunks cannot be known by their place."""
     if old.perplexity is None or new.perplexity is None:
         return []
-    if old.perplexity.text_sha256 == new.perplexity.text_sha256:
+    unlike = old.key.settings_unlike(new.key)
+    if old.source_sha256 != new.source_sha256:
+        change = "another source"
+    elif unlike:
+        change = "other settings"
+    elif old.perplexity.text_sha256 != new.perplexity.text_sha256:
+        change = "another text"
+    else:
         return []
-    chunks = new.perplexity.chunks
-    if (new.anchor.index, new.anchor.nll_sum_nats) == (chunks.index, chunks.nll_sum_nats):
-        return ["another text: drift is judged from these values, what had drifted before is lost"]
-    kept = len(new.anchor.index)
-    return [f"another text: drift is judged from the first values of {kept} equal chunks"]
+    kept = None
+    if old.source_sha256 == new.source_sha256:
+        kept = kept_anchor(new.perplexity.chunks, old, by_place=False)
+    if kept is None:
+        return [f"{change}: drift is judged from these values, what had drifted before is lost"]
+    return [f"{change}: drift is judged from the first values of {len(kept.index)} equal chunks"]
 
 
 def _change_of_speed(old: Baseline | None, new: Baseline) -> list[str]:

@@ -17,6 +17,7 @@ from pytest_quantgate.errors import CellError
 from pytest_quantgate.gate.acceptance import make_baseline
 from pytest_quantgate.gate.judge import conclude, judge_metric
 from pytest_quantgate.gate.judges.absent import judge_absent, notes_of_absent, why_nothing
+from pytest_quantgate.gate.judges.drift import judge_drift
 from pytest_quantgate.gate.measuring import CellMeasurement, measure_cell
 from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.gate.old_engine import OldEngine
@@ -274,6 +275,9 @@ def _judge(
     ]
     judgements += judge_absent(asked.absent, asked.by_name)
     judgements += before.judgements
+    if before.earlier is not None:
+        for metric, limits in asked.limits:
+            judgements += judge_drift(metric, seen, limits, before.earlier, look)
     judgements += source.judge_apart(seen, asked)
     verdict = conclude(judgements, seen, before.baseline)
     if not judgements and (asked.absent or (asked.by_name and seen.cell.is_reference)):
@@ -299,5 +303,5 @@ def _candidate(now: CellMeasurement, before: Before) -> Baseline | None:
     if now.cell.is_shape or (
         now.perplexity is not None and scored.is_finite and math.isfinite(scored.perplexity)
     ):
-        return make_baseline(now.record, before.baseline)
+        return make_baseline(now.record, before.baseline or before.earlier)
     return None

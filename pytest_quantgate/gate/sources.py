@@ -28,11 +28,13 @@ NOT_STORED_YET = "measured; no baseline is stored yet"
 class Before:
     """What a cell is held against at a look.
 
-    ``judgements`` are of the source itself, such as a baseline that is missing.
+    ``judgements`` are of the source itself, such as a baseline that is missing. ``earlier`` is
+    the cell's baseline under settings that no profile has any more, where there is none of these.
     """
 
     versus: str
     baseline: Baseline | None = None
+    earlier: Baseline | None = None
     reference_baseline: Baseline | None = None
     tokens_changed: TokenChanges | None = None
     judgements: tuple[Judgement, ...] = ()
@@ -94,6 +96,7 @@ class StoredBaselines:
         return Before(
             versus=THE_BASELINE,
             baseline=baseline,
+            earlier=session.baseline_before(self._cell.cell) if baseline is None else None,
             reference_baseline=reference_baseline,
             tokens_changed=changes,
             judgements=() if baseline is not None else self._missing(asked),

@@ -27,7 +27,7 @@ from pytest_quantgate.matrix.artifacts import CellArtifacts
 from pytest_quantgate.matrix.cells import NO_TEXT, Cell
 from pytest_quantgate.matrix.matrix import Matrix
 from pytest_quantgate.matrix.resolved import ResolvedCell
-from pytest_quantgate.results.baseline import Baseline
+from pytest_quantgate.results.baseline import Baseline, Key
 from pytest_quantgate.results.baseline_store import Found, Store
 from pytest_quantgate.results.events import Copying, EventLog, WaitingForDevice
 from pytest_quantgate.results.measurement_store import Measurements
@@ -232,7 +232,20 @@ class Session:
 
     def stored(self, cell: Cell) -> Found:
         """Look a cell's stored baseline up; its source is named as this run names it."""
-        found = self.store.find(self.matrix.key(cell))
+        return self._stored(cell, self.matrix.key(cell))
+
+    def baseline_before(self, cell: Cell) -> Baseline | None:
+        """Return a cell's baseline under settings that no profile has any more.
+
+        Of several that whose settings are the most alike.
+        """
+        key = self.matrix.key(cell)
+        keys = self.matrix.keys_before(cell)
+        nearest = min(keys, key=lambda other: len(key.settings_unlike(other)), default=None)
+        return None if nearest is None else self._stored(cell, nearest).baseline
+
+    def _stored(self, cell: Cell, key: Key) -> Found:
+        found = self.store.find(key)
         model = self.library.find_model(cell.model)
         if found.baseline is None or model is None:
             return found

@@ -15,7 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from pytest_quantgate.results.chunk_table import ChunkTable
+from pytest_quantgate.results.anchor import Anchor
+from pytest_quantgate.results.chunk_table import ChunkPair, ChunkTable
 from pytest_quantgate.results.hardware import Fingerprint
 
 VERSION = 1
@@ -226,22 +227,6 @@ class MemoryBaseline(_Part):
     peak_resident_bytes: PositiveInt
 
 
-class Anchor(_Part):
-    """The first accepted values, against which slow drift is judged."""
-
-    index: tuple[int, ...]
-    nll_sum_nats: tuple[float, ...]
-    file_bytes: PositiveInt
-
-    @model_validator(mode="after")
-    def _of_equal_length(self) -> Anchor:
-        if len(self.index) != len(self.nll_sum_nats) or len(set(self.index)) < len(self.index):
-            raise ValueError(
-                "the anchor's columns are of unequal length, or a chunk is there twice"
-            )
-        return self
-
-
 class Baseline(_Part):
     """One cell's accepted measurement; a cell without a text has no ``perplexity``.
 
@@ -303,6 +288,11 @@ class Baseline(_Part):
         """The perplexity, for judges that are only asked where the cell has a text."""
         assert self.perplexity is not None
         return self.perplexity
+
+    def first_accepted(self, chunks: ChunkTable, *, by_place: bool) -> ChunkPair:
+        """Return the chunks that have first accepted values, and these (`Anchor.before`)."""
+        accepted = ChunkTable() if self.perplexity is None else self.perplexity.chunks
+        return self.anchor.before(chunks, accepted, by_place=by_place)
 
     @property
     def tensors_scored(self) -> Mapping[str, str]:

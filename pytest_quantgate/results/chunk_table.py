@@ -203,6 +203,12 @@ class ChunkPair:
         rows = [row for row, (before, after) in enumerate(pairs) if before == after]
         return ChunkPair(before=self.before.take(rows), after=self.after.take(rows))
 
+    def with_divergence(self) -> ChunkPair:
+        """Return the chunks whose divergence is known on both sides."""
+        pairs = zip(self.before.kld_sum_nats, self.after.kld_sum_nats, strict=True)
+        rows = [row for row, pair in enumerate(pairs) if None not in pair]
+        return ChunkPair(before=self.before.take(rows), after=self.after.take(rows))
+
     def nll(self) -> stats.PairedEstimate:
         """Estimate ln(PPL after / PPL before)."""
         return self.after.difference(self.before.nll_sum_nats, self.after.nll_sum_nats)

@@ -58,6 +58,36 @@ def test_an_edited_setting_is_red_and_named(accepted: Project, profile: str, nam
     assert accepted.matrix().ret == pytest.ExitCode.OK
 
 
+def test_a_loss_beside_an_edited_setting_is_told_and_not_forgotten(accepted: Project) -> None:
+    """Chunks of equal tokens are held against the first accepted values, before and after."""
+    accepted.configure(profile='type_k = "Q8_0"')
+    accepted.set_faults(Q4_0="worse")
+    accepted.matrix("--quant-report=report.json")
+    assert verdicts(accepted)["Q4_0"] == "REGRESSED"
+    assert verdicts(accepted)["Q8_0"] == "NOT_COMPARABLE"
+    result = accepted.accept()
+    result.stdout.fnmatch_lines(
+        [
+            "accepted tiny-Q4_0-cpu: PPL * (new), other settings: drift is judged from the first"
+            " values of 16 equal chunks"
+        ]
+    )
+    result = accepted.matrix("--quant-report=report.json")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert verdicts(accepted) == {"F16": "PASS", "Q4_0": "REGRESSED", "Q8_0": "PASS"}
+    result.stdout.fnmatch_lines(["*Q4_0-cpu: REGRESSED: PPL rose by * against the anchor over *"])
+
+
+def test_a_drift_that_an_edited_setting_loses_is_told(accepted: Project) -> None:
+    accepted.configure(profile="n_ctx = 128")
+    accepted.matrix().stdout.fnmatch_lines(
+        ["*NOT_COMPARABLE: *; no scored chunk is among the first accepted ones: *"]
+    )
+    accepted.accept().stdout.fnmatch_lines(
+        ["accepted tiny-Q4_0-cpu: *, other settings: *, what had drifted before is lost"]
+    )
+
+
 def test_the_nearest_stored_setting_is_named(accepted: Project) -> None:
     accepted.configure(profile="n_ctx = 128\nflash_attention = false")
     assert accepted.accept().ret == pytest.ExitCode.OK

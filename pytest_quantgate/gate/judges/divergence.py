@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from pytest_quantgate import stats
 from pytest_quantgate.config.limit import MAX_MEAN_KLD_NATS, MIN_KLD_INCREASE_NATS
@@ -18,48 +17,14 @@ from pytest_quantgate.gate.judges.bounds import (
     of_beginning,
     only,
 )
+from pytest_quantgate.gate.judges.drift import judge_drift
 from pytest_quantgate.gate.judges.runtime import runtime_decision, runtime_kld_limit_nats
+from pytest_quantgate.gate.judges.scales import KLD, OTHER_TOP, kld_change
 from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.chunk_table import ChunkTable
 from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
-
-
-def _plain_nats(nats: float) -> str:
-    return f"{nats:.3g} nats"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
-
-
-_KLD = Scale(
-    metric="divergence",
-    name="mean KLD",
-    shown=float,
-    text=_plain_nats,
-    size=_plain_nats,
-    points=_plain_nats,
-)
-_OTHER_TOP = Scale(
-    metric="divergence",
-    name="share of tokens with another top token",
-    shown=float,
-    text=_percent,
-    size=_percent,
-    points=_percent,
-)
-
-
-def _kld_change(before_nats: float) -> Scale:
-    """Return how a change of the mean divergence from what it was is shown."""
-
-    def with_share(nats: float) -> str:
-        share = f", {100 * nats / before_nats:.3g} %" if before_nats > 0 else ""
-        return f"{_plain_nats(nats)}{share}"
-
-    return replace(_KLD, text=lambda nats: f"{nats:+.3g} nats".replace("-", "−"), size=with_share)
 
 
 def judge_divergence(
@@ -86,7 +51,7 @@ def judge_divergence(
         if limits.kld_mean_max == MAX_MEAN_KLD_NATS:
             judgements.append(_no_garbage(seen, divergence, chunks.mean(sums), baseline, look))
         else:
-            judgements.append(_within(seen, _KLD, chunks, sums, limits.kld_mean_max, look))
+            judgements.append(_within(seen, KLD, chunks, sums, limits.kld_mean_max, look))
     if limits.kld_p99_max is not None:
         p99 = divergence.kld_percentiles_nats.get("99")
         if p99 is None:
@@ -99,6 +64,8 @@ def judge_divergence(
         judgements += _same_top(seen, seen.reference, limits.same_top_min, look)
     if limits.kld_vs_baseline is not None and baseline is not None:
         judgements.append(_against_baseline(seen, limits, limits.kld_vs_baseline, baseline, look))
+    if baseline is not None:
+        judgements += judge_drift("divergence", seen, limits, baseline, look)
     return judgements
 
 
@@ -178,7 +145,7 @@ def _same_top(
     if same is None:
         return []
     others = [tokens - count for tokens, count in zip(chunks.tokens, same, strict=True)]
-    return [_within(seen, _OTHER_TOP, chunks, others, 1 - least, look)]
+    return [_within(seen, OTHER_TOP, chunks, others, 1 - least, look)]
 
 
 def _against_baseline(
@@ -202,7 +169,7 @@ def _against_baseline(
         ppl_limit_nats = stats.ppl_limit_nats(limits.ppl_vs_baseline or 0.0)
         allowed = runtime_kld_limit_nats(limits, baseline, ppl_limit_nats)
     return by_bounds(
-        _kld_change(baseline.divergence.mean_kld_nats),
+        kld_change(baseline.divergence.mean_kld_nats),
         "baseline",
         pair.after.difference(pair.before.kld_sums or (), pair.after.kld_sums or ()),
         allowed,

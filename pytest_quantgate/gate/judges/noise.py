@@ -193,7 +193,10 @@ def limits_below_floor(
         floors.append(("kld_mean_max", limits.kld_mean_max, floor, _nats))
         # An increase below this is none, whatever the limit.
         if floor > MIN_KLD_INCREASE_NATS:
-            floors.append(("kld_vs_baseline", limits.kld_vs_baseline, floor / own, percent))
+            floors += [
+                (name, getattr(limits, name), floor / own, percent)
+                for name in ("kld_vs_baseline", "kld_vs_anchor")
+            ]
     return [
         Judgement(
             metric=METRIC,

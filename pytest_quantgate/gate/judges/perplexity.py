@@ -9,7 +9,6 @@ from pytest_quantgate import stats
 from pytest_quantgate.config.limits import are_of_a_marker
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import (
-    Scale,
     at_most,
     by_bounds,
     by_decision,
@@ -18,7 +17,9 @@ from pytest_quantgate.gate.judges.bounds import (
     only,
 )
 from pytest_quantgate.gate.judges.domains import judge_domains
+from pytest_quantgate.gate.judges.drift import judge_drift
 from pytest_quantgate.gate.judges.runtime import runtime_decision
+from pytest_quantgate.gate.judges.scales import PPL
 from pytest_quantgate.gate.observation import (
     Observation,
     describe_token_changes,
@@ -27,15 +28,6 @@ from pytest_quantgate.gate.observation import (
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.chunk_table import ChunkPair
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
-
-_PPL = Scale(
-    metric="perplexity",
-    name="PPL",
-    shown=stats.ppl_change,
-    text=percent,
-    size=lambda x: f"{100 * x:.2f} %",
-    points=lambda x: f"{100 * x:.2f} points",
-)
 
 
 def judge_perplexity(
@@ -60,7 +52,7 @@ def judge_perplexity(
     obstacle = not_comparable(seen, baseline)
     if obstacle is not None:
         judgements.append(only("perplexity", "baseline", VerdictKind.NOT_COMPARABLE, obstacle))
-        return judgements
+        return [*judgements, *judge_drift("perplexity", seen, limits, baseline, look)]
     changed = seen.paired(baseline).retokenized
     if changed:
         reason = f"the same text has other token ids in {changed} of {len(measured)} chunks"
@@ -72,9 +64,7 @@ def judge_perplexity(
         judgements += judge_domains(
             seen, limits.domains, baseline, look, is_asked=are_of_a_marker(limits)
         )
-    if limits.ppl_vs_anchor is not None:
-        judgements += _judge_drift(seen, limits, limits.ppl_vs_anchor, baseline, look)
-    return judgements
+    return [*judgements, *judge_drift("perplexity", seen, limits, baseline, look)]
 
 
 def _within(
@@ -119,34 +109,7 @@ def _of_runtime(
             f" and the rise of PPL is below {most}"
         )
         decision = replace(decision, outcome=stats.Outcome.INSIDE)
-    return by_decision(
-        _PPL, "baseline", pair.nll(), decision, look, pair.after, seen, remark=remark
-    )
-
-
-def _judge_drift(
-    seen: Observation, limits: Limits, limit: float, baseline: Baseline, look: stats.Look
-) -> list[Judgement]:
-    """Judge the sum of the accepted changes: steps that are small each can add up.
-
-    Nothing where the limit against the baseline says it already: no change was accepted yet, and
-    that limit is no wider.
-    """
-    first = dict(zip(baseline.anchor.index, baseline.anchor.nll_sum_nats, strict=True))
-    accepted = baseline.scored.chunks
-    moved = any(
-        first.get(index, nats) != nats
-        for index, nats in zip(accepted.index, accepted.nll_sum_nats, strict=True)
-    )
-    if not moved and limits.ppl_vs_baseline is not None and limits.ppl_vs_baseline <= limit:
-        return []
-    chunks = seen.chunks.of_chunks(first)
-    if not len(chunks):
-        reason = "the first accepted baseline has none of the chunks that were measured"
-        return [only("perplexity", "anchor", VerdictKind.NOT_COMPARABLE, reason)]
-    before = chunks.replace(nll_sum_nats=[first[index] for index in chunks.index])
-    nats, final = stats.ppl_limit_nats(limit), seen.same_computation
-    return [_judge_pair(seen, "anchor", chunks.paired(before), nats, look, final=final)]
+    return by_decision(PPL, "baseline", pair.nll(), decision, look, pair.after, seen, remark=remark)
 
 
 def _judge_pair(
@@ -158,4 +121,4 @@ def _judge_pair(
     *,
     final: bool = False,
 ) -> Judgement:
-    return by_bounds(_PPL, against, pair.nll(), limit_nats, look, pair.after, seen, final=final)
+    return by_bounds(PPL, against, pair.nll(), limit_nats, look, pair.after, seen, final=final)

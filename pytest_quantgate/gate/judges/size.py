@@ -10,6 +10,7 @@ from pytest_quantgate.gate.judges.bounds import (
     only,
     other_source,
 )
+from pytest_quantgate.gate.judges.drift import judge_drift
 from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.gguf.tensor_changes import compare_tensors
 from pytest_quantgate.results.baseline import Baseline
@@ -18,7 +19,7 @@ from pytest_quantgate.stats import Look
 
 
 def judge_size(
-    seen: Observation, limits: Limits, baseline: Baseline | None, _look: Look
+    seen: Observation, limits: Limits, baseline: Baseline | None, look: Look
 ) -> list[Judgement]:
     """Judge size and tensor types against each limit that is set."""
     cell, file_bytes = seen.cell, seen.file_bytes
@@ -66,4 +67,6 @@ def judge_size(
                 limits.size_vs_baseline,
             )
         )
+    if baseline is not None:
+        judgements += judge_drift("size", seen, limits, baseline, look)
     return judgements
