@@ -96,10 +96,10 @@ class DeviceSettings(Table):
             )
         if self.cpus is not None:
             parse_processors(self.cpus)
-        if self.host is not None and (self.is_pool or self.cpus is not None or not self.hosts):
+        if self.host is not None and (self.cpus is not None or not self.hosts):
             raise ValueError(
-                f"host = {self.host!r} goes with no pool and no cpus: name each of the host's"
-                ' devices, as backend = "CUDA0"'
+                f"host = {self.host!r} goes with no cpus, and names one host at least: remove cpus,"
+                " or host where the device is of this machine"
             )
         if self.tensor_split and len(self.tensor_split) != len(names):
             raise ValueError(

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import reduce
-from itertools import product
 
 from pytest_quantgate.config.machines import DeviceSettings
 from pytest_quantgate.engines.messages import EngineDevice
@@ -58,7 +57,7 @@ def pool_members(name: str, pattern: str, devices: Iterable[EngineDevice]) -> tu
 
 
 def lanes_of(
-    devices: Mapping[str, DeviceSettings], pools: Mapping[str, tuple[str, ...]]
+    devices: Mapping[str, DeviceSettings], pools: Mapping[tuple[str, str | None], tuple[str, ...]]
 ) -> tuple[Lane, ...]:
     """Return the lanes of the devices that a run uses, in their order.
 
@@ -67,13 +66,17 @@ def lanes_of(
 
     Args:
         devices: the configuration's devices, by name.
-        pools: the members of each device that is a pool, by the device's name.
+        pools: the members of each device that is a pool, by the device's name and the host's label.
 
     """
     groups: list[_Group] = []
     for name, device in devices.items():
-        members = [(member,) for member in pools[name]] if name in pools else [device.names]
-        for host, names in product(device.hosts, members):
+        members = (
+            (host, names)
+            for host in device.hosts
+            for names in ([(m,) for m in pools[name, host]] if device.is_pool else [device.names])
+        )
+        for host, names in members:
             joined = _Group(
                 host=host,
                 hardware={(item, cpu) for item in names for cpu in _processors(item, device)},

@@ -16,10 +16,12 @@ from pytest_quantgate.engines.conditions import Conditions
 from pytest_quantgate.engines.devices import default_threads, placement_of
 from pytest_quantgate.engines.engine import Engine
 from pytest_quantgate.engines.inventory import list_devices
+from pytest_quantgate.engines.messages import EngineDevice
 from pytest_quantgate.engines.messages.placement import CPU, Placement
 from pytest_quantgate.engines.pool import EnginePool, MakeEngine
 from pytest_quantgate.errors import CellError, CellUnavailable, CellUnsupported, HostLost
 from pytest_quantgate.hosts.device_locks import hold_device
+from pytest_quantgate.hosts.inventory import ask_host
 from pytest_quantgate.hosts.lanes import Lane, pool_members
 from pytest_quantgate.hosts.link import HostLink
 from pytest_quantgate.hosts.remote_engine import RemoteEngine
@@ -178,12 +180,25 @@ class Session:
     def _placement(self, cell: Cell) -> Placement:
         """Return where a cell computes: of a pool the lane's member, without lanes the first."""
         device = self.settings.devices[cell.device]
-        if self.lane is not None and cell.device in self.lane.backends:
-            return placement_of(device, self.lane.backends[cell.device])
-        if not device.is_pool:
-            return placement_of(device)
-        listed = list_devices(self.engines[cell.engine])
-        return placement_of(device, pool_members(cell.device, device.backend, listed)[:1])
+        names = device.names
+        if self.lane is not None:
+            names = self.lane.backends.get(cell.device, names)
+        if device.is_pool and names == device.names:
+            listed = list_devices(self.engines[cell.engine])
+            names = pool_members(cell.device, device.backend, listed)[:1]
+        return placement_of(device, names)
+
+    def devices_of(self, host: str | None) -> tuple[EngineDevice, ...]:
+        """Return the devices of the profile's engine on a host; None is this machine.
+
+        Raises:
+            CellError: it cannot be asked.
+
+        """
+        if host is None:
+            return list_devices(self.engines[self.settings.profile.engine])
+        logs = self.folder / "logs"
+        return ask_host(host, self.settings.hosts[host], logs, self.settings.stall_s).devices
 
     def reference(self, cell: ResolvedCell) -> ResolvedCell:
         """Return the cell that a cell is compared with; itself if it is the reference."""

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from pytest_quantgate.config.metrics import MARKERS
-from pytest_quantgate.engines.inventory import list_devices
 from pytest_quantgate.errors import CellError, CellUnavailable, ConfigError
 from pytest_quantgate.gate.loop import answer, failure
 from pytest_quantgate.gate.question import Answer, Question
@@ -152,16 +151,18 @@ def start_lanes(state: State, items: Sequence[pytest.Item]) -> Lanes | None:
 
 
 def _lanes(session: Session, names: Sequence[str]) -> tuple[Lane, ...]:
-    """Return the lanes of the devices; a pool that is none is left to its cells' verdicts."""
+    """Return the lanes of the devices; a pool whose members are not known is one lane.
+
+    Why they are not is said by the verdicts of its cells.
+    """
     devices = {name: session.settings.devices[name] for name in names}
-    pools: dict[str, tuple[str, ...]] = {}
+    pools: dict[tuple[str, str | None], tuple[str, ...]] = {}
     for name, device in devices.items():
-        if device.is_pool:
+        for host in device.hosts if device.is_pool else ():
             try:
-                engine = session.engines[session.settings.profile.engine]
-                pools[name] = pool_members(name, device.backend, list_devices(engine))
+                pools[name, host] = pool_members(name, device.backend, session.devices_of(host))
             except CellError:
-                pools[name] = ()
+                pools[name, host] = device.names
     session.engines.close()
     return lanes_of(devices, pools)
 

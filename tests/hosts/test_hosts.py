@@ -254,6 +254,24 @@ def test_a_model_that_is_there_is_not_copied(own_cache: Project, tmp_path: Path)
         )
 
 
+def test_a_pool_takes_the_devices_that_its_hosts_have(
+    own_cache: Project, hosts: tuple[Host, Host, Host]
+) -> None:
+    a, b, _ = hosts
+    pool = '[tool.quantgate.devices.pool]\nhost = ["a", "b"]\nbackend = "{}*"\n'
+    tables = a.table() + b.table() + pool
+    own_cache.configure(tables=tables.format("cpu"), profile='devices = ["pool"]')
+    own_cache.matrix("--quant-report=run.json").assert_outcomes(passed=3)
+    lanes = {event["lane"] for event in events(own_cache)}
+    assert lanes == {"a/pool:cpu", "b/pool:cpu"}
+    own_cache.configure(tables=tables.format("CUDA"), profile='devices = ["pool"]')
+    result = own_cache.matrix("--quant-report=run.json")
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines(
+        ["tiny-F16-pool: UNAVAILABLE: device 'pool': the engine has no 'CUDA*'; there are: cpu"]
+    )
+
+
 def test_nothing_stays_there_when_the_run_is_killed(own_cache: Project, tmp_path: Path) -> None:
     with running_host(tmp_path, "a", 2) as host:
         configure_long(own_cache, host.table() + AWAY, '["away"]')

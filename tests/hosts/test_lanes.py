@@ -12,10 +12,10 @@ from pytest_quantgate.errors import CellUnavailable
 from pytest_quantgate.hosts.lanes import Lane, lanes_of, pool_members
 
 
-def lanes(pools: dict[str, tuple[str, ...]] | None = None, **devices: dict[str, Any]) -> list[str]:
+def lanes(**devices: dict[str, Any]) -> list[str]:
     """Return the names of the lanes of some devices."""
     made = {name: DeviceSettings(**given) for name, given in devices.items()}
-    return [lane.name for lane in lanes_of(made, pools or {})]
+    return [lane.name for lane in lanes_of(made, {})]
 
 
 def test_devices_that_share_no_hardware_are_lanes_of_their_own() -> None:
@@ -57,13 +57,19 @@ def test_equal_hosts_are_a_lane_each() -> None:
 def test_a_pool_is_a_lane_a_member_that_other_devices_share() -> None:
     made = lanes_of(
         {"gpu": DeviceSettings(backend="CUDA*"), "first": DeviceSettings(backend="CUDA0")},
-        {"gpu": ("CUDA0", "CUDA1")},
+        {("gpu", None): ("CUDA0", "CUDA1")},
     )
     assert [dict(lane.backends) for lane in made] == [
         {"gpu": ("CUDA1",)},
         {"gpu": ("CUDA0",), "first": ("CUDA0",)},
     ]
     assert all(lane.serves("gpu") for lane in made)
+
+
+def test_a_pool_on_several_hosts_is_a_lane_a_member_of_each() -> None:
+    pool = DeviceSettings(backend="CUDA*", host=("a", "b"))
+    made = lanes_of({"gpu": pool}, {("gpu", "a"): ("CUDA0", "CUDA1"), ("gpu", "b"): ("CUDA0",)})
+    assert [lane.name for lane in made] == ["a/gpu:CUDA0", "a/gpu:CUDA1", "b/gpu:CUDA0"]
 
 
 def test_lanes_keep_to_their_processors() -> None:
@@ -96,6 +102,8 @@ def test_a_pool_has_equal_devices_only() -> None:
         ({"backend": "CUDA*", "split_mode": "row"}, "is no pool"),
         ({"cpus": "3-1"}, "cpus = '3-1' lists no processors; write for example"),
         ({"cpus": ""}, "lists no processors"),
+        ({"cpus": "0", "host": "p40"}, "host = 'p40' goes with no cpus"),
+        ({"host": ()}, "names one host at least"),
     ],
 )
 def test_what_is_no_pool_and_no_list_of_processors(given: dict[str, str], said: str) -> None:
