@@ -3,7 +3,7 @@
     python benchmarks/mutants.py --source llama.cpp --work work --output mutants.jsonl
     python benchmarks/mutants.py --table mutants.jsonl
 
-Each mutant of mutant_list.py is built (mutant_build.py) and held against the sound build of the
+Each mutant of mutants.toml is built (mutant_build.py) and held against the sound build of the
 same source in one run, as ``--quant-against`` does, with both embedded models in the formats that
 it concerns, on the default profile's chunks, batches of other sizes included. Beside the verdict
 stands what llama.cpp's own checks say: its test of the quantization functions, a perplexity that
