@@ -38,7 +38,6 @@ def texts(path: Path) -> list[list[int]]:
     model = llama_cpp.Llama(str(path), n_ctx=256, n_threads=1, flash_attn=True, verbose=False)
     written = []
     for prompt in PROMPTS:
-        model.reset()
         tokens = model.generate(model.tokenize(prompt.encode()), temp=0.0)
         written.append([next(tokens) for _ in range(N_TOKENS)])
     return written
