@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pytest_quantgate.artifacts.imatrix import read_header
 from pytest_quantgate.artifacts.models import Model, find_model
 from pytest_quantgate.artifacts.texts import Text, check_held_out, domain_of, load_text
+from pytest_quantgate.config.limit import ALL_DOMAINS
+from pytest_quantgate.config.limits import by_domain
 from pytest_quantgate.config.settings import NO_IMATRIX, Settings
-from pytest_quantgate.errors import CellUnavailable, ModelFileError
+from pytest_quantgate.errors import CellUnavailable, ConfigError, ModelFileError
 
 
 class Library:
@@ -69,6 +72,23 @@ class Library:
         if matrix.domain is None:
             return text
         return domain_of(text, matrix.domain, f"[tool.quantgate.imatrices.{name}]")
+
+    def check_domains(self) -> None:
+        """Refuse a limit on a domain that no text of the profile has.
+
+        Raises:
+            ConfigError: in one line.
+
+        """
+        texts = [self.text(name) for name in self._settings.profile.texts]
+        domains = sorted({span.name for text in texts for span in text.domains})
+        for format_, limits in self._settings.limits.items():
+            for name in by_domain(limits.domains or {}):
+                if name not in {*domains, ALL_DOMAINS}:
+                    raise ConfigError(
+                        f"limits.{json.dumps(format_)}.domains names {name!r}, which no text of the"
+                        f" profile has; valid: {', '.join([*domains, ALL_DOMAINS])}"
+                    )
 
     def check_imatrices(self) -> None:
         """Refuse a file that is no importance matrix, and a matrix of what is scored.

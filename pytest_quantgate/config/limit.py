@@ -54,6 +54,11 @@ class Value(Enum):
     INCREASE = "an allowed increase"
     DECREASE = "an allowed decrease"
     COUNT = "a whole number from 0"
+    INCREASE_BY_DOMAIN = "an allowed increase, or a table of domain → allowed increase"
+
+
+ALL_DOMAINS = "*"
+"""The key of a table by domain for the domains that it does not name."""
 
 
 @dataclass(frozen=True)

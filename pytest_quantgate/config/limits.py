@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+from pytest_quantgate.config.limit import ALL_DOMAINS
 from pytest_quantgate.config.metrics import LIMITS
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.config.settings import ALL_FORMATS
@@ -37,8 +39,17 @@ def are_of_a_marker(limits: Limits) -> bool:
 
 
 def merge_limits(*layers: Limits) -> Limits:
-    """Return the limits of the last layer that sets each."""
-    merged: dict[str, object] = {}
+    """Return the limits of the last layer that sets each; a table by domain, of each domain."""
+    merged: dict[str, Any] = {}
     for layer in layers:
-        merged |= layer.model_dump(exclude_none=True)
+        own = layer.model_dump(exclude_none=True)
+        for name, value in own.items():
+            if isinstance(value, Mapping) and name in merged:
+                own[name] = {**by_domain(merged[name]), **value}
+        merged |= own
     return Limits.model_validate(merged)
+
+
+def by_domain(limit: float | Mapping[str, float]) -> Mapping[str, float]:
+    """Return a limit as a table by domain."""
+    return limit if isinstance(limit, Mapping) else {ALL_DOMAINS: limit}

@@ -31,7 +31,7 @@ def _four_times(bits: float) -> float:
 
 
 _ABSOLUTE, _REFERENCE, _BASELINE, _SAME_HARDWARE, _ANCHOR = Scope
-_POSITIVE, _SHARE, _SHARE_FROM_ZERO, _INCREASE, _DECREASE, _COUNT = Value
+_POSITIVE, _SHARE, _SHARE_FROM_ZERO, _INCREASE, _DECREASE, _COUNT, _BY_DOMAIN = Value
 
 
 def _of_phase(phase: str) -> tuple[Limit, ...]:
@@ -81,7 +81,7 @@ _METRICS = (
                 "domains",
                 "max_domain_vs_baseline",
                 "PPL of each domain",
-                _INCREASE,
+                _BY_DOMAIN,
                 _BASELINE,
                 default=_four_times,
             ),

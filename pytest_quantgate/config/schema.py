@@ -20,6 +20,7 @@ from pytest_quantgate.config.shape import ShapeSettings
 from pytest_quantgate.config.values import (
     AllowedDecrease,
     AllowedIncrease,
+    AllowedIncreaseByDomain,
     FallbackShare,
     Fraction,
     Margin,
@@ -36,6 +37,7 @@ _VALUES: Mapping[Value, object] = {
     Value.INCREASE: AllowedIncrease,
     Value.DECREASE: AllowedDecrease,
     Value.COUNT: Annotated[int, Field(ge=0, strict=True)],
+    Value.INCREASE_BY_DOMAIN: AllowedIncreaseByDomain,
 }
 
 if TYPE_CHECKING:
@@ -58,8 +60,9 @@ class Limits(_LimitFields):
     """
 
     if TYPE_CHECKING:
+        domains: float | Mapping[str, float] | None
 
-        def __init__(self, **limits: float | str | None) -> None: ...
+        def __init__(self, **limits: float | str | Mapping[str, float] | None) -> None: ...
 
 
 class ModelSettings(Table):

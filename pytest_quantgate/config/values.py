@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
@@ -43,6 +44,17 @@ def _not_negative(value: float) -> float:
 
 
 AllowedIncrease = Annotated[float, BeforeValidator(parse_relative), AfterValidator(_not_negative)]
+
+
+def _by_domain(value: object) -> float | dict[str, float]:
+    if not isinstance(value, Mapping):
+        return _not_negative(parse_relative(value))
+    if not value:
+        raise ValueError('a table by domain names none; write for example {code = "+1%"}')
+    return {str(name): _not_negative(parse_relative(item)) for name, item in value.items()}
+
+
+AllowedIncreaseByDomain = Annotated[float | Mapping[str, float], BeforeValidator(_by_domain)]
 
 
 def _decrease(value: float) -> float:

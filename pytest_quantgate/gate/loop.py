@@ -244,6 +244,7 @@ def _observe(session: Session, now: CellMeasurement, before: Before, asked: Aske
         reference_baseline=before.reference_baseline,
         reference_file_bytes=reference_bytes,
         text_sha256_with_lf="" if cell.text is None else cell.text.sha256_with_lf,
+        domains=() if cell.text is None else tuple(span.name for span in cell.text.domains),
         same_computation=_is_same_computation(now, before),
         tokens_changed=before.tokens_changed,
         versus=before.versus,

@@ -31,6 +31,7 @@ class Observation:
         same_computation: file, libraries, processor and settings are the baseline's, so that on a
             CPU equal values stay equal on every further chunk.
         tokens_changed: compared with the baseline's per-token values; None where they are gone.
+        domains: the text's, by name; empty where it is one file.
         versus: what stands as the baseline, for a sentence.
 
     """
@@ -42,6 +43,7 @@ class Observation:
     text_sha256_with_lf: str = ""
     same_computation: bool = False
     tokens_changed: TokenChanges | None = None
+    domains: tuple[str, ...] = ()
     versus: str = THE_BASELINE
 
     @property

@@ -91,6 +91,7 @@ class Matrix:
         Models of other shards alone are not looked for: their cells are as the settings have them.
         """
         self._library.check_imatrices()
+        self._library.check_domains()
         sources = {}
         shard, names = self._settings.shard, frozenset(self._settings.profile.models)
         for name in names if shard is None else self.shards.models(shard.number):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from pytest_quantgate.config.limit import MAX_MEAN_KLD_NATS
+from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gguf.formats import FULL_PRECISION, find_format
 from pytest_quantgate.reports.blocks import (
@@ -97,7 +98,7 @@ def judge(cell: CellRecord, group: Group, max_kld_nats: float | None) -> Judged:
 
 def _limit(cell: CellRecord) -> float | None:
     """Return the limit that the project set; the default one tells garbage, not what may ship."""
-    limit = cell.limits.get("kld_mean_max")
+    limit = Limits.model_validate(cell.limits).kld_mean_max
     return None if limit == MAX_MEAN_KLD_NATS else limit
 
 

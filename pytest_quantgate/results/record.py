@@ -96,7 +96,7 @@ class CellRecord:
     tensors: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     n_chunks_in_text: int | None = None
-    limits: dict[str, float] = field(default_factory=dict)
+    limits: dict[str, float | dict[str, float]] = field(default_factory=dict)
     is_skipped: bool = False
     per_token_sha256: str | None = None
     reference_per_token_sha256: str | None = None

@@ -137,6 +137,14 @@ MISTAKES = {
         BASE + "[tool.quantgate.profiles.p.limits.Q4_0]\nppl_max = nan",
         ["is no finite number"],
     ),
+    "a table of no domain": (
+        BASE + '[tool.quantgate.profiles.p.limits."*"]\ndomains = {}',
+        ["names none", "code"],
+    ),
+    "a negative limit of a domain": (
+        BASE + '[tool.quantgate.profiles.p.limits."*"]\ndomains = { code = "-1%" }',
+        ["-0.01 is negative"],
+    ),
     "limits of an unknown format": (
         '[tool.quantgate]\nprofile="p"'
         + BASE

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from pytest_quantgate.config.limits import merge_limits
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.perplexity import judge_perplexity
 from pytest_quantgate.gate.observation import Observation
@@ -61,6 +64,59 @@ def test_what_moves_by_chance_or_within_the_limit_fails_nothing() -> None:
     assert not of_domains(scored({"code": 0.0305}), Limits(ppl_vs_baseline=0.01))
     red = [bool(of_domains(scored({}, noise=0.03, seed=seed))) for seed in range(200)]
     assert sum(red) <= 6, "at most 1 % of harmless changes, and chance"
+
+
+def named(losses: dict[str, float], limit: dict[str, float], **more: float) -> list[Judgement]:
+    """Return what is said of domains where some have limits of their own."""
+    seen = replace(scored(losses, noise=0.002), domains=DOMAINS)
+    return of_domains(seen, Limits(domains=limit, **more))
+
+
+OF_A_PROFILE = {"ppl_vs_baseline": 0.01, "size_vs_baseline": 0.01}
+
+
+def test_a_domain_has_a_limit_of_its_own() -> None:
+    """The others keep theirs, or have none."""
+    losses = {"code": 0.02, "dialogue": 0.02}
+    (dialogue,) = named(losses, {"*": 0.01, "code": 0.03}, **OF_A_PROFILE)
+    assert dialogue.verdict is VerdictKind.REGRESSED
+    assert "'dialogue'" in dialogue.reason
+    (code,) = named(losses, {"code": 0.01}, **OF_A_PROFILE)
+    assert "'code'" in code.reason
+    assert code.limit == 0.01
+
+
+@pytest.mark.parametrize("more", [{}, OF_A_PROFILE], ids=["marker", "profile"])
+def test_a_named_domain_without_documents_enough_is_never_green(more: dict[str, float]) -> None:
+    """In a look that is not the last, more chunks may have them."""
+    seen = replace(scored({}, noise=0.002), domains=DOMAINS)
+    few = [
+        name if name != "code" or row < 12 else "dialogue" for row, name in enumerate(DOMAINS * 16)
+    ]
+    seen = change_cell(seen, chunks=seen.chunks.replace(domain=few))
+    limits = Limits(domains={"code": 0.01}, **more)
+    (last,) = of_domains(seen, limits)
+    assert last.verdict is VerdictKind.UNSUPPORTED
+    judgements = judge_perplexity(seen, limits, BASELINE, plan_looks((32,), 64, 64)[0])
+    assert VerdictKind.INCONCLUSIVE in {item.verdict for item in judgements}
+
+
+def test_a_profile_may_name_a_domain_that_another_of_its_texts_has() -> None:
+    limits = Limits(domains={"poetry": 0.01}, **OF_A_PROFILE)
+    assert not of_domains(replace(scored({}, noise=0.002), domains=DOMAINS), limits)
+    (asked,) = of_domains(scored({}, noise=0.002), Limits(domains={"poetry": 0.01}))
+    assert asked.verdict is VerdictKind.UNSUPPORTED
+
+
+def test_a_format_adds_domains_to_those_of_all_formats() -> None:
+    every = Limits(domains={"code": 0.01, "*": 0.05})
+    merged = merge_limits(Limits(domains=0.02), every, Limits(domains={"code": 0.03}))
+    assert merged.domains == {"*": 0.05, "code": 0.03}
+    assert merge_limits(every, Limits(domains=0.02)).domains == 0.02
+    assert merge_limits(Limits(domains=0.02), Limits(domains={"code": 0.0})).domains == {
+        "*": 0.02,
+        "code": 0.0,
+    }
 
 
 def test_one_domain_is_the_whole_text_and_few_documents_say_nothing() -> None:

@@ -290,3 +290,13 @@ def test_a_wrong_setting_without_the_matrix_is_a_collection_error(project: Proje
     result = project.run()
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.stdout.fnmatch_lines(["*unknown key 'n_ctxx' (did you mean 'n_ctx'?)*"])
+
+
+def test_a_limit_on_a_domain_that_no_text_has_is_a_usage_error(project: Project) -> None:
+    """A misspelt one would be gated by nothing."""
+    project.configure(profile='limits = { "*" = { domains = { cod = "+1%" } } }')
+    result = project.matrix()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["*domains names 'cod', which no text of the profile has; valid: *"]
+    )

@@ -271,6 +271,7 @@ def _observe(side: Side, old_reference: CellRecord | None = None) -> Observation
         reference=None if side.reference is None else side.reference.chunks,
         reference_baseline=None if old_reference is None else make_baseline(old_reference),
         text_sha256_with_lf=side.cell.text_sha256,
+        domains=tuple(side.cell.ppl_by_domain),
         versus=THE_OLD_RECORD,
     )
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from pytest_quantgate import stats
+from pytest_quantgate.config.limit import ALL_DOMAINS
+from pytest_quantgate.config.limits import by_domain
 from pytest_quantgate.gate.judges.bounds import noun, only
 from pytest_quantgate.gate.observation import Observation, percent
 from pytest_quantgate.results.baseline import Baseline
@@ -17,7 +21,12 @@ MIN_CLUSTERS = 4
 
 
 def judge_domains(
-    seen: Observation, limit: float, baseline: Baseline, look: stats.Look, *, is_asked: bool
+    seen: Observation,
+    limit: float | Mapping[str, float],
+    baseline: Baseline,
+    look: stats.Look,
+    *,
+    is_asked: bool,
 ) -> list[Judgement]:
     """Judge the rise of each domain's perplexity; the domains share the errors of a look.
 
@@ -26,14 +35,23 @@ def judge_domains(
     too. REGRESSED is a domain that is above the limit with the certainty of the whole text's
     judgement, INCONCLUSIVE one whose rise is above the limit and beyond chance. Where nothing
     speaks against a cell only a limit that a test asks for by name (``is_asked``) is told of:
-    PASS, or UNSUPPORTED where no domain could be judged.
+    PASS, or UNSUPPORTED where no domain could be judged. A domain that the limit names
+    must have documents enough, whoever asks.
     """
-    estimates = _estimates(seen.paired(baseline))
+    limits = by_domain(limit)
+    rest = limits.get(ALL_DOMAINS)
+    own = {name: value for name, value in limits.items() if name != ALL_DOMAINS}
+    if not is_asked:  # a profile's limits hold for all of its texts
+        own = {name: value for name, value in own.items() if name in seen.domains}
+    others = {} if rest is None else dict.fromkeys(seen.chunks.by_domain(), rest)
+    limit_of = {**others, **own}
+    estimates = _estimates(seen.paired(baseline), limit_of)
     judgements = [
         judgement
         for name, estimate in estimates.items()
-        if (judgement := _judge(seen, name, estimate, limit, look, len(estimates))) is not None
+        if (judgement := _judge(seen, name, estimate, limit_of[name], look, len(estimates)))
     ]
+    judgements += [_unknown(name, look) for name in own if name not in estimates]
     if judgements or not is_asked:
         return judgements
     if not estimates:
@@ -42,11 +60,22 @@ def judge_domains(
             f" least {MIN_CLUSTERS} documents each among the scored chunks"
         )
         return [only("perplexity", "nothing", VerdictKind.UNSUPPORTED, reason)]
-    reason = f"PPL of no domain ({', '.join(estimates)}) rose by more than {percent(limit)}"
-    return [only("perplexity", "baseline", VerdictKind.PASS, f"{reason} beyond chance")]
+    told = ", ".join(f"{name} {percent(limit_of[name])}" for name in estimates)
+    reason = f"PPL of no domain rose by more than its limit ({told}) beyond chance"
+    return [only("perplexity", "baseline", VerdictKind.PASS, reason)]
 
 
-def _estimates(pair: ChunkPair) -> dict[str, stats.PairedEstimate]:
+def _unknown(name: str, look: stats.Look) -> Judgement:
+    """Judge a domain that a limit names and that cannot be judged, or not yet."""
+    kind = VerdictKind.UNSUPPORTED if look.is_last else VerdictKind.INCONCLUSIVE
+    reason = (
+        f"the domain {name!r} cannot be judged: it needs {MIN_CLUSTERS} documents among the scored"
+        " chunks, and another domain beside it"
+    )
+    return only("perplexity", "baseline", kind, reason)
+
+
+def _estimates(pair: ChunkPair, names: Collection[str]) -> dict[str, stats.PairedEstimate]:
     """Return the change of each domain that has documents enough; none of a text of one domain."""
     domains = pair.after.by_domain()
     if len(domains) < 2:
@@ -55,7 +84,7 @@ def _estimates(pair: ChunkPair) -> dict[str, stats.PairedEstimate]:
     for name, after in domains.items():
         before = pair.before.of_chunks(after.index)
         estimate = after.difference(before.nll_sum_nats, after.nll_sum_nats)
-        if estimate.clusters >= MIN_CLUSTERS:
+        if name in names and estimate.clusters >= MIN_CLUSTERS:
             estimates[name] = estimate
     return estimates
 

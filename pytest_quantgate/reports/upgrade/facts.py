@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pytest_quantgate.config.limit import ALL_DOMAINS
 from pytest_quantgate.config.metrics import LIMITS, METRIC_OF, METRICS
 from pytest_quantgate.engines.messages import UNKNOWN
 from pytest_quantgate.gate.compare.cell import CellChange, Support, comparing_limits
@@ -247,12 +248,12 @@ def settings(comparison: Comparison) -> list[Prose]:
 
 def limits_text(changes: Iterable[CellChange]) -> str:
     """Return which limits were used; where formats have limits of their own, of which formats."""
-    values: dict[str, dict[float, list[str]]] = {}
+    values: dict[str, dict[str, list[str]]] = {}
     for change in changes:
         for name, value in comparing_limits(change.new).model_dump(exclude_none=True).items():
             if METRIC_OF[name] not in {"size", *_measured(change)}:
                 continue
-            formats = values.setdefault(name, {}).setdefault(float(value), [])
+            formats = values.setdefault(name, {}).setdefault(_allowed(value), [])
             if change.new.format not in formats:
                 formats.append(change.new.format)
     parts = []
@@ -260,8 +261,17 @@ def limits_text(changes: Iterable[CellChange]) -> str:
         by_value = values.get(name, {})
         for value, formats in sorted(by_value.items()):
             of_formats = f" ({', '.join(formats)})" if len(by_value) > 1 else ""
-            parts.append(f"{limit.figure} {100 * value:+g} %{of_formats}".replace("-", "−"))
+            parts.append(f"{limit.figure} {value}{of_formats}")
     return ", ".join(parts)
+
+
+def _allowed(limit: float | Mapping[str, float]) -> str:
+    """Return an allowed change, or one of each domain that has its own."""
+    if not isinstance(limit, Mapping):
+        return f"{100 * limit:+g} %".replace("-", "−")
+    others = [_allowed(value) for name, value in limit.items() if name == ALL_DOMAINS]
+    named = [f"{name} {_allowed(value)}" for name, value in limit.items() if name != ALL_DOMAINS]
+    return ", ".join([*others, *named])
 
 
 def _measured(change: CellChange) -> set[str]:
