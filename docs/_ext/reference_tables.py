@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import ast
 import json
+import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -17,10 +19,11 @@ from typing import Any, get_args, get_origin
 
 from docutils import nodes
 from docutils.statemachine import StringList
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from pytest_quantgate import errors
@@ -205,6 +208,15 @@ def functions(path: str, below: str | None, decorator: str) -> list[str]:
     )
 
 
+def fields(name: str) -> list[str]:
+    """Return the keys of a file with what each holds."""
+    module = sys.modules[FILES[name].__module__]
+    docs = attribute_docs(module.__name__)
+    return table(
+        ["key", "value"], ([code(key), docs[name, key]] for key in FILES[name].model_fields)
+    )
+
+
 def fixtures() -> list[str]:
     """Return the public fixtures."""
     return functions("plugin/fixtures.py", None, "fixture")
@@ -226,17 +238,24 @@ def error_classes() -> list[str]:
     return table(["class", "derived from", "meaning"], rows)
 
 
+def color(kind: VerdictKind) -> str:
+    """Return whether a verdict fails its cell's test."""
+    if kind is VerdictKind.UNSUPPORTED:
+        return "red, or skipped"
+    return "green" if kind.is_green else "red"
+
+
 def verdicts() -> list[str]:
     """Return the verdicts."""
     docs = attribute_docs("pytest_quantgate.results.verdicts")
     return table(
         ["verdict", "", "meaning"],
-        (
-            [kind.value, "green" if kind.is_green else "red", docs["VerdictKind", kind.name]]
-            for kind in VerdictKind
-        ),
+        ([kind.value, color(kind), docs["VerdictKind", kind.name]] for kind in VerdictKind),
     )
 
+
+FILES: Mapping[str, type[BaseModel]] = {"Baseline": Baseline}
+"""The files whose keys a page describes."""
 
 SCHEMAS: Mapping[str, dict[str, Any]] = {
     "run-record": TypeAdapter(RunRecord).json_schema(mode="serialization"),
@@ -289,6 +308,7 @@ PARTS: Mapping[str, Callable[..., list[str]]] = {
     "settings": settings,
     "limits": limits,
     "markers": markers,
+    "fields": fields,
     "fixtures": fixtures,
     "quant_cell": cell,
     "errors": error_classes,
@@ -324,8 +344,36 @@ def write_schemas(app: Sphinx, error: Exception | None) -> None:
             (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
+def check_readme(_app: Sphinx) -> None:
+    """Warn of a README whose parts are not those that the tables give now."""
+    readme = PACKAGE.parent / "README.md"
+    page = readme.read_text(encoding="utf-8")
+    if with_made_parts(page) != page:
+        logging.getLogger(__name__).warning(
+            "README.md is out of date; type python docs/_ext/reference_tables.py README.md"
+        )
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directive."""
     app.add_directive("reference", Reference)
+    app.connect("builder-inited", check_readme)
     app.connect("build-finished", write_schemas)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+_MADE = re.compile(
+    r"(?P<begin><!-- made by docs/_ext/reference_tables\.py: (?P<part>\w+) -->\n)"
+    r".*?(?=<!-- end -->)",
+    re.DOTALL,
+)
+
+
+def with_made_parts(page: str) -> str:
+    """Return a page that no builder makes, such as README.md, with its parts made anew."""
+    return _MADE.sub(lambda m: m["begin"] + "\n".join([*PARTS[m["part"]](), ""]), page)
+
+
+if __name__ == "__main__":
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(with_made_parts(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -6,6 +6,7 @@ from pytest_quantgate.config.metrics import METRICS
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.cause import find_cause
 from pytest_quantgate.gate.judges.bounds import not_comparable
+from pytest_quantgate.gate.judges.changes import settle_changes
 from pytest_quantgate.gate.judges.gains import doubt_gains
 from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.metrics.registry import load
@@ -32,6 +33,7 @@ def judge_metric(
 _HAS_CAUSE = frozenset(
     {
         VerdictKind.REGRESSED,
+        VerdictKind.CHANGED,
         VerdictKind.SUSPICIOUS,
         VerdictKind.INCONCLUSIVE,
         VerdictKind.INVALID,
@@ -39,9 +41,24 @@ _HAS_CAUSE = frozenset(
 )
 
 
-def conclude(judgements: list[Judgement], seen: Observation, baseline: Baseline | None) -> Verdict:
-    """Combine judgements: the worst decides, and a move away from the baseline gets its cause."""
+def conclude(
+    judgements: list[Judgement],
+    seen: Observation,
+    baseline: Baseline | None,
+    *,
+    is_final: bool = True,
+) -> Verdict:
+    """Combine judgements: the worst decides, and a move away from the baseline gets its cause.
+
+    Args:
+        judgements: each metric's.
+        seen: what was observed.
+        baseline: what it was held against.
+        is_final: no later look follows.
+
+    """
     judgements = doubt_gains(judgements, seen, baseline)
+    judgements = settle_changes(judgements, is_final=is_final)
     kind = worst([item.verdict for item in judgements])
     deciding = [item for item in judgements if item.verdict is kind]
     # Several metrics may give one reason, such as another source.

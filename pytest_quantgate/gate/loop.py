@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -128,11 +128,13 @@ def _answer(
     session.device(cell)  # one that is not there is refused before anything is made
     source = source_of(session, cell)
     asked = _ask(session, cell, questions, measured)
-    for n_chunks, look in _looks(session, cell, asked, source, full=full):
+    looks = _looks(session, cell, asked, source, full=full)
+    for n_chunks, look in looks:
         now = measure_cell(session, cell, n_chunks, asked.measured)
         before = source.before(now, asked, n_chunks)
         seen = _observe(session, now, before, asked)
-        verdict = _judge(seen, before, asked, source, look)
+        is_final = (n_chunks, look) == looks[-1]
+        verdict = _judge(seen, before, asked, source, look, is_final=is_final)
         if not full and _is_decided(verdict):
             break
     notes = (
@@ -193,10 +195,10 @@ def _questions_of_shape(
 
 def _looks(
     session: Session, cell: ResolvedCell, asked: Asked, source: BaselineSource, *, full: bool
-) -> Iterator[tuple[int | None, stats.Look]]:
+) -> list[tuple[int | None, stats.Look]]:
     """Return the numbers of chunks at which the cell may be decided; None scores no text."""
     if cell.is_shape or not (full or needs_text(cell, asked.metrics)):
-        return iter([(None, stats.plan_looks((), 1, 1)[0])])
+        return [(None, stats.plan_looks((), 1, 1)[0])]
     plan, budget = session.artifacts.chunk_plan(cell), session.artifacts.looks(cell)[-1]
     if full:
         budget = available = session.artifacts.chunks_stored(cell)
@@ -214,10 +216,10 @@ def _looks(
         looks = stats.looks_in_text_order(looks, available if is_stored else budget)
         budget = available if is_stored else budget
     # Beyond the budget goes only what the bounds leave undecided.
-    return iter(
+    return [
         (look.chunks, replace(look, is_last=look.is_last or look.chunks >= budget))
         for look in looks
-    )
+    ]
 
 
 def _note_of_beginning(session: Session, now: CellMeasurement) -> tuple[str, ...]:
@@ -266,7 +268,13 @@ def _is_same_computation(now: CellMeasurement, before: Before) -> bool:
 
 
 def _judge(
-    seen: Observation, before: Before, asked: Asked, source: BaselineSource, look: stats.Look
+    seen: Observation,
+    before: Before,
+    asked: Asked,
+    source: BaselineSource,
+    look: stats.Look,
+    *,
+    is_final: bool,
 ) -> Verdict:
     """Judge all that was asked, and conclude."""
     judgements = [
@@ -280,7 +288,7 @@ def _judge(
         for metric, limits in asked.limits:
             judgements += judge_drift(metric, seen, limits, before.earlier, look)
     judgements += source.judge_apart(seen, asked)
-    verdict = conclude(judgements, seen, before.baseline)
+    verdict = conclude(judgements, seen, before.baseline, is_final=is_final)
     if not judgements and (asked.absent or (asked.by_name and seen.cell.is_reference)):
         verdict = replace(verdict, reason=why_nothing(asked.absent))
     unstored = [item.reason for item in judgements if item.verdict is VerdictKind.MEASURED]

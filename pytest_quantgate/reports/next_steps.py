@@ -20,6 +20,8 @@ def next_step(cell: CellRecord, record: RunRecord) -> tuple[str | Span, ...]:
             return ("take a larger format, or raise the limit in the profile",)
         case VerdictKind.REGRESSED:
             return ("fix the cause, or accept the change: ", accept)
+        case VerdictKind.CHANGED:
+            return ("if the other tensor types are intended, accept them: ", accept)
         case VerdictKind.SUSPICIOUS:
             return ("find out what became better; if it is right, accept it: ", accept)
         case VerdictKind.NO_BASELINE:

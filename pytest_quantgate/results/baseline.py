@@ -228,29 +228,45 @@ class MemoryBaseline(_Part):
 
 
 class Baseline(_Part):
-    """One cell's accepted measurement; a cell without a text has no ``perplexity``.
-
-    ``metadata`` has the file's settings, None in a file that was written before they were kept.
-    ``scored_tensors`` are those of the file that the perplexity is of, packed as the size's, None
-    where the size is of the same file: either may be accepted without the other.
-    ``speed`` and ``memory`` are keyed by the digest of the hardware's fingerprint: each machine
-    keeps its own figures.
-    """
+    """One cell's accepted measurement."""
 
     version: Literal[1] = 1
+    """The file's version."""
     key: Key
+    """Model, format, importance matrix, text, `n_ctx`, flash attention, KV types, device kind."""
     source_sha256: str | None
+    """Identity of the file that it was quantized from (`gguf-…`, made of the hashes of its tensors
+    and of everything else in it), or its plain SHA-256; null for existing files."""
     made_by: MadeBy
+    """Engine and its version, hashes of its libraries, processor and instruction sets, platform,
+    threads, batch."""
     perplexity: Perplexity | None = None
+    """Perplexity, the text's SHA-256, the hash of the per-token values, and `chunks`: columns in
+    visiting order with index in the text, scored tokens, sums of negative log-likelihood and
+    divergence in nats, hashes of token ids and top tokens, document. Null for a shape."""
     divergence: Divergence | None = None
+    """Mean divergence from the reference, and the share of tokens with the same top token; null for
+    the reference."""
     routing: Routing | None = None
+    """How many tokens went to the experts that the reference chose, by layer and by chunk; null for
+    a dense model."""
     size: Size
+    """Bytes on disk, bits per weight, share of fallbacks, and each tensor's type with 8 digits of
+    its hash, grouped by layer."""
     scored_tensors: Mapping[str, str] | None = None
+    """The tensors that the perplexity is of, where the size was accepted of another file."""
     metadata: Mapping[str, str] | None = None
+    """The file's scalar fields of the architecture and the tokenizer: a change of one is named as
+    the cause."""
     speed: Mapping[str, SpeedBaseline] = Field(default_factory=dict)
+    """By hardware fingerprint: each process's tokens per second in both phases, the lengths and the
+    batch, engine and version; `anchor` has the first accepted speeds, null where these are them."""
     memory: Mapping[str, MemoryBaseline] = Field(default_factory=dict)
+    """By hardware fingerprint: the peak memory of a fresh process, `n_ctx` and the batch."""
     anchor: Anchor
+    """The first accepted sums of each chunk (negative log-likelihood, divergence) and bytes."""
     reason: str
+    """Why it was last accepted."""
 
     @model_validator(mode="after")
     def _quality_of_a_text(self) -> Baseline:

@@ -14,20 +14,23 @@ class VerdictKind(Enum):
     IMPROVED = "IMPROVED"
     """Better than the baseline by more than the limit."""
     MEASURED = "MEASURED"
-    """There was nothing to compare with, or nothing asked for a comparison."""
+    """Nothing to compare with was asked for, or none is stored and the run is not gated."""
     UNSUPPORTED = "UNSUPPORTED"
-    """The engine refuses the format or the request, with its reason; skipped if the profile lists
-    the format as `optional`."""
+    """llama.cpp refuses the format or the request, and says why; a format that the profile lists
+    as `optional` is skipped."""
     INCONCLUSIVE = "INCONCLUSIVE"
     """The text is too short to decide; the reason says how many chunks would."""
+    CHANGED = "CHANGED"
+    """Every limit is kept, but tensors have other types than the baseline's; red until accepted."""
     NO_BASELINE = "NO_BASELINE"
     """No baseline is stored, or the stored one is damaged."""
     NOT_COMPARABLE = "NOT_COMPARABLE"
     """The baseline is of another text, source or setting."""
     SUSPICIOUS = "SUSPICIOUS"
-    """An equal file became better by more than a sound engine can; red until accepted."""
+    """An equal file became better by more than four times the limit; red until accepted."""
     REGRESSED = "REGRESSED"
-    """A limit is broken; the verdict names the cause."""
+    """A limit is broken; the cause is named: the tokenizer, the quantizer, the importance matrix,
+    the file's metadata or the runtime kernels."""
     INVALID = "INVALID"
     """A value is not finite."""
     UNAVAILABLE = "UNAVAILABLE"
@@ -51,6 +54,7 @@ _SEVERITY = (
     VerdictKind.PASS,
     VerdictKind.IMPROVED,
     VerdictKind.UNSUPPORTED,
+    VerdictKind.CHANGED,
     VerdictKind.INCONCLUSIVE,
     VerdictKind.NO_BASELINE,
     VerdictKind.NOT_COMPARABLE,

@@ -58,7 +58,7 @@ def test_a_baseline_without_metadata_blames_none() -> None:
 
 def test_changed_tensor_types_are_the_quantizers_regression() -> None:
     changed = (TENSORS[0], replace(TENSORS[1], type="Q3_K", sha256="d" * 64), TENSORS[2])
-    verdict = judge(observe(tensors=changed))
+    verdict = judge(observe(tensors=changed, perplexity=measurement(wobble(0.05))))
     assert verdict.kind is VerdictKind.REGRESSED
     expected = "1 of 3 tensors changed type (attn_q Q4_K → Q3_K in blk.0)"
     assert expected in verdict.reason

@@ -293,7 +293,7 @@ def test_the_worst_judgement_decides() -> None:
 
 def test_only_three_verdicts_are_green() -> None:
     assert {kind.value for kind in VerdictKind if kind.is_green} == {"PASS", "IMPROVED", "MEASURED"}
-    assert len(VerdictKind) == 13
+    assert len(VerdictKind) == 14
 
 
 @pytest.mark.parametrize(

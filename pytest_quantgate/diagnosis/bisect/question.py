@@ -17,7 +17,7 @@ from pytest_quantgate.results.record import CellRecord, read_record
 from pytest_quantgate.results.verdicts import VerdictKind
 
 _GOOD = frozenset({VerdictKind.PASS, VerdictKind.IMPROVED, VerdictKind.MEASURED})
-_BAD = frozenset({VerdictKind.REGRESSED, VerdictKind.INVALID})
+_BAD = frozenset({VerdictKind.REGRESSED, VerdictKind.CHANGED, VerdictKind.INVALID})
 
 
 @dataclass(frozen=True, kw_only=True)

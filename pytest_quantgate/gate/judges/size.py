@@ -55,7 +55,7 @@ def judge_size(
         changes = compare_tensors(baseline.size.tensors, cell.tensors)
         if not_comparable(seen, baseline) is None and changes.types_changed:
             reason = changes.describe_types()
-            judgements.append(only("size", "baseline", VerdictKind.REGRESSED, reason))
+            judgements.append(only("size", "baseline", VerdictKind.CHANGED, reason))
         judgements.append(
             grown_bytes(
                 "size",
