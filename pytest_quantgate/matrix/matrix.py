@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from functools import cached_property
 from itertools import groupby
 
 from pytest_quantgate.artifacts.library import Library
 from pytest_quantgate.config.settings import Settings
+from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gguf.formats import FULL_PRECISION, Format, find_format
 from pytest_quantgate.matrix.cells import (
     Cell,
@@ -44,6 +46,20 @@ class Matrix:
         """The profile's cells: all, or those of the run's shard."""
         shard = self._settings.shard
         return self.all if shard is None else self.shards.cells(shard.number, self.all)
+
+    def named(self, name: str) -> Cell:
+        """Return the cell of an id.
+
+        Raises:
+            ConfigError: the profile has none of that id.
+
+        """
+        cells = {cell.id: cell for cell in self.all}
+        if name not in cells:
+            close = difflib.get_close_matches(name, cells, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "pytest --quant-plan lists them"
+            raise ConfigError(f"{name!r} is no cell of the active profile; {hint}")
+        return cells[name]
 
     @cached_property
     def nominal(self) -> tuple[Cell, ...]:

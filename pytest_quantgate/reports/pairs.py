@@ -34,7 +34,9 @@ class Pair:
 
 
 def find_pairs(record: RunRecord, first: str, second: str) -> tuple[Pair, ...]:
-    """Return the pairs that two names of formats, or of importance matrices, stand for.
+    """Return the pairs that two names of cells, of formats or of importance matrices stand for.
+
+    A cell is named by its id, or as tables name it: `Q4_K_M-calibration`.
 
     Raises:
         ConfigError: no model has both.
@@ -52,7 +54,7 @@ def find_pairs(record: RunRecord, first: str, second: str) -> tuple[Pair, ...]:
 
 
 def _pairs_of(group: Group, first: str, second: str) -> Iterator[Pair]:
-    by_label = {label(cell): cell for cell in group.cells}
+    by_label = {name: cell for cell in group.cells for name in (label(cell), cell.id)}
     if first in by_label and second in by_label:
         yield Pair(group=group, first=by_label[first], second=by_label[second])
         return

@@ -115,8 +115,8 @@ def group_cells(record: RunRecord) -> tuple[Group, ...]:
 
 
 def label(cell: CellRecord) -> str:
-    """Return what a cell is called among those of its group: format and importance matrix."""
-    return cell.format if cell.imatrix is None else f"{cell.format} + {cell.imatrix}"
+    """Return what a cell is called among those of its group: format and matrix, as in its id."""
+    return cell.format if cell.imatrix is None else f"{cell.format}-{cell.imatrix}"
 
 
 def verdict_word(cell: CellRecord) -> str:

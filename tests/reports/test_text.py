@@ -48,7 +48,7 @@ def with_matrix(table: Table) -> Table:
     return replace(
         table,
         rows=tuple(
-            replace(line, cells=(f"{plain(line.cells[0])} + calibration", *line.cells[1:]))
+            replace(line, cells=(f"{plain(line.cells[0])}-calibration", *line.cells[1:]))
             for line in table.rows
         ),
     )

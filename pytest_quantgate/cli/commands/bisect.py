@@ -8,6 +8,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_quantgate.artifacts.library import Library
+from pytest_quantgate.config.options import Overrides
 from pytest_quantgate.config.project import project_folder
 from pytest_quantgate.config.settings import load_settings
 from pytest_quantgate.diagnosis.bisect.answers import Answers
@@ -22,9 +24,12 @@ from pytest_quantgate.diagnosis.bisect.question import Question
 from pytest_quantgate.diagnosis.bisect.releases import installed_releases, releases_between
 from pytest_quantgate.diagnosis.bisect.search import bisect
 from pytest_quantgate.errors import ConfigError
+from pytest_quantgate.matrix.cells import NO_TEXT
+from pytest_quantgate.matrix.matrix import Matrix
 from pytest_quantgate.reports.bisection import bisection_blocks
 from pytest_quantgate.reports.markdown import markdown
 from pytest_quantgate.reports.text import text
+from pytest_quantgate.results.baseline_store import Store
 from pytest_quantgate.storage.atomic import write_atomically
 from pytest_quantgate.storage.cache import Cache
 from pytest_quantgate.storage.keys import key_of
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_quantgate.cli.command import Subparsers
+    from pytest_quantgate.config.settings import Settings
 
 _CHOICES = ("model", "formats", "text", "devices", "imatrix", "profile")
 """What chooses the cell, each an option of the same name of pytest's."""
@@ -45,8 +51,9 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("good", help="a release of llama-cpp-python, or a commit, that is good")
     parser.add_argument("bad", help="a later one that is bad")
-    parser.add_argument("--model", required=True, help="the cell's model")
-    parser.add_argument("--format", required=True, dest="formats", help="the cell's format")
+    parser.add_argument("--cell", help="the cell's id, as a red line of a run names it")
+    parser.add_argument("--model", help="instead of --cell: the cell's model")
+    parser.add_argument("--format", dest="formats", help="with --model: the cell's format")
     for name in ("text", "device", "imatrix", "profile"):
         dest = "devices" if name == "device" else name
         several = f"the cell's {name}, if the profile has several"
@@ -82,7 +89,8 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Bisect and print the report."""
     root = project_folder(Path.cwd())
-    settings = load_settings(root)
+    settings = load_settings(root, Overrides(profile=arguments.profile))
+    _choose(arguments, settings)
     folder = Cache(settings.cache_dir, settings.cache_max_bytes).sub("bisect")
     history, builder = _history(arguments, folder)
     options = _options(arguments)
@@ -146,6 +154,24 @@ def _history(arguments: argparse.Namespace, folder: Path) -> tuple[History, Buil
     given = installed_releases(arguments.python)
     versions = releases_between(arguments.good, arguments.bad, given)
     return Releases(versions), ReleaseBuilder(folder / "releases", given, log)
+
+
+def _choose(arguments: argparse.Namespace, settings: Settings) -> None:
+    """Take the model, format and the rest from the cell's id where that is what was given.
+
+    Raises:
+        ConfigError: neither an id nor a model and its format were given, or no such cell.
+
+    """
+    if (arguments.cell is None) == (arguments.model is None or arguments.formats is None):
+        raise ConfigError("name the cell with --cell ID, or with --model and --format")
+    if arguments.cell is None:
+        return
+    store = Store(settings.baselines_dir, use_shipped=settings.uses_built_in_profile)
+    cell = Matrix(settings, Library(settings), store).named(arguments.cell)
+    arguments.model, arguments.formats = cell.model, cell.format.name
+    arguments.text = None if cell.text == NO_TEXT else cell.text
+    arguments.devices, arguments.imatrix = cell.device, cell.imatrix or "none"
 
 
 def _options(arguments: argparse.Namespace) -> tuple[str, ...]:

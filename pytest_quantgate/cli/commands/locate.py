@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import tempfile
 from pathlib import Path
@@ -131,16 +130,7 @@ def _side(session: Session, name: str) -> Side:
             raise ConfigError(f"there is no file {name}; check the path")
         engine = session.settings.engines[session.settings.profile.engine]
         return Side(name=path.name, path=path.resolve(), engine=engine, n_threads=default_threads())
-    return _of_cell(session, _cell(session, name))
-
-
-def _cell(session: Session, name: str) -> Cell:
-    cells = {cell.id: cell for cell in session.matrix.all}
-    if name not in cells:
-        close = difflib.get_close_matches(name, cells, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "quantgate names cells by their ids"
-        raise ConfigError(f"{name!r} is no .gguf and no cell of the active profile; {hint}")
-    return cells[name]
+    return _of_cell(session, session.matrix.named(name))
 
 
 def _of_cell(session: Session, cell: Cell) -> Side:
@@ -167,7 +157,7 @@ def _reference(session: Session, name: str) -> Cell:
 
     """
     if not name.endswith(".gguf"):
-        cell = _cell(session, name)
+        cell = session.matrix.named(name)
         if session.matrix.reference(cell) != cell:
             return session.matrix.reference(cell)
     raise ConfigError(

@@ -84,6 +84,18 @@ def test_it_ends_with_the_release_the_shifts_and_commands(
     assert "--quant-against=python=/venvs/9/bin/python" in report
 
 
+def test_a_cell_is_named_by_its_id(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ends, rest = ARGUMENTS[:2], ARGUMENTS[6:]
+    assert main(["bisect", *ends, "--cell", "olmoe-mini-Q6_K-cpu", *rest, "-o", "found.md"]) == 0
+    report = (project / "found.md").read_text()
+    for option in ("model=olmoe-mini", "formats=Q6_K", "devices=cpu", "imatrix=none"):
+        assert f"--quant-{option}" in report
+    assert main(["bisect", *ends, "--cell", "olmoe-mini-Q6-cpu", *rest]) == 2
+    assert "did you mean 'olmoe-mini-Q6_K-cpu'" in capsys.readouterr().err
+    assert main(["bisect", *ends, *rest]) == 2
+    assert "--cell ID, or with --model and --format" in capsys.readouterr().err
+
+
 def test_a_plan_asks_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bisect", *ARGUMENTS, "--plan"]) == 0
     assert "First bad" not in capsys.readouterr().out

@@ -82,7 +82,7 @@ def test_experts_are_data_that_ends_no_script() -> None:
     page = run_html(made)
     (data,) = re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)
     (name, formats), *_ = json.loads(data).items()
-    assert name == "Q4_0 + </script><img>"
+    assert name == "Q4_0-</script><img>"
     assert formats == {"layers": [3], "load": [[0.6, 0.4]], "error": [[0.071, 0.082]]}
 
 
