@@ -11,6 +11,7 @@ from typing import Any
 from pytest_quantgate import stats
 from pytest_quantgate.artifacts.support import find_support
 from pytest_quantgate.errors import CellError
+from pytest_quantgate.gate.stored_alone import find_stored_alone
 from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.results.record import (
     CellRecord,
@@ -45,13 +46,14 @@ def make_record(session: Session) -> RunRecord:
     events, _ = session.events.read(0)
     started_s = min((event.time_s for event in events), default=time.time())
     settings, matrix = session.settings, session.matrix
-    against, shard = settings.profile.against, settings.shard
+    against, shard, cells = settings.profile.against, settings.shard, read_records(session)
     return RunRecord(
         profile=settings.profile_name,
         gated=matrix.is_gated,
         settings=settings_used(session),
         engine=engine_facts(session, settings.profile.engine),
-        cells=read_records(session),
+        cells=cells,
+        stored_alone=find_stored_alone(session, cells),
         against=None if against is None else engine_facts(session, against),
         others=tuple(_read_folder(session.folder / "others")),
         started=datetime.fromtimestamp(started_s, tz=UTC).isoformat(timespec="seconds"),

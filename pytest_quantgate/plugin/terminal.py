@@ -12,7 +12,7 @@ from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.plugin.state import State
 from pytest_quantgate.reports.text import text
 from pytest_quantgate.reports.write import terminal_blocks, write_report
-from pytest_quantgate.results.record import CellRecord, RunRecord
+from pytest_quantgate.results.record import RunRecord
 from pytest_quantgate.results.verdicts import VerdictKind
 
 _WITHOUT_TESTS = (
@@ -44,18 +44,13 @@ def _must_judge(state: State, gate: Session) -> bool:
     return (gate.matrix.is_gated or _must_gate(state, gate)) and bool(gate.matrix.cells)
 
 
-def _is_gated(record: CellRecord) -> bool:
-    """Return whether a cell was held against something."""
-    return not record.is_skipped and record.kind is not VerdictKind.MEASURED
-
-
 def check_something_judged(session: pytest.Session, state: State) -> None:
     """Make a run red that had to judge or gate cells and did with none; not an empty shard."""
     gate = state.open_session()
     if not _must_judge(state, gate):
         return
     records = read_records(gate)
-    if not records or (_must_gate(state, gate) and not any(map(_is_gated, records))):
+    if not records or (_must_gate(state, gate) and not any(record.is_gated for record in records)):
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
@@ -91,7 +86,11 @@ def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
     for cell in record.cells:
         if cell.accepted:
             reporter.write_line(f"accepted {cell.id}: {cell.accepted}")
-    if state.options.matrix and _must_gate(state, gate) and not any(map(_is_gated, record.cells)):
+    if (
+        state.options.matrix
+        and _must_gate(state, gate)
+        and not any(c.is_gated for c in record.cells)
+    ):
         table = f"[tool.quantgate.profiles.{gate.settings.profile_name}]"
         reporter.write_line(
             "quantgate: no cell was gated, so the run in CI is red; store baselines, or set"

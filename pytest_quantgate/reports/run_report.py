@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from pytest_quantgate.gate.compare.common_shift import shifts_of_run
 from pytest_quantgate.reports.blocks import (
     Block,
@@ -19,26 +22,65 @@ from pytest_quantgate.reports.run_tables import run_tables
 from pytest_quantgate.reports.sections import section_tables
 from pytest_quantgate.reports.words import count
 from pytest_quantgate.results.record import RunRecord
-from pytest_quantgate.results.verdicts import VerdictKind
+from pytest_quantgate.results.stored_alone import StoredPart
+
+_MOST_NAMED = 8
 
 
 def state(record: RunRecord) -> str:
-    """Return the verdict on a run in a few words."""
+    """Return the verdict on a run in a few words; what was not compared is never left out."""
     red = sum(cell.is_red for cell in record.cells)
+    gated = sum(cell.is_gated for cell in record.cells)
+    cells = count(len(record.cells), "cell")
     if red:
-        verdict = f"{red} of {count(len(record.cells), 'cell')} red"
+        verdict = f"{red} of {cells} red"
+    elif not record.cells:
+        verdict = "no cell was judged"
+    elif not gated:
+        verdict = f"nothing was gated ({cells} without a comparison)"
+    elif gated < len(record.cells):
+        verdict = f"{gated} of {cells} gated, all green"
     else:
-        ungated = [
-            cell for cell in record.cells if cell.kind is VerdictKind.MEASURED and not cell.accepted
-        ]
-        verdict = "all green" if record.cells else "no cell was judged"
-        if ungated:
-            gated = len(record.cells) - len(ungated)
-            verdict = f"{gated} of {count(len(record.cells), 'cell')} gated"
-            verdict += ", all green" if gated else ""
+        verdict = "all green"
+    gaps = _gaps(record)
+    if gaps:
+        verdict += f"; not compared: {', '.join(gaps)}"
     if record.missing:
         return f"incomplete, {verdict}" if red else "incomplete"
     return verdict
+
+
+def _gaps(record: RunRecord) -> list[str]:
+    """Name what was not compared, and in how many cells."""
+    metrics = Counter(
+        metric for cell in record.cells for metric in {item.metric for item in cell.not_compared}
+    )
+    gaps = [f"{metric} of {count(number, 'cell')}" for metric, number in metrics.items()]
+    return gaps + [
+        count(len(item.names), "stored baseline")
+        if item.what is StoredPart.CELLS
+        else f"stored {item.what.name.lower()} of {count(len(item.names), 'cell')}"
+        for item in record.stored_alone
+    ]
+
+
+def not_compared(record: RunRecord) -> list[Block]:
+    """Return what was not compared, and why."""
+    cells_of: dict[str, list[str]] = {}
+    for cell in record.cells:
+        for item in cell.not_compared:
+            cells_of.setdefault(f"{item.metric}: {item.reason}", []).append(cell.id)
+    lines = [f"Not compared: {reason} ({_some(ids)})" for reason, ids in cells_of.items()]
+    lines += [
+        f"Not compared: {item.what.value} ({_some(item.names)})" for item in record.stored_alone
+    ]
+    return bullets(lines)
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    left = len(names) - _MOST_NAMED
+    return ", ".join([*names[:_MOST_NAMED], *([f"and {left} more"] if left > 0 else [])])
 
 
 def run_title(record: RunRecord) -> list[Block]:
@@ -81,4 +123,5 @@ def completeness(record: RunRecord) -> list[Block]:
         text = f"Shard {record.shard.number} of {record.shard.count}."
         blocks.append(Paragraph(text=text))
     blocks += section("What is missing", bullets(record.missing))
-    return [*blocks, *bullets(f"Warning: {warning}" for warning in record.warnings)]
+    blocks += bullets(f"Warning: {warning}" for warning in record.warnings)
+    return [*blocks, *not_compared(record)]

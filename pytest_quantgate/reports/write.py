@@ -14,7 +14,7 @@ from pytest_quantgate.reports.common_shift import common_shift_blocks
 from pytest_quantgate.reports.markdown import markdown
 from pytest_quantgate.reports.noise import noise_tables
 from pytest_quantgate.reports.red import red_blocks
-from pytest_quantgate.reports.run_report import completeness, run_blocks, state
+from pytest_quantgate.reports.run_report import completeness, not_compared, run_blocks, state
 from pytest_quantgate.reports.run_tables import run_tables
 from pytest_quantgate.reports.sections import section_tables
 from pytest_quantgate.reports.upgrade.facts import engine_name
@@ -48,6 +48,7 @@ def terminal_blocks(record: RunRecord, *, with_sections: bool = True) -> list[Bl
         Paragraph(text=state(record), is_strong=True),
         *(section("What is red", red_blocks(record)) if with_sections else ()),
         *run_tables(record),
+        *not_compared(record),
         *noise_tables(record),
         *(section_tables(record) if with_sections else ()),
         *(

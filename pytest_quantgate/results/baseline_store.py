@@ -100,6 +100,16 @@ class Store:
                 found.append(stored)
         return tuple(found)
 
+    def own_keys(self) -> tuple[Key, ...]:
+        """Return the keys of all baselines of the project's own folder that can be read."""
+        keys = []
+        for path in sorted(self.folder.glob("*/*.json")):
+            try:
+                keys.append(parse(path.read_text(encoding="utf-8"), str(path)).key)
+            except (OSError, UnicodeDecodeError, ConfigError):
+                continue  # the cell that looks it up says what is wrong
+        return tuple(keys)
+
     def has_any(self, keys: Iterable[Key], *, shipped: bool = True) -> bool:
         """Return whether any of the keys has a file, readable or not."""
         folders = self._folders if shipped else [self.folder]

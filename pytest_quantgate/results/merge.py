@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.results.record import CellRecord, RunRecord, to_plain
+from pytest_quantgate.results.stored_alone import StoredAlone, StoredPart
 
 _ENGINE = ("kind", "version", "llama_cpp_version", "commit", "build_options", "system_info")
 """What makes two engines one: not their bytes, which differ from build to build by the names of
@@ -53,6 +54,7 @@ def join(records: Mapping[str, RunRecord]) -> RunRecord:
         started=min(record.started for record in records.values()),
         seconds_s=sum(record.seconds_s for record in records.values()),
         warnings=_warnings(ordered),
+        stored_alone=_stored_alone(ordered),
         command=first.command if len({r.command for r in records.values()}) == 1 else "",
         shard=None,
         missing=_missing(ordered, {cell.id for cell in cells}),
@@ -135,6 +137,14 @@ def _engine_names(records: Mapping[str, RunRecord]) -> dict[str, str]:
     """Return the processors of all jobs as one text, where an engine names them."""
     names = [str(name) for r in records.values() if (name := r.engine.get("cpu_name"))]
     return {"cpu_name": " and ".join(dict.fromkeys(names))} if names else {}
+
+
+def _stored_alone(records: Mapping[str, RunRecord]) -> tuple[StoredAlone, ...]:
+    """Return what no shard compared, each name once."""
+    names: dict[StoredPart, dict[str, None]] = {}
+    for item in chain.from_iterable(record.stored_alone for record in records.values()):
+        names.setdefault(item.what, {}).update(dict.fromkeys(item.names))
+    return tuple(StoredAlone(what=what, names=tuple(each)) for what, each in names.items())
 
 
 def _warnings(records: Mapping[str, RunRecord]) -> tuple[str, ...]:

@@ -37,11 +37,12 @@ def orphaned(
     return tuple(
         key
         for key in stored
-        if key not in current and not any(_looks_up(profile, devices, key) for profile in profiles)
+        if key not in current and not any(looks_up(profile, devices, key) for profile in profiles)
     )
 
 
-def _looks_up(profile: ProfileSettings, devices: Mapping[str, DeviceSettings], key: Key) -> bool:
+def looks_up(profile: ProfileSettings, devices: Mapping[str, DeviceSettings], key: Key) -> bool:
+    """Return whether a profile has a baseline's model and settings, whatever its formats."""
     if key.model not in profile.models:
         return False
     if key.text and (key.text not in profile.texts or key.n_ctx != profile.n_ctx):

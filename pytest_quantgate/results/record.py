@@ -22,6 +22,7 @@ from pytest_quantgate.results.baseline import Key, MadeBy
 from pytest_quantgate.results.chunk_table import ChunkTable, Shift
 from pytest_quantgate.results.effects import Effects
 from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement
+from pytest_quantgate.results.stored_alone import StoredAlone
 from pytest_quantgate.results.verdicts import Cause, CauseKind, Judgement, VerdictKind, worst
 from pytest_quantgate.storage.parsing import first_problem, parse_json
 
@@ -108,6 +109,19 @@ class CellRecord:
         return VerdictKind(self.verdict)
 
     @property
+    def is_gated(self) -> bool:
+        """Whether the cell was held against something, or is accepted as what others are."""
+        is_compared = self.kind is not VerdictKind.MEASURED and not self.is_skipped
+        return is_compared or self.accepted is not None
+
+    @property
+    def not_compared(self) -> tuple[Judgement, ...]:
+        """What there was nothing to compare with, in a cell that was compared otherwise."""
+        if not self.is_gated or self.accepted is not None:
+            return ()
+        return tuple(item for item in self.judgements if item.verdict is VerdictKind.MEASURED)
+
+    @property
     def is_red(self) -> bool:
         """Whether the cell fails the run."""
         return not (self.kind.is_green or self.is_skipped or self.accepted is not None)
@@ -158,7 +172,8 @@ class RunRecord:
     the run compared two, described as ``engine`` is; then ``cells`` are the new engine's, and
     ``others`` those of the old engine and the crossed ones (the file of one quantizer, the
     runtime of the other) that were measured. ``missing`` is what a record that was joined from
-    several lacks: shards, and ids of cells that one of them should have judged.
+    several lacks: shards, and ids of cells that one of them should have judged. ``stored_alone``
+    is what baselines have and the run did not compare.
     """
 
     profile: str
@@ -175,6 +190,7 @@ class RunRecord:
     command: str = ""
     shard: ShardRecord | None = None
     missing: tuple[str, ...] = ()
+    stored_alone: tuple[StoredAlone, ...] = ()
 
     @property
     def is_red(self) -> bool:

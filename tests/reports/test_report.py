@@ -303,7 +303,9 @@ def test_every_figure_is_of_the_common_chunks_and_recomputed_from_the_record() -
 
 def test_what_was_not_gated_is_no_green() -> None:
     measured = cell("Q4_0", 20, 5, verdict="MEASURED")
-    assert run_markdown(record(measured)).startswith("# Quantization gate: 0 of 1 cell gated\n")
+    assert run_markdown(record(measured)).startswith(
+        "# Quantization gate: nothing was gated (1 cell without a comparison)\n"
+    )
     both = run_markdown(record(measured, cell("F16", 20, 9)))
     assert both.startswith("# Quantization gate: 1 of 2 cells gated, all green\n")
 

@@ -89,7 +89,9 @@ def test_a_skipped_cell_is_not_red() -> None:
     assert join({"a": replace(skipped, cells=(refused,))}).is_red
     joined = join({"a": replace(skipped, cells=(replace(refused, is_skipped=True),))})
     assert not joined.is_red
-    assert run_markdown(joined).startswith("# Quantization gate: all green\n")
+    assert run_markdown(joined).startswith(
+        "# Quantization gate: nothing was gated (1 cell without a comparison)\n"
+    )
 
 
 def test_a_gated_run_that_judged_no_cell_is_red_and_an_empty_shard_is_not() -> None:

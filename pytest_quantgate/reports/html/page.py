@@ -12,7 +12,7 @@ from pytest_quantgate.reports.html.plot import Plot
 from pytest_quantgate.reports.html.views import device_plots, group_views, headings, matrix
 from pytest_quantgate.reports.noise import noise_tables
 from pytest_quantgate.reports.red import find_red
-from pytest_quantgate.reports.run_report import state
+from pytest_quantgate.reports.run_report import not_compared, state
 from pytest_quantgate.reports.run_tables import group_cells
 from pytest_quantgate.reports.upgrade.report import upgrade_blocks
 from pytest_quantgate.results.record import RunRecord
@@ -34,6 +34,7 @@ def run_html(record: RunRecord) -> str:
             record=record,
             state=state(record),
             red=find_red(record),
+            not_compared=not_compared(record),
             headings=headings(groups),
             matrix=matrix(groups),
             groups=group_views(record),
