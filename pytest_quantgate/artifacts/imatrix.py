@@ -23,6 +23,7 @@ from pytest_quantgate.errors import CellInvalid, ConfigError
 from pytest_quantgate.gguf.formats import TENSOR_TYPES
 from pytest_quantgate.gguf.reader import GgufFile, Tensor, read_gguf
 from pytest_quantgate.gguf.writer import FieldValue, encode_field, encode_header, write_gguf
+from pytest_quantgate.storage.arrays import read_arrays
 from pytest_quantgate.storage.cache import Cache
 from pytest_quantgate.storage.environment import path_below
 from pytest_quantgate.storage.keys import code_sha256, key_of
@@ -321,10 +322,9 @@ class Imatrices:
                         ),
                         on_reply,
                     )
-                with np.load(collected, allow_pickle=False) as arrays:
-                    # The text's hash, not a local path.
-                    dataset = f"sha256:{text.sha256}"
-                    write_imatrix(path, dict(arrays), dataset, reply.n_chunks, settings.n_ctx)
+                dataset = f"sha256:{text.sha256}"  # not a local path
+                arrays = read_arrays(collected)
+                write_imatrix(path, arrays, dataset, reply.n_chunks, settings.n_ctx)
             finally:
                 collected.unlink(missing_ok=True)
             return {"chunks": reply.n_chunks}

@@ -18,6 +18,7 @@ from pytest_quantgate.errors import RequestUnknown
 from pytest_quantgate.matrix.requests import model_request_fields
 from pytest_quantgate.results.measurements.absent import Absent
 from pytest_quantgate.results.measurements.oracle import OracleMeasurement
+from pytest_quantgate.storage.arrays import read_arrays
 
 if TYPE_CHECKING:
     from pytest_quantgate.matrix.resolved import ResolvedCell
@@ -68,8 +69,7 @@ def measure_oracle(session: Session, cell: ResolvedCell) -> OracleMeasurement | 
 
 def summarize(path: Path, reply: OracleCompared) -> OracleMeasurement:
     """Compare an engine's figures with those in the oracle's file."""
-    with np.load(path, allow_pickle=False) as stored:
-        expected = stored["nll_nats"].astype(np.float64)
+    expected = read_arrays(path)["nll_nats"].astype(np.float64)
     first = (expected.shape[1] + 1) // 2
     seen = np.frombuffer(reply.nll_nats, dtype=np.float32).reshape(expected.shape)
     difference = (seen - expected)[:, first:].ravel()

@@ -22,6 +22,7 @@ from pytest_quantgate.engines.messages import DivergenceSummary
 from pytest_quantgate.results.chunk_table import ChunkTable
 from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
 from pytest_quantgate.results.measurements.routes import Routes
+from pytest_quantgate.storage.arrays import read_arrays
 from pytest_quantgate.storage.atomic import write_atomically
 from pytest_quantgate.storage.cache import Cache
 
@@ -81,19 +82,20 @@ def _pack(measurement: PerplexityMeasurement) -> bytes:
 def _unpack(path: Path) -> PerplexityMeasurement | None:
     try:
         # Opened here: numpy leaves a file that is no archive open.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            header = json.loads(arrays["header"].tobytes())
-            if any(name not in arrays for name in header.get("arrays", ())):
-                return None  # its directory is damaged: what it lacks must not count as unmeasured
-            return PerplexityMeasurement(
-                chunks=ChunkTable().replace(**header["chunks"]),
-                summary=_summary(header["summary"]),
-                n_chunks_in_text=header["n_chunks_in_text"],
-                seconds_s=header["seconds_s"],
-                measured_s=header["measured_s"],
-                **{name: arrays.get(name) for name in _ARRAYS},
-                routes=_unpack_routes(header, arrays),
-            )
+        with path.open("rb") as stream:
+            arrays = read_arrays(stream)
+        header = json.loads(arrays["header"].tobytes())
+        if any(name not in arrays for name in header.get("arrays", ())):
+            return None  # its directory is damaged: what it lacks must not count as unmeasured
+        return PerplexityMeasurement(
+            chunks=ChunkTable().replace(**header["chunks"]),
+            summary=_summary(header["summary"]),
+            n_chunks_in_text=header["n_chunks_in_text"],
+            seconds_s=header["seconds_s"],
+            measured_s=header["measured_s"],
+            **{name: arrays.get(name) for name in _ARRAYS},
+            routes=_unpack_routes(header, arrays),
+        )
     except _DAMAGE:
         return None  # torn or damaged in any way: measured anew
 

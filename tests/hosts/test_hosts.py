@@ -113,6 +113,30 @@ def test_hosts_measure_what_this_machine_does_and_are_named_nowhere(
             assert away[name].get(field) == cell.get(field), (name, field)
 
 
+def test_three_hosts_measure_the_built_in_profile_as_one_machine_does(
+    own_cache: Project, hosts: tuple[Host, Host, Host]
+) -> None:
+    """Both small models in 14 formats: the same verdicts and figures, bit for bit."""
+    tables = "".join(host.table() for host in hosts)
+    device = '[tool.quantgate.devices.away]\nhost = ["a", "b", "c"]\n'
+    (own_cache.root / "pyproject.toml").write_text(tables + device, encoding="utf-8")
+    for devices, name in (("away", "away.json"), ("cpu", "here.json")):
+        given = (f"--quant-devices={devices}", f"--quant-report={name}", "--quant-fresh")
+        own_cache.matrix(*given).assert_outcomes(passed=28)
+    apart = ("id", "device", "seconds_s")
+    away, here = (
+        {
+            (cell["model"], cell["format"]): {k: v for k, v in cell.items() if k not in apart}
+            for cell in cells(own_cache, name).values()
+        }
+        for name in ("away.json", "here.json")
+    )
+    assert {cell["verdict"] for cell in here.values()} == {"PASS"}
+    assert away == here
+    lanes = {event["lane"] for event in events(own_cache) if event["lane"]}
+    assert lanes == {"a/away:cpu", "b/away:cpu", "c/away:cpu"}
+
+
 def mount_small_disk(folder: Path) -> None:
     """Mount a disk of half a megabyte."""
     folder.mkdir()
