@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
 from pytest_quantgate import stats
-from pytest_quantgate.gate.observation import (
-    Observation,
-    describe_token_changes,
-    percent,
-)
+from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.gate.reasons.changes import TokensMoved
+from pytest_quantgate.gate.reasons.words import percent
 from pytest_quantgate.gguf.tensor_changes import TensorChanges, compare_tensors
 from pytest_quantgate.results.baseline import Baseline, MadeBy
 from pytest_quantgate.results.hardware import only_differing
@@ -150,7 +148,7 @@ def _quality(seen: Observation, baseline: Baseline, *, retokenized: int) -> list
                 bounds = f" [{percent(shift.low)}, {percent(shift.high)}]"
             parts.append(f"PPL {percent(shift.change)}{bounds} over {shift.clusters} {over}")
     if seen.tokens_changed is not None:
-        parts.append(describe_token_changes(seen.tokens_changed))
+        parts.append(str(TokensMoved(changes=seen.tokens_changed)))
     elif not seen.chunks.is_exact:
         parts.append("which tokens changed is unknown: the engine reports only sums by chunk")
     return parts

@@ -12,6 +12,7 @@ from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.metrics.registry import load
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.verdicts import (
+    Against,
     Cause,
     CauseKind,
     Judgement,
@@ -62,19 +63,21 @@ def conclude(
     kind = worst([item.verdict for item in judgements])
     deciding = [item for item in judgements if item.verdict is kind]
     # Several metrics may give one reason, such as another source.
-    reason = "; ".join(dict.fromkeys(item.reason for item in deciding)) or "measured"
+    reason = "; ".join(dict.fromkeys(str(item.reason) for item in deciding)) or "measured"
     cause = None
     # What is not finite broke no limit of the baseline's, but differs from it all the same.
     moved = {
         item.metric
         for item in deciding
-        if item.against in {"baseline", "anchor"} or kind is VerdictKind.INVALID
+        if item.against in {Against.BASELINE, Against.ANCHOR} or kind is VerdictKind.INVALID
     }
-    last_step = [item for item in judgements if item.against == "baseline" and item.metric in moved]
+    last_step = [
+        item for item in judgements if item.against is Against.BASELINE and item.metric in moved
+    ]
     only_drifted = {item.metric for item in last_step} == moved and all(
         item.verdict.is_green for item in last_step
     )
-    if kind is VerdictKind.REGRESSED and any(item.against == "oracle" for item in deciding):
+    if kind is VerdictKind.REGRESSED and any(item.against is Against.ORACLE for item in deciding):
         cause = Cause(kind=CauseKind.WRONG_ENGINE)
     elif kind is VerdictKind.REGRESSED and moved and only_drifted:
         cause = Cause(kind=CauseKind.DRIFTED)

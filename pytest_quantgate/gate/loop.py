@@ -32,7 +32,7 @@ from pytest_quantgate.metrics.registry import measure_once, notes_of
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.events import CellJudged, CellStarted
 from pytest_quantgate.results.measurements.absent import Absent
-from pytest_quantgate.results.verdicts import Verdict, VerdictKind
+from pytest_quantgate.results.verdicts import Against, Verdict, VerdictKind
 
 
 def answer(
@@ -291,7 +291,7 @@ def _judge(
     verdict = conclude(judgements, seen, before.baseline, is_final=is_final)
     if not judgements and (asked.absent or (asked.by_name and seen.cell.is_reference)):
         verdict = replace(verdict, reason=why_nothing(asked.absent))
-    unstored = [item.reason for item in judgements if item.verdict is VerdictKind.MEASURED]
+    unstored = [str(item.reason) for item in judgements if item.verdict is VerdictKind.MEASURED]
     if verdict.kind is VerdictKind.PASS and unstored:
         # Within the limits, but the baseline that was asked for is not stored yet.
         reason = "; ".join(dict.fromkeys(unstored))
@@ -299,11 +299,12 @@ def _judge(
     return verdict
 
 
+_OF_COMPARISONS = frozenset({Against.BASELINE, Against.ANCHOR, Against.REFERENCE})
+
+
 def _is_decided(verdict: Verdict) -> bool:
     """Return whether a further look could change nothing."""
-    compared = any(
-        item.against in {"baseline", "anchor", "reference"} for item in verdict.judgements
-    )
+    compared = any(item.against in _OF_COMPARISONS for item in verdict.judgements)
     return compared and verdict.kind is not VerdictKind.INCONCLUSIVE
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TypeVar
 
 from pytest_quantgate.results.baseline import Baseline, MadeBy
@@ -13,9 +13,13 @@ from pytest_quantgate.results.record import CellRecord
 
 MeasurementT = TypeVar("MeasurementT")
 
-THE_BASELINE = "the baseline"
-THE_OLD_ENGINE = "the old engine"
-THE_OLD_RECORD = "the old record"
+
+class Versus(StrEnum):
+    """What stands as the baseline; the value stands in sentences."""
+
+    BASELINE = "the baseline"
+    OLD_ENGINE = "the old engine"
+    OLD_RECORD = "the old record"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class Observation:
             CPU equal values stay equal on every further chunk.
         tokens_changed: compared with the baseline's per-token values; None where they are gone.
         domains: the text's, by name; empty where it is one file.
-        versus: what stands as the baseline, for a sentence.
+        versus: what stands as the baseline.
 
     """
 
@@ -44,7 +48,7 @@ class Observation:
     same_computation: bool = False
     tokens_changed: TokenChanges | None = None
     domains: tuple[str, ...] = ()
-    versus: str = THE_BASELINE
+    versus: Versus = Versus.BASELINE
 
     @property
     def chunks(self) -> ChunkTable:
@@ -88,20 +92,3 @@ class Observation:
     def find(self, kind: type[MeasurementT]) -> MeasurementT | None:
         """Return the measurement of a kind, None where it was not asked for."""
         return next((item for item in self.cell.measured.values() if isinstance(item, kind)), None)
-
-
-def percent(fraction: float | None, digits: int = 2) -> str:
-    """Format a relative change with its sign."""
-    if fraction is None or not math.isfinite(fraction):
-        return "not finite" if fraction is not None else "–"
-    return f"{100 * fraction:+.{digits}f} %".replace("-", "−")
-
-
-def describe_token_changes(changes: TokenChanges) -> str:
-    """Say how many tokens are not bit-equal, and the largest move."""
-    if changes.changed == 0:
-        return f"none of {changes.tokens:,} tokens changed"
-    largest = f"{changes.largest_nats:.3g} nats"
-    if not math.isfinite(changes.largest_nats):
-        largest = "not finite"
-    return f"{changes.changed:,} of {changes.tokens:,} tokens changed, largest |Δ| {largest}"

@@ -18,8 +18,10 @@ from pytest_quantgate.gate.compare.shifts import find_effects
 from pytest_quantgate.gate.judges.bounds import only
 from pytest_quantgate.gate.judges.speed import judge_floors
 from pytest_quantgate.gate.measuring import CellMeasurement, measure_cell
-from pytest_quantgate.gate.observation import THE_OLD_ENGINE, Observation, percent
+from pytest_quantgate.gate.observation import Observation, Versus
 from pytest_quantgate.gate.question import Answer, Asked
+from pytest_quantgate.gate.reasons.comparability import OldEngineUnable
+from pytest_quantgate.gate.reasons.words import percent
 from pytest_quantgate.gate.recording import failed_record, verdict_of
 from pytest_quantgate.gate.sources import Before, needs_text
 from pytest_quantgate.matrix.resolved import ResolvedCell
@@ -32,7 +34,7 @@ from pytest_quantgate.results.measurements.absent import Absent
 from pytest_quantgate.results.measurements.memory import MemoryMeasurement
 from pytest_quantgate.results.measurements.perplexity import token_changes
 from pytest_quantgate.results.record import CellRecord
-from pytest_quantgate.results.verdicts import Cause, CauseKind, Judgement, VerdictKind
+from pytest_quantgate.results.verdicts import Against, Cause, CauseKind, Judgement, VerdictKind
 
 
 class OldEngine:
@@ -83,7 +85,7 @@ class OldEngine:
                 self._set_aside(error)
         unable = self._session.unable_before.get(self._cell.id)
         judgements = () if unable is None else (_of_unable(unable),)
-        return Before(versus=THE_OLD_ENGINE, judgements=judgements)
+        return Before(versus=Versus.OLD_ENGINE, judgements=judgements)
 
     def _measure(
         self, old_cell: ResolvedCell, metrics: frozenset[str], n_chunks: int | None
@@ -109,7 +111,7 @@ class OldEngine:
         if now.perplexity is not None and old.perplexity is not None:
             changes = token_changes(now.perplexity, old.perplexity)
         return Before(
-            versus=THE_OLD_ENGINE,
+            versus=Versus.OLD_ENGINE,
             baseline=_on_this_machine(
                 make_baseline(old.record), old.record.measured, now.record.measured
             ),
@@ -201,8 +203,8 @@ def _of_unable(error: CellError) -> Judgement:
     """
     is_new = isinstance(error, CellUnsupported)
     kind = VerdictKind.MEASURED if is_new else VerdictKind.NOT_COMPARABLE
-    why = "not compared: the old engine could not"
-    return only("support", "nothing", kind, f"{why} ({verdict_of(error).value}: {error})")
+    fact = OldEngineUnable(verdict=verdict_of(error).value, problem=str(error))
+    return only("support", Against.NOTHING, kind, fact)
 
 
 def _on_this_machine(

@@ -13,15 +13,19 @@ from pytest_quantgate.config.metrics import LIMITS, METRICS
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import not_comparable, only
 from pytest_quantgate.gate.measuring import CellMeasurement
-from pytest_quantgate.gate.observation import THE_BASELINE, Observation
+from pytest_quantgate.gate.observation import Observation, Versus
 from pytest_quantgate.gate.question import Answer, Asked
+from pytest_quantgate.gate.reasons.comparability import (
+    BaselineOfOtherSettings,
+    DamagedBaseline,
+    NoBaseline,
+    Plain,
+)
 from pytest_quantgate.matrix.resolved import ResolvedCell
 from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.measurements.perplexity import TokenChanges, token_changes
-from pytest_quantgate.results.verdicts import Judgement, VerdictKind
-
-NOT_STORED_YET = "measured; no baseline is stored yet"
+from pytest_quantgate.results.verdicts import Against, Fact, Judgement, VerdictKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class Before:
     the cell's baseline under settings that no profile has any more, where there is none of these.
     """
 
-    versus: str
+    versus: Versus
     baseline: Baseline | None = None
     earlier: Baseline | None = None
     reference_baseline: Baseline | None = None
@@ -94,7 +98,7 @@ class StoredBaselines:
         if now.reference is not None:
             reference_baseline = session.stored(self._cell.reference).baseline
         return Before(
-            versus=THE_BASELINE,
+            versus=Versus.BASELINE,
             baseline=baseline,
             earlier=session.baseline_before(self._cell.cell) if baseline is None else None,
             reference_baseline=reference_baseline,
@@ -116,21 +120,16 @@ class StoredBaselines:
             cell.key.settings_unlike(stored) for stored in session.matrix.keys_before(cell.cell)
         ]
         kind = VerdictKind.NO_BASELINE
+        fact: Fact = NoBaseline(command=command)
         if problem is not None:
-            reason = f"{problem}; store it anew: {command}"
+            fact = DamagedBaseline(problem=problem, command=command)
         elif not session.matrix.is_gated:
-            kind, reason = VerdictKind.MEASURED, NOT_STORED_YET
+            kind, fact = VerdictKind.MEASURED, Plain.NOT_STORED_YET
         elif unlike:
             kind = VerdictKind.NOT_COMPARABLE
-            nearest = min(unlike, key=len)
-            reason = (
-                f"the stored baseline is of other settings: {'; '.join(nearest)}; set"
-                f" them back, or store one of these: {command}"
-            )
-        else:
-            reason = f"no baseline is stored; store one: {command}"
+            fact = BaselineOfOtherSettings(differing=min(unlike, key=len), command=command)
         # Not "against the baseline": there was nothing to compare with.
-        return (only("perplexity", "nothing", kind, reason),)
+        return (only("perplexity", Against.NOTHING, kind, fact),)
 
     def judge_apart(self, seen: Observation, asked: Asked) -> list[Judgement]:
         """Judge nothing: the stored baseline has it all."""

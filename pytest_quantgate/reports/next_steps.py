@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pytest_quantgate.reports.blocks import Span, code
 from pytest_quantgate.results.record import CellRecord, RunRecord
-from pytest_quantgate.results.verdicts import VerdictKind
+from pytest_quantgate.results.verdicts import Against, VerdictKind
 
 _COMMAND = "pytest --quant-matrix"
 
-_STORED = ("baseline", "anchor")
+_STORED = frozenset({Against.BASELINE, Against.ANCHOR})
 """What a judgement is against where accepting the new figures ends it."""
 
 
@@ -41,7 +41,7 @@ def next_step(cell: CellRecord, record: RunRecord) -> tuple[str | Span, ...]:
 
 def _is_of_baseline(cell: CellRecord) -> bool:
     red = [item.against for item in cell.judgements if item.verdict is cell.kind]
-    return not red or any(against.startswith(_STORED) for against in red)
+    return not red or any(against in _STORED for against in red)
 
 
 def _more_to_score(cell: CellRecord) -> tuple[str | Span, ...]:

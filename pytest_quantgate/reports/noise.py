@@ -11,6 +11,7 @@ from pytest_quantgate.reports.run_tables import label
 from pytest_quantgate.reports.words import NONE, number, share
 from pytest_quantgate.results.measurements.noise import NoiseMeasurement, SettingScores
 from pytest_quantgate.results.record import CellRecord, RunRecord
+from pytest_quantgate.results.verdicts import Against
 
 _COLUMNS = (
     words("format"),
@@ -61,7 +62,7 @@ def _table(cells: Sequence[CellRecord]) -> Table:
         notes += [
             f"{label(cell)}: {item.reason}"
             for item in cell.judgements
-            if item.metric == METRIC and item.against != "settings"
+            if item.against is Against.NOISE
         ]
     measured = noise_of(first)
     assert measured is not None

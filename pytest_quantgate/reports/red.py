@@ -40,7 +40,7 @@ def find_red(record: RunRecord) -> tuple[RedCell, ...]:
 
 
 def _red(cell: CellRecord, record: RunRecord) -> RedCell:
-    deciding = tuple(item.reason for item in cell.judgements if item.verdict is cell.kind)
+    deciding = tuple(str(item.reason) for item in cell.judgements if item.verdict is cell.kind)
     cause = cell.cause
     return RedCell(
         cell=cell,

@@ -9,7 +9,7 @@ import math
 import pkgutil
 import reprlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,14 @@ from pytest_quantgate.results.chunk_table import ChunkTable, Shift
 from pytest_quantgate.results.effects import Effects
 from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement
 from pytest_quantgate.results.stored_alone import StoredAlone
-from pytest_quantgate.results.verdicts import Cause, CauseKind, Judgement, VerdictKind, worst
+from pytest_quantgate.results.verdicts import (
+    Cause,
+    CauseKind,
+    Judgement,
+    Reason,
+    VerdictKind,
+    worst,
+)
 from pytest_quantgate.storage.parsing import first_problem, parse_json
 
 VERSION = 2
@@ -202,7 +209,7 @@ class RunRecord:
 
 def to_plain(record: RunRecord | CellRecord) -> dict[str, Any]:
     """Return what JSON can hold; numbers that are not finite become their names."""
-    content: dict[str, Any] = plain(asdict(record))
+    content: dict[str, Any] = plain(record)
     return content
 
 
@@ -217,6 +224,10 @@ def plain(value: Any) -> Any:
             return value.value
         case BaseModel():
             return plain(value.model_dump(mode="json"))
+        case Reason():
+            return str(value)
+        case _ if is_dataclass(value):
+            return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
         case float() if value != value or value in {float("inf"), float("-inf")}:
             return str(value)
         case _:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
+from typing import Any
+
+from pydantic_core import core_schema
+
+from pytest_quantgate.config.metrics import LIMITS
 
 
 class VerdictKind(Enum):
@@ -67,6 +72,66 @@ _SEVERITY = (
 )
 
 
+class Against(StrEnum):
+    """What a figure is judged against."""
+
+    LIMIT = "limit"
+    REFERENCE = "reference"
+    BASELINE = "baseline"
+    ANCHOR = "anchor"
+    """The first accepted figure, from which drift is judged."""
+    ORACLE = "oracle"
+    CONDITIONS = "conditions"
+    """The other conditions of a sweep."""
+    SETTINGS = "settings"
+    """The other settings of a noise measurement."""
+    NOISE = "noise"
+    """The noise of settings, above which a limit should be."""
+    NOTHING = "nothing"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Against | None:
+        # Earlier records have the name of a limit that is below the noise.
+        return cls.NOISE if value in LIMITS else None
+
+
+class Fact:
+    """One fact that a judgement rests on, with its figures; ``str`` gives its words."""
+
+
+@dataclass(frozen=True)
+class Stated(Fact):
+    """What somebody else worded: an engine's message, or a record's reason."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a judgement came out as it did; its words are those of its facts."""
+
+    facts: tuple[Fact, ...]
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.facts))
+
+    def also(self, fact: Fact | None) -> Reason:
+        """Return the reason with one more fact; None adds nothing."""
+        return self if fact is None else Reason((*self.facts, fact))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> Any:
+        """Let a record hold the words alone."""
+        return core_schema.no_info_after_validator_function(
+            lambda text: cls((Stated(text),)),
+            core_schema.str_schema(),
+            serialization=core_schema.to_string_ser_schema(),
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
     """One metric against one limit.
@@ -77,9 +142,9 @@ class Judgement:
     """
 
     metric: str
-    against: str
+    against: Against
     verdict: VerdictKind
-    reason: str
+    reason: Reason
     estimate: float | None = None
     low: float | None = None
     high: float | None = None

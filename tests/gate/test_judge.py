@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pytest_quantgate.config.limits import default_limits, merge_limits
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.cause import find_cause
-from pytest_quantgate.gate.observation import percent
+from pytest_quantgate.gate.reasons.words import percent
 from pytest_quantgate.gguf.formats import FILE_TYPES, find_format
 from pytest_quantgate.results.measurements.perplexity import token_changes
 from pytest_quantgate.results.verdicts import VerdictKind, worst
@@ -46,7 +46,7 @@ def test_a_clear_loss_is_regressed_with_its_evidence() -> None:
     assert judgement.estimate is not None
     assert 0.0025 < judgement.low < judgement.estimate
     assert judgement.limit == 0.0025
-    assert judgement.reason == (
+    assert str(judgement.reason) == (
         "PPL rose by 5.13 % (95 %: +5.11 % to +5.15 %) against the baseline over 16 chunks; the"
         " limit is +0.25 %; even at 99.9 % confidence it is above +5.08 %"
     )
@@ -123,7 +123,7 @@ def test_a_maximum_is_judged_on_all_chunks_that_are_to_be_scored() -> None:
     assert judge(seen, Limits(ppl_max=1.01 * ppl), None).kind is VerdictKind.PASS
     near = judge(seen, Limits(ppl_max=1.01 * ppl), None, look=early)
     assert near.kind is VerdictKind.INCONCLUSIVE
-    assert "on the first 16 chunks; the rest is not scored yet" in near.reason
+    assert "scored so far: the first 16 chunks" in near.reason
     assert judge(seen, Limits(ppl_max=2 * ppl), None, look=early).kind is VerdictKind.PASS
     assert judge(seen, Limits(ppl_max=ppl / 2), None, look=early).kind is VerdictKind.REGRESSED
 

@@ -20,7 +20,7 @@ from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.results.anchor import Anchor
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement
-from pytest_quantgate.results.verdicts import Cause, CauseKind, VerdictKind
+from pytest_quantgate.results.verdicts import Against, Cause, CauseKind, VerdictKind
 from tests.gate.judged import (
     BASELINE,
     FORMAT,
@@ -221,7 +221,7 @@ def test_a_limit_on_a_drift_that_was_never_kept_is_said() -> None:
     limits = Limits(kld_vs_anchor=0.1)
     judgements = judge_divergence(divergent(0.05), limits, BASELINE, LAST)
     assert [item.verdict for item in judgements] == [VerdictKind.NO_BASELINE]
-    assert "has no divergence; delete its file" in judgements[0].reason
+    assert "has no divergence; delete its file" in str(judgements[0].reason)
 
 
 def test_a_divergence_that_is_accepted_later_is_the_first() -> None:
@@ -240,9 +240,9 @@ def test_accepted_growths_of_the_file_add_up() -> None:
     accepted = make_baseline(observe(file_bytes=size_at[1]).cell, BASELINE)
     seen = observe(file_bytes=size_at[2])
     judged = {item.against: item for item in judge_size(seen, limits, accepted, LAST)}
-    assert judged["baseline"].verdict is VerdictKind.PASS
-    assert judged["anchor"].verdict is VerdictKind.REGRESSED
-    assert "size +2.60 % against the anchor" in judged["anchor"].reason
+    assert judged[Against.BASELINE].verdict is VerdictKind.PASS
+    assert judged[Against.ANCHOR].verdict is VerdictKind.REGRESSED
+    assert "size +2.60 % against the anchor" in str(judged[Against.ANCHOR].reason)
     verdict = conclude(list(judged.values()), seen, accepted)
     assert verdict.cause == Cause(kind=CauseKind.DRIFTED)
     assert [item.against for item in judge_size(observe(), limits, BASELINE, LAST)] == ["baseline"]

@@ -73,8 +73,8 @@ def test_a_harmless_change_passes_where_perplexity_alone_cannot_tell() -> None:
     (judgement,) = [item for item in verdict.judgements if item.metric == "perplexity"]
     assert judgement.high is not None
     assert judgement.high > 0.0025
-    assert "only the runtime changed" in judgement.reason
-    assert "the rise of PPL is below +" in judgement.reason
+    assert "only the runtime changed" in str(judgement.reason)
+    assert "the rise of PPL is below +" in str(judgement.reason)
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from pytest_quantgate.gate.judges.noise import (
     LEAST_SCALE_NATS,
     MAX_SCORE,
     assess,
-    describe_outlier,
     judge_noise,
     limits_below_floor,
+    outlier_facts,
 )
 from pytest_quantgate.results.measurements.noise import NoiseMeasurement, SettingScores
-from pytest_quantgate.results.verdicts import VerdictKind
+from pytest_quantgate.results.verdicts import Against, VerdictKind
 from tests.gate.judged import LAST, observe
 
 USUAL = Conditions(n_threads=2, n_batch=512, n_ubatch=512)
@@ -95,8 +95,7 @@ def test_a_perplexity_that_only_rises_is_no_rounding() -> None:
     """A small distance of every token, one way, is a loss that limits would not allow."""
     worse = replace(measured(scores("n_ubatch 64", 0.2, 10.6)), tokens=8_000)
     assert outliers(worse) == ["n_ubatch 64"]
-    (outlier,) = assess(worse).outliers
-    text = describe_outlier(outlier, worse, assess(worse))
+    (text,) = map(str, outlier_facts(worse, assess(worse)))
     assert "PPL 10.6000 against 10.0000, where rounding explains 2 %" in text
     assert outliers(replace(worse, tokens=100)) == [], "chance, on so few tokens"
 
@@ -117,7 +116,7 @@ def test_failures_and_what_is_not_finite_are_outliers_and_refusals_are_not() -> 
         SettingScores(name="refused", setting=USUAL, problem="no such option"),
     )
     assert outliers(found) == ["nan", "crashed"]
-    said = [describe_outlier(item, found, assess(found)) for item in assess(found).outliers]
+    said = list(map(str, outlier_facts(found, assess(found))))
     assert said[0].endswith("'nan' is an outlier among the settings: PPL nan is not finite")
     assert said[1].endswith("'crashed' is an outlier among the settings: SIGABRT")
 
@@ -133,8 +132,7 @@ def test_an_own_setting_that_is_not_finite_is_an_outlier_too() -> None:
 @pytest.mark.parametrize(("kld", "wrong"), [(0.02, "the others are"), (0.9, "it is")])
 def test_the_side_further_from_the_reference_is_named(kld: float, wrong: str) -> None:
     found = measured(scores("a"), scores("b"), scores("not repacked", 0.5, 12.0, kld))
-    (outlier,) = assess(found).outliers
-    said = describe_outlier(outlier, found, assess(found))
+    (said,) = map(str, outlier_facts(found, assess(found)))
     assert said.endswith(f"nats: {wrong} probably wrong")
 
 
@@ -159,11 +157,12 @@ def test_limits_below_three_times_the_largest_shift_are_warned_about() -> None:
     found = measured(scores("not repacked", 0.05, 10.01, 0.051))
     seen = assess(found)
     low = Limits(ppl_vs_baseline=0.0025, ppl_vs_anchor=0.01, kld_vs_baseline=0.03, kld_mean_max=1)
-    said = {item.against: item for item in limits_below_floor(found, seen, low)}
-    assert set(said) == {"ppl_vs_baseline", "kld_vs_baseline"}
-    assert said["ppl_vs_baseline"].estimate == pytest.approx(0.003)
-    assert said["kld_vs_baseline"].estimate == pytest.approx(0.06)
-    assert "ppl_vs_baseline of +0.25 % is below +0.30 %" in said["ppl_vs_baseline"].reason
+    of_ppl, of_kld = limits_below_floor(found, seen, low)
+    assert of_ppl.against is of_kld.against is Against.NOISE
+    assert of_ppl.estimate == pytest.approx(0.003)
+    assert of_kld.estimate == pytest.approx(0.06)
+    assert "ppl_vs_baseline of +0.25 % is below +0.30 %" in str(of_ppl.reason)
+    assert "the limit kld_vs_baseline of +3.00 % is below" in str(of_kld.reason)
     high = Limits(ppl_vs_baseline=0.0031, kld_vs_baseline=0.061)
     assert limits_below_floor(found, seen, high) == []
     tiny = measured(scores("not repacked", 0.001, 10.0, 0.05003))
@@ -187,7 +186,7 @@ def test_settings_that_were_all_refused_say_nothing_of_the_noise() -> None:
     found = measured(refused("a"), refused("b"))
     assert kinds(found) == [VerdictKind.UNSUPPORTED]
     (judgement,) = judge_noise(observe(measured={"noise": found}), Limits(), None, LAST)
-    assert judgement.reason == (
+    assert str(judgement.reason) == (
         "no setting but the profile's own could be measured: no such kernel"
     )
     assert kinds(measured(refused("a"), scores("b"))) == [VerdictKind.PASS]

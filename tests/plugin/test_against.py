@@ -278,7 +278,7 @@ def test_both_speeds_are_measured_between_each_other(fake: Project) -> None:
     result, record = compare(fake)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     kinds = {
-        j.reason.split()[0]: j.verdict.value
+        str(j.reason).split()[0]: j.verdict.value
         for j in record.cells[0].judgements
         if j.metric == "speed"
     }
@@ -301,7 +301,7 @@ def test_a_floor_is_of_the_stored_hardware_beside_an_old_engine_too(fake: Projec
     def floors() -> list[tuple[str, str]]:
         _, record = compare(fake, "-k", "test_speed")
         found = (j for j in record.cells[0].judgements if j.against in {"limit", "nothing"})
-        return [(item.verdict.value, item.reason) for item in found]
+        return [(item.verdict.value, str(item.reason)) for item in found]
 
     ((kind, reason),) = floors()
     assert kind == "NO_BASELINE"
@@ -326,7 +326,7 @@ def test_both_memories_are_measured(fake: Project) -> None:
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     memory = next(j for j in record.cells[0].judgements if j.metric == "memory")
     assert memory.verdict.value == "REGRESSED"
-    assert "peak memory +10.00 % against the old engine" in memory.reason
+    assert "peak memory +10.00 % against the old engine" in str(memory.reason)
     assert "(+10.0 %) |\n" in run_markdown(record)
 
 

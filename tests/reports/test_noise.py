@@ -14,7 +14,7 @@ from pytest_quantgate.reports.text import text
 from pytest_quantgate.reports.write import run_markdown, write_report
 from pytest_quantgate.results.measurements.noise import NoiseMeasurement, SettingScores
 from pytest_quantgate.results.record import RunRecord, read_record
-from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.results.verdicts import Against, Judgement, Reason, Stated, VerdictKind
 from tests.reports.test_report import cell
 
 USUAL = Conditions(n_threads=2, n_batch=512, n_ubatch=512)
@@ -51,9 +51,9 @@ def calibrated() -> RunRecord:
     )
     warning = Judgement(
         metric="noise",
-        against="ppl_vs_baseline",
+        against=Against.NOISE,
         verdict=VerdictKind.PASS,
-        reason="the limit is low",
+        reason=Reason((Stated("the limit is low"),)),
         estimate=0.003,
         limit=0.0025,
     )

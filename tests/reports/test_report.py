@@ -21,7 +21,15 @@ from pytest_quantgate.results.record import (
     read_record,
     to_plain,
 )
-from pytest_quantgate.results.verdicts import Cause, CauseKind, Judgement, VerdictKind
+from pytest_quantgate.results.verdicts import (
+    Against,
+    Cause,
+    CauseKind,
+    Judgement,
+    Reason,
+    Stated,
+    VerdictKind,
+)
 
 CAUSE = Cause(kind=CauseKind.QUANTIZER, evidence=("x",))
 TOKENS = 100
@@ -188,9 +196,9 @@ def test_a_record_with_what_is_not_finite_survives_its_json(value: float) -> Non
         judgements=(
             Judgement(
                 metric="perplexity",
-                against="limit",
+                against=Against.LIMIT,
                 verdict=VerdictKind.INVALID,
-                reason="r",
+                reason=Reason((Stated("r"),)),
                 estimate=value,
             ),
         ),
@@ -319,9 +327,9 @@ def test_a_red_cell_stands_first_with_what_to_do_next() -> None:
         judgements=(
             Judgement(
                 metric="perplexity",
-                against="baseline",
+                against=Against.BASELINE,
                 verdict=VerdictKind.INCONCLUSIVE,
-                reason="r",
+                reason=Reason((Stated("r"),)),
                 more_chunks=18,
             ),
         ),
@@ -345,9 +353,9 @@ def test_a_red_cell_stands_first_with_what_to_do_next() -> None:
 def test_what_the_text_cannot_decide_another_one_may(in_text: int, step: str) -> None:
     judgement = Judgement(
         metric="perplexity",
-        against="baseline",
+        against=Against.BASELINE,
         verdict=VerdictKind.INCONCLUSIVE,
-        reason="r",
+        reason=Reason((Stated("r"),)),
         more_chunks=18,
     )
     short = cell("Q4_0", 20, 5, verdict="INCONCLUSIVE", judgements=(judgement,))

@@ -16,14 +16,15 @@ from pytest_quantgate.gate.compare.shifts import find_divergences, find_shift
 from pytest_quantgate.gate.compare.speed import NO_COSTS, Costs, find_costs
 from pytest_quantgate.gate.judge import conclude, judge_metric
 from pytest_quantgate.gate.judges.bounds import not_comparable
-from pytest_quantgate.gate.observation import THE_OLD_RECORD, Observation
+from pytest_quantgate.gate.observation import Observation, Versus
+from pytest_quantgate.gate.reasons.comparability import Plain, RecordsOfOtherSettings
 from pytest_quantgate.gguf.digests import is_identity
 from pytest_quantgate.gguf.tensor_changes import TensorChanges, compare_tensors
 from pytest_quantgate.results.chunk_table import Shift
 from pytest_quantgate.results.effects import Effects
 from pytest_quantgate.results.measurements.speed import SpeedMeasurement
 from pytest_quantgate.results.record import CellRecord
-from pytest_quantgate.results.verdicts import Cause, Judgement, Verdict, VerdictKind
+from pytest_quantgate.results.verdicts import Cause, Fact, Judgement, Verdict, VerdictKind
 
 _CANNOT = frozenset(
     {
@@ -80,7 +81,7 @@ class CellChange:
     new: CellRecord
     verdict: Verdict
     support: Support
-    obstacle: str | None = None
+    obstacle: Fact | None = None
     retokenized: int = 0
     tensors: TensorChanges | None = None
     fields: tuple[str, ...] = ()
@@ -173,7 +174,7 @@ def compare_cells(
         old, new = _without_source(old), _without_source(new)
     obstacle = find_obstacle(old.cell, new.cell)
     if obstacle is not None:
-        said = verdict or Verdict(kind=VerdictKind.NOT_COMPARABLE, reason=obstacle)
+        said = verdict or Verdict(kind=VerdictKind.NOT_COMPARABLE, reason=str(obstacle))
         return CellChange(
             old=old.cell, new=new.cell, support=support, verdict=said, obstacle=obstacle
         )
@@ -220,18 +221,18 @@ def _line(text: str) -> str:
     return text.splitlines()[0] if text else ""
 
 
-def find_obstacle(old: CellRecord, new: CellRecord) -> str | None:
-    """Say why two records of a cell cannot be compared, or None."""
+def find_obstacle(old: CellRecord, new: CellRecord) -> Fact | None:
+    """Return why two records of a cell cannot be compared, or None."""
     for record in (old, new):
         if not is_complete(record):
-            return "a record lacks what two are compared by: it is of an older pytest-quantgate"
+            return Plain.RECORD_INCOMPLETE
     assert old.key is not None
     assert new.key is not None
     other = list(new.key.settings_unlike(old.key))
     if new.key.device_kind != old.key.device_kind:
         other.append(f"device kind {new.key.device_kind} (was {old.key.device_kind})")
     if other:
-        return f"other settings: {', '.join(other)}"
+        return RecordsOfOtherSettings(differing=tuple(other))
     return not_comparable(_observe(Side(cell=new)), make_baseline(old))
 
 
@@ -272,7 +273,7 @@ def _observe(side: Side, old_reference: CellRecord | None = None) -> Observation
         reference_baseline=None if old_reference is None else make_baseline(old_reference),
         text_sha256_with_lf=side.cell.text_sha256,
         domains=tuple(side.cell.ppl_by_domain),
-        versus=THE_OLD_RECORD,
+        versus=Versus.OLD_RECORD,
     )
 
 

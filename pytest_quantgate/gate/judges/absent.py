@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 
 from pytest_quantgate.gate.judges.bounds import only
 from pytest_quantgate.results.measurements.absent import Absent
-from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.results.verdicts import Against, Judgement, Stated, VerdictKind
 
 
 def judge_absent(absent: Mapping[str, Absent], by_name: AbstractSet[str]) -> list[Judgement]:
@@ -19,7 +19,7 @@ def judge_absent(absent: Mapping[str, Absent], by_name: AbstractSet[str]) -> lis
 
     """
     return [
-        only(metric, "nothing", VerdictKind.UNSUPPORTED, item.reason)
+        only(metric, Against.NOTHING, VerdictKind.UNSUPPORTED, Stated(item.reason))
         for metric, item in absent.items()
         if metric in by_name and not item.is_natural
     ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.gate.reasons.changes import LimitsKept
+from pytest_quantgate.results.verdicts import Against, Judgement, VerdictKind
 
 _OF_QUALITY = frozenset({"perplexity", "divergence"})
 """The metrics whose limits show that a file of other types is no worse."""
@@ -22,7 +23,7 @@ def settle_changes(judgements: list[Judgement], *, is_final: bool) -> list[Judge
     kept = [
         item
         for item in others
-        if item.metric in _OF_QUALITY and item.against == "baseline" and item.verdict.is_green
+        if item.metric in _OF_QUALITY and item.against is Against.BASELINE and item.verdict.is_green
     ]
     red = {item.verdict for item in others if not item.verdict.is_green}
     if not changed or (red == {VerdictKind.INCONCLUSIVE} and not is_final):
@@ -30,6 +31,6 @@ def settle_changes(judgements: list[Judgement], *, is_final: bool) -> list[Judge
     if red or not kept:
         settled = [replace(item, verdict=VerdictKind.REGRESSED) for item in changed]
     else:
-        reason = f"every limit is kept: {'; '.join(item.reason for item in kept)}"
-        settled = [replace(item, reason=f"{item.reason}; {reason}") for item in changed]
+        fact = LimitsKept(reasons=tuple(item.reason for item in kept))
+        settled = [replace(item, reason=item.reason.also(fact)) for item in changed]
     return [*settled, *others]

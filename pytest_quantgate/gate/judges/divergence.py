@@ -10,7 +10,6 @@ from pytest_quantgate.config.limit import MAX_MEAN_KLD_NATS, MIN_KLD_INCREASE_NA
 from pytest_quantgate.config.limits import are_of_a_marker
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import (
-    Scale,
     at_most,
     by_bounds,
     not_comparable,
@@ -19,12 +18,14 @@ from pytest_quantgate.gate.judges.bounds import (
 )
 from pytest_quantgate.gate.judges.drift import judge_drift
 from pytest_quantgate.gate.judges.runtime import runtime_decision, runtime_kld_limit_nats
-from pytest_quantgate.gate.judges.scales import KLD, OTHER_TOP, kld_change
 from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.gate.reasons.changes import NothingShown
+from pytest_quantgate.gate.reasons.comparability import Plain, Retokenized, SectionMissing
+from pytest_quantgate.gate.reasons.scales import KLD, OTHER_TOP, Scale, kld_change
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.chunk_table import ChunkTable
 from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement
-from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.results.verdicts import Against, Judgement, Reason, VerdictKind
 
 
 def judge_divergence(
@@ -40,12 +41,12 @@ def judge_divergence(
         wanted = are_of_a_marker(limits) or any(asked) or limits.kld_mean_max != MAX_MEAN_KLD_NATS
         if not wanted and (baseline is None or baseline.divergence is None):
             return []
-        reason = "the engine gave no distributions to compare with the reference's"
-        return [only("divergence", "reference", VerdictKind.UNSUPPORTED, reason)]
+        fact = Plain.NO_DISTRIBUTIONS
+        return [only("divergence", Against.REFERENCE, VerdictKind.UNSUPPORTED, fact)]
     sums = chunks.kld_sums
     if sums is None or not all(map(math.isfinite, sums)):
-        reason = "a token's divergence is not finite"
-        return [only("divergence", "reference", VerdictKind.INVALID, reason)]
+        fact = Plain.KLD_NOT_FINITE
+        return [only("divergence", Against.REFERENCE, VerdictKind.INVALID, fact)]
     judgements = []
     if limits.kld_mean_max is not None:
         if limits.kld_mean_max == MAX_MEAN_KLD_NATS:
@@ -55,8 +56,8 @@ def judge_divergence(
     if limits.kld_p99_max is not None:
         p99 = divergence.kld_percentiles_nats.get("99")
         if p99 is None:
-            reason = "the engine gave no percentiles of the divergence from the reference"
-            judgements.append(only("divergence", "reference", VerdictKind.UNSUPPORTED, reason))
+            fact = Plain.NO_PERCENTILES
+            judgements.append(only("divergence", Against.REFERENCE, VerdictKind.UNSUPPORTED, fact))
         else:
             judgement = at_most("divergence", "p99 KLD", p99, limits.kld_p99_max, " nats")
             judgements.append(of_beginning(judgement, None, limits.kld_p99_max, look))
@@ -103,7 +104,7 @@ def _within(
     is_reference = pair is not None and pair.before.nll_sum_nats == pair.after.nll_sum_nats
     if estimate.chunks_differing == 0 and not is_reference:
         return _without_any(scale, estimate, limit, look)
-    return by_bounds(scale, "limit", estimate, limit, look, chunks, seen)
+    return by_bounds(scale, Against.LIMIT, estimate, limit, look, chunks, seen)
 
 
 def _without_any(
@@ -119,17 +120,12 @@ def _without_any(
     enough = look.is_last if limit == 0 else high <= limit
     is_inside = enough and estimate.clusters >= stats.MIN_CLUSTERS
     kind = VerdictKind.PASS if is_inside else VerdictKind.INCONCLUSIVE
-    reason = f"{scale.name} {scale.text(0.0)} over {tokens:,} tokens"
-    if math.isfinite(high) and limit > 0:
-        reason += f" (at 95 % confidence below {scale.text(high)})"
-    reason += f"; the limit is {scale.text(limit)}"
-    if kind is VerdictKind.INCONCLUSIVE:
-        reason += "; cannot tell: raise chunks, or take a longer text"
+    fact = NothingShown(scale=scale, tokens=tokens, bound=high, limit=limit, is_enough=is_inside)
     return Judgement(
         metric=scale.metric,
-        against="limit",
+        against=Against.LIMIT,
         verdict=kind,
-        reason=reason,
+        reason=Reason((fact,)),
         estimate=0.0,
         low=0.0,
         high=high,
@@ -154,23 +150,21 @@ def _against_baseline(
     """Judge the increase over the baseline; what cannot be compared is never green."""
     obstacle = not_comparable(seen, baseline)
     if obstacle is not None:
-        return only("divergence", "baseline", VerdictKind.NOT_COMPARABLE, obstacle)
+        return only("divergence", Against.BASELINE, VerdictKind.NOT_COMPARABLE, obstacle)
     pair = seen.paired(baseline)
     if pair.retokenized:
-        reason = (
-            f"the same text has other token ids in {pair.retokenized} of {len(seen.chunks)} chunks"
-        )
-        return only("divergence", "baseline", VerdictKind.REGRESSED, reason)
+        fact = Retokenized(changed=pair.retokenized, chunks=len(seen.chunks))
+        return only("divergence", Against.BASELINE, VerdictKind.REGRESSED, fact)
     if baseline.divergence is None:
-        reason = "the stored baseline has no divergence; delete its file and store it anew"
-        return only("divergence", "nothing", VerdictKind.NO_BASELINE, reason)
+        missing = SectionMissing(what="divergence")
+        return only("divergence", Against.NOTHING, VerdictKind.NO_BASELINE, missing)
     allowed = max(limit * baseline.divergence.mean_kld_nats, MIN_KLD_INCREASE_NATS)
     if runtime_decision(seen, limits, baseline, look) is not None:
         ppl_limit_nats = stats.ppl_limit_nats(limits.ppl_vs_baseline or 0.0)
         allowed = runtime_kld_limit_nats(limits, baseline, ppl_limit_nats)
     return by_bounds(
         kld_change(baseline.divergence.mean_kld_nats),
-        "baseline",
+        Against.BASELINE,
         pair.after.difference(pair.before.kld_sums or (), pair.after.kld_sums or ()),
         allowed,
         look,

@@ -7,11 +7,12 @@ from collections.abc import Collection, Mapping
 from pytest_quantgate import stats
 from pytest_quantgate.config.limit import ALL_DOMAINS
 from pytest_quantgate.config.limits import by_domain
-from pytest_quantgate.gate.judges.bounds import noun, only
-from pytest_quantgate.gate.observation import Observation, percent
+from pytest_quantgate.gate.judges.bounds import only
+from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.gate.reasons.changes import DomainRose, DomainUnknown, NoDomainRose, NoDomains
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.chunk_table import ChunkPair
-from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.results.verdicts import Against, Judgement, Reason, VerdictKind
 
 ALPHA_DOUBTFUL = 0.01
 """Error that all domains of a cell share for a rise that is no accident but not certain either."""
@@ -55,24 +56,17 @@ def judge_domains(
     if judgements or not is_asked:
         return judgements
     if not estimates:
-        reason = (
-            f"no domain can be judged: the limit needs a text of two domains or more with at"
-            f" least {MIN_CLUSTERS} documents each among the scored chunks"
-        )
-        return [only("perplexity", "nothing", VerdictKind.UNSUPPORTED, reason)]
-    told = ", ".join(f"{name} {percent(limit_of[name])}" for name in estimates)
-    reason = f"PPL of no domain rose by more than its limit ({told}) beyond chance"
-    return [only("perplexity", "baseline", VerdictKind.PASS, reason)]
+        fact = NoDomains(min_documents=MIN_CLUSTERS)
+        return [only("perplexity", Against.NOTHING, VerdictKind.UNSUPPORTED, fact)]
+    unmoved = NoDomainRose(limits={name: limit_of[name] for name in estimates})
+    return [only("perplexity", Against.BASELINE, VerdictKind.PASS, unmoved)]
 
 
 def _unknown(name: str, look: stats.Look) -> Judgement:
     """Judge a domain that a limit names and that cannot be judged, or not yet."""
     kind = VerdictKind.UNSUPPORTED if look.is_last else VerdictKind.INCONCLUSIVE
-    reason = (
-        f"the domain {name!r} cannot be judged: it needs {MIN_CLUSTERS} documents among the scored"
-        " chunks, and another domain beside it"
-    )
-    return only("perplexity", "baseline", kind, reason)
+    fact = DomainUnknown(domain=name, min_documents=MIN_CLUSTERS)
+    return only("perplexity", Against.BASELINE, kind, fact)
 
 
 def _estimates(pair: ChunkPair, names: Collection[str]) -> dict[str, stats.PairedEstimate]:
@@ -105,23 +99,23 @@ def _judge(
     beyond_chance = stats.lower_bound(estimate, ALPHA_DOUBTFUL / n_domains)
     if certain > limit_nats:
         kind = VerdictKind.REGRESSED
-        evidence = f"certain at {100 - 100 * stats.ALPHA_REGRESSED:g} % for all domains together"
     elif estimate.mean > limit_nats and beyond_chance > 0:
-        kind, evidence = VerdictKind.INCONCLUSIVE, "cannot tell whether it is above the limit"
+        kind = VerdictKind.INCONCLUSIVE
     else:
         return None
-    change = stats.ppl_change(estimate.mean)
-    low, high = map(percent, stats.ppl_ratio_interval(estimate))
+    rise = DomainRose(
+        domain=name,
+        versus=seen.versus,
+        estimate=estimate,
+        limit=limit,
+        is_certain=kind is VerdictKind.REGRESSED,
+    )
     return Judgement(
         metric="perplexity",
-        against="baseline",
+        against=Against.BASELINE,
         verdict=kind,
-        reason=(
-            f"PPL of the domain {name!r} rose by {100 * change:.2f} % (95 %: {low} to {high})"
-            f" against {noun('baseline', seen)} over {estimate.chunks} chunks; the limit for a"
-            f" domain is {percent(limit)}; {evidence}"
-        ),
-        estimate=change,
+        reason=Reason((rise,)),
+        estimate=stats.ppl_change(estimate.mean),
         low=stats.ppl_change(certain),
         limit=limit,
     )

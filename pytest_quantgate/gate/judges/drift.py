@@ -13,10 +13,11 @@ from pytest_quantgate.config.limit import MIN_KLD_INCREASE_NATS
 from pytest_quantgate.config.metrics import LIMITS
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import by_bounds, grown_bytes, only, other_source
-from pytest_quantgate.gate.judges.scales import PPL, kld_change
 from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.gate.reasons.comparability import Plain, SectionMissing
+from pytest_quantgate.gate.reasons.scales import PPL, kld_change
 from pytest_quantgate.results.baseline import Baseline
-from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.results.verdicts import Against, Judgement, VerdictKind
 
 
 def judge_drift(
@@ -46,13 +47,10 @@ def _of_perplexity(
         return []
     pair = baseline.first_accepted(seen.chunks, by_place=is_same_text)
     if not len(pair):
-        reason = (
-            "no scored chunk is among the first accepted ones: what drifted up to here cannot be"
-            " judged, and is lost once this is accepted"
-        )
-        return [only("perplexity", "anchor", VerdictKind.NOT_COMPARABLE, reason)]
+        fact = Plain.NO_ANCHORED_CHUNK
+        return [only("perplexity", Against.ANCHOR, VerdictKind.NOT_COMPARABLE, fact)]
     nats, final = stats.ppl_limit_nats(limit), seen.same_computation and is_same_text
-    return [by_bounds(PPL, "anchor", pair.nll(), nats, look, pair.after, seen, final=final)]
+    return [by_bounds(PPL, Against.ANCHOR, pair.nll(), nats, look, pair.after, seen, final=final)]
 
 
 def _of_divergence(
@@ -70,15 +68,15 @@ def _of_divergence(
     pair = baseline.first_accepted(seen.chunks, by_place=is_same_text).with_divergence()
     before, after = pair.before.kld_sums, pair.after.kld_sums
     if not before or not after:
-        reason = "the first accepted baseline has no divergence; delete its file and store it anew"
+        fact = SectionMissing(what="divergence", of="first accepted")
         is_asked = step is None  # the default limits ask for what there is
-        return [only("divergence", "nothing", VerdictKind.NO_BASELINE, reason)] * is_asked
+        return [only("divergence", Against.NOTHING, VerdictKind.NO_BASELINE, fact)] * is_asked
     mean_nats = pair.before.mean(before).mean
     allowed_nats = _allowed_rise_nats(limits, limit, mean_nats)
     return [
         by_bounds(
             kld_change(mean_nats),
-            "anchor",
+            Against.ANCHOR,
             pair.after.difference(before, after),
             allowed_nats,
             look,
@@ -99,7 +97,7 @@ def _of_size(
     is_same = seen.cell.key in {None, baseline.key} or not len(seen.chunks)
     if is_same and first_bytes == baseline.size.file_bytes and step is not None and step <= limit:
         return []
-    return [grown_bytes("size", "size", "anchor", seen, seen.file_bytes, first_bytes, limit)]
+    return [grown_bytes("size", "size", Against.ANCHOR, seen, seen.file_bytes, first_bytes, limit)]
 
 
 _OF_METRIC: dict[str, Callable[[Observation, Limits, Baseline, stats.Look], list[Judgement]]] = {

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from pytest_quantgate import stats
 from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.gate.reasons.changes import TooGood
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.verdicts import Judgement, VerdictKind
 
@@ -44,8 +45,5 @@ def _is_too_good(item: Judgement) -> bool:
 
 
 def _doubted(item: Judgement) -> Judgement:
-    reason = (
-        f"{item.reason}; an equal file cannot become better by more than {stats.PPL_ALLOWANCE}"
-        " limits: see whether the engine reads tokens that it is to predict, or another file"
-    )
+    reason = item.reason.also(TooGood(limits=stats.PPL_ALLOWANCE))
     return replace(item, verdict=VerdictKind.SUSPICIOUS, reason=reason)

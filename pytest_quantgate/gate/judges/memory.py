@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import at_most, grown_bytes, only, other_source
-from pytest_quantgate.gate.judges.hardware import of_other_settings, of_this_hardware, with_build
+from pytest_quantgate.gate.judges.hardware import find_stored, verdict_of_missing, with_build
 from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.gate.reasons.comparability import Plain
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.measurements.memory import MemoryMeasurement
-from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.results.verdicts import Against, Fact, Judgement, VerdictKind
 from pytest_quantgate.stats import Look
 
 _SETTINGS = ("n_ctx", "n_batch", "n_ubatch")
@@ -25,8 +26,8 @@ def judge_memory(
     if peak is None:
         if limits.resident_max_bytes is None and asked is None:
             return []
-        reason = "this platform does not report a process's peak memory"
-        return [only("memory", "limit", VerdictKind.UNSUPPORTED, reason)]
+        fact = Plain.NO_PEAK_MEMORY
+        return [only("memory", Against.LIMIT, VerdictKind.UNSUPPORTED, fact)]
     judgements = []
     if limits.resident_max_bytes is not None:
         judgements.append(
@@ -48,15 +49,14 @@ def _against_baseline(
 ) -> Judgement:
     other = other_source(seen, baseline)
     if other is not None:
-        return only("memory", "baseline", VerdictKind.NOT_COMPARABLE, other)
-    stored = of_this_hardware("memory", baseline.memory, measured.fingerprint)
-    if not isinstance(stored, tuple):
-        stored = of_other_settings("memory", measured, stored, _SETTINGS) or stored
-    if isinstance(stored, tuple):
-        kind, reason = stored
+        return only("memory", Against.BASELINE, VerdictKind.NOT_COMPARABLE, other)
+    stored = find_stored("memory", baseline.memory, measured, _SETTINGS)
+    if isinstance(stored, Fact):
         # The default limit is there only where it can be kept.
-        kind = VerdictKind.MEASURED if asked is None else kind
-        return only("memory", "nothing", kind, reason)
+        kind = VerdictKind.MEASURED if asked is None else verdict_of_missing(stored)
+        return only("memory", Against.NOTHING, kind, stored)
     before = stored.peak_resident_bytes
-    grown = grown_bytes("memory", "peak memory", "baseline", seen, peak_bytes, before, allowed)
+    grown = grown_bytes(
+        "memory", "peak memory", Against.BASELINE, seen, peak_bytes, before, allowed
+    )
     return with_build(grown, measured.fingerprint, stored)

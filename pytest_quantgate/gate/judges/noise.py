@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 import statistics as stdlib_statistics
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from pytest_quantgate.config.limit import MIN_KLD_INCREASE_NATS
+from pytest_quantgate.config.metrics import LIMITS
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import only
-from pytest_quantgate.gate.observation import Observation, percent
+from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.gate.reasons.conditions import (
+    BelowNoise,
+    NoiseSize,
+    NothingMeasured,
+    Outlier,
+)
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.measurements.noise import NoiseMeasurement, SettingScores
-from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.results.verdicts import Against, Fact, Judgement, Reason, VerdictKind
 from pytest_quantgate.stats import Look
 
 METRIC = "noise"
@@ -118,105 +124,76 @@ def judge_noise(
     measured = seen.find(NoiseMeasurement)
     if measured is None:
         return []
-    found = assess(measured)
+    assessment = assess(measured)
     judged = [
-        Judgement(
-            metric=METRIC,
-            against="settings",
-            verdict=VerdictKind.REGRESSED,
-            reason=describe_outlier(item, measured, found),
-            estimate=item.rms_nats,
-            limit=found.threshold_nats,
-        )
-        for item in found.outliers
+        _judgement(item.rms_nats, assessment, VerdictKind.REGRESSED, fact)
+        for item, fact in zip(assessment.outliers, outlier_facts(measured, assessment), strict=True)
     ]
-    compared = [item for item in measured.settings[1:] if item.problem is None]
-    if not judged and not compared:
-        problems = [item.problem for item in measured.settings[1:] if item.problem]
-        first = f": {problems[0].splitlines()[0]}" if problems else ""
-        reason = f"no setting but the profile's own could be measured{first}"
-        return [only(METRIC, "settings", VerdictKind.UNSUPPORTED, reason)]
-    if not judged:
-        judged.append(
-            Judgement(
-                metric=METRIC,
-                against="settings",
-                verdict=VerdictKind.PASS,
-                reason=describe_shift(found),
-                estimate=max((item.rms_nats or 0.0 for item in measured.settings), default=0.0),
-                limit=found.threshold_nats,
-            )
+    others = measured.settings[1:]
+    if not judged and all(item.problem is not None for item in others):
+        problem = next((item.problem for item in others if item.problem), "")
+        nothing = NothingMeasured(
+            what="no setting but the profile's own could be measured", problem=problem
         )
-    return judged + limits_below_floor(measured, found, limits)
+        return [only(METRIC, Against.SETTINGS, VerdictKind.UNSUPPORTED, nothing)]
+    if not judged:
+        largest = max((item.rms_nats or 0.0 for item in measured.settings), default=0.0)
+        size = NoiseSize(ppl_shift=assessment.ppl_shift, kld_shift_nats=assessment.kld_shift_nats)
+        judged.append(_judgement(largest, assessment, VerdictKind.PASS, size))
+    return judged + limits_below_floor(measured, assessment, limits)
 
 
-def describe_shift(found: Assessment) -> str:
-    """Say how large the noise is."""
-    text = f"settings move PPL by up to {_plain_percent(found.ppl_shift)}"
-    if found.kld_shift_nats is not None:
-        text += f", mean KLD by up to {found.kld_shift_nats:.2g} nats"
-    return text
-
-
-def describe_outlier(item: SettingScores, measured: NoiseMeasurement, found: Assessment) -> str:
-    """Say which setting is one, how far it is, and which side is nearer to the reference."""
-    start = f"a fault of the engine: {item.name!r} is an outlier among the settings: "
-    if item.problem is not None:
-        return start + item.problem.splitlines()[0]
-    if not item.is_finite or item.rms_nats is None or not math.isfinite(item.rms_nats):
-        return start + f"PPL {item.ppl} is not finite"
-    centre = measured.central
-    text = (
-        f"{start}{item.rms_nats:.3g} nats a token (RMS) from the others, where rounding"
-        f" explains {found.threshold_nats:.3g}; PPL {item.ppl:.4f} against {centre.ppl:.4f}"
+def _judgement(
+    estimate: float | None, assessment: Assessment, kind: VerdictKind, fact: Fact
+) -> Judgement:
+    return Judgement(
+        metric=METRIC,
+        against=Against.SETTINGS,
+        verdict=kind,
+        reason=Reason((fact,)),
+        estimate=estimate,
+        limit=assessment.threshold_nats,
     )
-    if item.rms_nats <= found.threshold_nats:
-        text += f", where rounding explains {100 * MOST_PPL_SHIFT:g} %"
-    mine, theirs = item.mean_kld_nats, centre.mean_kld_nats
-    if mine is None or theirs is None:
-        return text
-    wrong = "it is probably" if mine > theirs else "the others are probably"
-    return f"{text}, mean KLD to the reference {mine:.3g} against {theirs:.3g} nats: {wrong} wrong"
+
+
+def outlier_facts(measured: NoiseMeasurement, assessment: Assessment) -> list[Outlier]:
+    """Return each outlier with what it is held against."""
+    return [
+        Outlier(
+            setting=item,
+            centre=measured.central,
+            threshold_nats=assessment.threshold_nats,
+            max_ppl_shift=MOST_PPL_SHIFT,
+        )
+        for item in assessment.outliers
+    ]
 
 
 def limits_below_floor(
-    measured: NoiseMeasurement, found: Assessment, limits: Limits
+    measured: NoiseMeasurement, assessment: Assessment, limits: Limits
 ) -> list[Judgement]:
     """Return a judgement for each limit that is below ``MARGIN`` times the largest shift."""
-    floors: list[tuple[str, float | None, float, Callable[[float], str]]] = [
-        (name, getattr(limits, name), MARGIN * found.ppl_shift, percent)
-        for name in ("ppl_vs_baseline", "ppl_vs_anchor", "ppl_vs_reference")
-    ]
+    floors = dict.fromkeys(
+        ("ppl_vs_baseline", "ppl_vs_anchor", "ppl_vs_reference"), MARGIN * assessment.ppl_shift
+    )
     own = measured.own.mean_kld_nats
-    if found.kld_shift_nats is not None and own:
-        floor = MARGIN * found.kld_shift_nats
-        floors.append(("kld_mean_max", limits.kld_mean_max, floor, _nats))
+    if assessment.kld_shift_nats is not None and own:
+        floor = MARGIN * assessment.kld_shift_nats
+        floors["kld_mean_max"] = floor
         # An increase below this is none, whatever the limit.
         if floor > MIN_KLD_INCREASE_NATS:
-            floors += [
-                (name, getattr(limits, name), floor / own, percent)
-                for name in ("kld_vs_baseline", "kld_vs_anchor")
-            ]
+            floors |= dict.fromkeys(("kld_vs_baseline", "kld_vs_anchor"), floor / own)
     return [
         Judgement(
             metric=METRIC,
-            against=name,
+            against=Against.NOISE,
             verdict=VerdictKind.PASS,
-            reason=(
-                f"the limit {name} of {shown(limit)} is below {shown(floor)}, 3 times the"
-                " largest shift between settings"
+            reason=Reason(
+                (BelowNoise(limit=LIMITS[name], value=limit, floor=floor, margin=MARGIN),)
             ),
             estimate=floor,
             limit=limit,
         )
-        for name, limit, floor, shown in floors
-        if limit is not None and not limit >= floor
+        for name, floor in floors.items()
+        if (limit := getattr(limits, name)) is not None and not limit >= floor
     ]
-
-
-def _plain_percent(fraction: float) -> str:
-    return f"{100 * fraction:.2g} %"
-
-
-def _nats(value: float) -> str:
-    return f"{value:.3g} nats"

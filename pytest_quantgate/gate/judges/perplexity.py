@@ -19,15 +19,13 @@ from pytest_quantgate.gate.judges.bounds import (
 from pytest_quantgate.gate.judges.domains import judge_domains
 from pytest_quantgate.gate.judges.drift import judge_drift
 from pytest_quantgate.gate.judges.runtime import runtime_decision
-from pytest_quantgate.gate.judges.scales import PPL
-from pytest_quantgate.gate.observation import (
-    Observation,
-    describe_token_changes,
-    percent,
-)
+from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.gate.reasons.changes import RuntimeAlone, TokensMoved
+from pytest_quantgate.gate.reasons.comparability import Plain, Retokenized
+from pytest_quantgate.gate.reasons.scales import PPL
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.chunk_table import ChunkPair
-from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.results.verdicts import Against, Judgement, VerdictKind
 
 
 def judge_perplexity(
@@ -36,27 +34,29 @@ def judge_perplexity(
     """Judge perplexity against each limit that is set."""
     measured = seen.chunks
     if not measured.is_finite or not math.isfinite(measured.perplexity):
-        reason = "a token's log-likelihood is not finite"
-        return [only("perplexity", "limit", VerdictKind.INVALID, reason)]
+        fact = Plain.NLL_NOT_FINITE
+        return [only("perplexity", Against.LIMIT, VerdictKind.INVALID, fact)]
     judgements = []
     if limits.ppl_max is not None:
         judgements.append(_within(seen, limits.ppl_max, baseline, look))
     if seen.reference is not None and limits.ppl_vs_reference is not None:
         pair = measured.paired(seen.reference)
         limit = stats.ppl_limit_nats(limits.ppl_vs_reference)
-        judgements.append(_judge_pair(seen, "reference", pair, limit, look))
+        judgements.append(_judge_pair(seen, Against.REFERENCE, pair, limit, look))
     if baseline is None or all(
         limit is None for limit in (limits.ppl_vs_baseline, limits.ppl_vs_anchor, limits.domains)
     ):
         return judgements
     obstacle = not_comparable(seen, baseline)
     if obstacle is not None:
-        judgements.append(only("perplexity", "baseline", VerdictKind.NOT_COMPARABLE, obstacle))
+        judgements.append(
+            only("perplexity", Against.BASELINE, VerdictKind.NOT_COMPARABLE, obstacle)
+        )
         return [*judgements, *judge_drift("perplexity", seen, limits, baseline, look)]
     changed = seen.paired(baseline).retokenized
     if changed:
-        reason = f"the same text has other token ids in {changed} of {len(measured)} chunks"
-        judgements.append(only("perplexity", "baseline", VerdictKind.REGRESSED, reason))
+        retokenized = Retokenized(changed=changed, chunks=len(measured))
+        judgements.append(only("perplexity", Against.BASELINE, VerdictKind.REGRESSED, retokenized))
         return judgements
     if limits.ppl_vs_baseline is not None:
         judgements.append(_judge_change(seen, limits, limits.ppl_vs_baseline, baseline, look))
@@ -87,13 +87,13 @@ def _judge_change(
     nats = stats.ppl_limit_nats(limit)
     runtime = runtime_decision(seen, limits, baseline, look)
     if runtime is None:
-        change = _judge_pair(seen, "baseline", pair, nats, look, final=seen.same_computation)
+        change = _judge_pair(seen, Against.BASELINE, pair, nats, look, final=seen.same_computation)
     else:
         change = _of_runtime(seen, pair, runtime, look)
     tokens = seen.tokens_changed
     if change.verdict.is_green and tokens is not None and tokens.changed:
         # A red verdict says so in its cause.
-        change = replace(change, reason=f"{change.reason}; {describe_token_changes(tokens)}")
+        change = replace(change, reason=change.reason.also(TokensMoved(changes=tokens)))
     return change
 
 
@@ -101,20 +101,17 @@ def _of_runtime(
     seen: Observation, pair: ChunkPair, runtime: stats.RuntimeDecision, look: stats.Look
 ) -> Judgement:
     """Judge what equal weights give: the divergence vouches for what perplexity cannot tell."""
-    decision, remark = runtime.perplexity, ""
+    decision, remark = runtime.perplexity, None
     if runtime.outcome is stats.Outcome.INSIDE and decision.outcome is not stats.Outcome.INSIDE:
-        most = percent(stats.ppl_change(runtime.perplexity_allowance.upper_bound))
-        remark = (
-            f"; only the runtime changed, the divergence from the reference is within its limit,"
-            f" and the rise of PPL is below {most}"
-        )
+        remark = RuntimeAlone(most=stats.ppl_change(runtime.perplexity_allowance.upper_bound))
         decision = replace(decision, outcome=stats.Outcome.INSIDE)
-    return by_decision(PPL, "baseline", pair.nll(), decision, look, pair.after, seen, remark=remark)
+    judgement = by_decision(PPL, Against.BASELINE, pair.nll(), decision, look, pair.after, seen)
+    return replace(judgement, reason=judgement.reason.also(remark))
 
 
 def _judge_pair(
     seen: Observation,
-    against: str,
+    against: Against,
     pair: ChunkPair,
     limit_nats: float,
     look: stats.Look,

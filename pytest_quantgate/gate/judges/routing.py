@@ -6,11 +6,26 @@ from pytest_quantgate.config.limit import MIN_ROUTE_INCREASE
 from pytest_quantgate.config.limits import are_of_a_marker
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import not_comparable, only
-from pytest_quantgate.gate.observation import Observation, percent
+from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.gate.reasons.comparability import Plain, SectionMissing
+from pytest_quantgate.gate.reasons.experts import (
+    ExpertLoad,
+    Minimum,
+    OtherRoutes,
+    RoutesChanged,
+    SameRoutes,
+)
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.baseline import Routing as Stored
 from pytest_quantgate.results.measurements.routing import RoutingMeasurement
-from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.results.verdicts import (
+    Against,
+    Fact,
+    Judgement,
+    Reason,
+    Stated,
+    VerdictKind,
+)
 from pytest_quantgate.stats import Look
 
 _AT_LEAST = {
@@ -34,7 +49,9 @@ def judge_routing(
         is_needed = stored is not None and not measured.is_of_engine
         if not is_needed and not any(asked) and not are_of_a_marker(limits):
             return []
-        return [only("routing", "reference", VerdictKind.UNSUPPORTED, measured.obstacle)]
+        return [
+            only("routing", Against.REFERENCE, VerdictKind.UNSUPPORTED, Stated(measured.obstacle))
+        ]
     judgements = []
     if not measured.is_reference:
         for name, (figure, words) in _AT_LEAST.items():
@@ -54,9 +71,9 @@ def _at_least(words: str, share: float, limit: float) -> Judgement:
     kept = share >= limit
     return Judgement(
         metric="routing",
-        against="limit",
+        against=Against.LIMIT,
         verdict=VerdictKind.PASS if kept else VerdictKind.REGRESSED,
-        reason=f"{words} {100 * share:.2f} %, limit {100 * limit:g} % or more",
+        reason=Reason((Minimum(name=words, share=share, limit=limit),)),
         estimate=share,
         limit=limit,
     )
@@ -65,14 +82,13 @@ def _at_least(words: str, share: float, limit: float) -> Judgement:
 def _load(measured: RoutingMeasurement, limit: float) -> Judgement:
     layer = max(measured.layers, key=lambda item: max(item.load))
     share = max(layer.load)
+    expert = layer.load.index(share)
+    fact = ExpertLoad(expert=expert, layer=layer.layer, share=share, limit=limit)
     return Judgement(
         metric="routing",
-        against="limit",
+        against=Against.LIMIT,
         verdict=VerdictKind.PASS if share <= limit else VerdictKind.REGRESSED,
-        reason=(
-            f"expert {layer.load.index(share)} of layer {layer.layer} takes"
-            f" {100 * share:.2f} % of the tokens, limit {100 * limit:g} %"
-        ),
+        reason=Reason((fact,)),
         estimate=share,
         limit=limit,
     )
@@ -84,14 +100,14 @@ def _against_baseline(
     """Judge the share of changed routes; what cannot be compared is never green."""
     obstacle = not_comparable(seen, baseline)
     if obstacle is not None:
-        return only("routing", "baseline", VerdictKind.NOT_COMPARABLE, obstacle)
+        return only("routing", Against.BASELINE, VerdictKind.NOT_COMPARABLE, obstacle)
     if seen.paired(baseline).retokenized:
-        reason = "the same text has other token ids, so that other tokens were routed"
-        return only("routing", "baseline", VerdictKind.REGRESSED, reason)
+        fact = Plain.OTHER_TOKENS_ROUTED
+        return only("routing", Against.BASELINE, VerdictKind.REGRESSED, fact)
     stored = baseline.routing
     if stored is None:
-        reason = "the stored baseline has no routes; delete its file and store it anew"
-        return only("routing", "nothing", VerdictKind.NO_BASELINE, reason)
+        missing = SectionMissing(what="routes")
+        return only("routing", Against.NOTHING, VerdictKind.NO_BASELINE, missing)
     return _change(seen, measured, limit, stored)
 
 
@@ -103,8 +119,8 @@ def _change(
     now = dict(zip(measured.chunk_indices, measured.chunk_same_experts, strict=True))
     common = then.keys() & now.keys()
     if not common or stored.layers != tuple(layer.layer for layer in measured.layers):
-        reason = f"{seen.versus}'s routes are of other chunks or layers; store it anew"
-        return only("routing", "baseline", VerdictKind.NOT_COMPARABLE, reason)
+        other = OtherRoutes(versus=seen.versus)
+        return only("routing", Against.BASELINE, VerdictKind.NOT_COMPARABLE, other)
     per_chunk = stored.tokens // len(stored.index) * len(stored.layers)
     changed_then, changed_now = (
         1 - sum(counts[index] for index in common) / (per_chunk * len(common))
@@ -115,29 +131,32 @@ def _change(
     verdict = VerdictKind.PASS if rise <= allowed else VerdictKind.REGRESSED
     if rise < -allowed:
         verdict = VerdictKind.IMPROVED
-    reason = (
-        f"routes changed {percent(rise)[:-2]} points to {100 * changed_now:.2f} % against"
-        f" {seen.versus}, limit {percent(allowed)[:-2]} points{_worst_layer(measured, stored)}"
-    )
+    fact: Fact
     if all(then[index] == now[index] for index in common):
-        reason = (
-            f"routes as often as {seen.versus}'s the reference's, {100 - 100 * changed_now:.2f} %"
+        fact = SameRoutes(versus=seen.versus, share=1 - changed_now)
+    else:
+        layer_rise, layer = _worst_layer(measured, stored)
+        fact = RoutesChanged(
+            versus=seen.versus,
+            rise=rise,
+            share=changed_now,
+            limit=allowed,
+            layer=layer,
+            layer_rise=layer_rise,
         )
     return Judgement(
         metric="routing",
-        against="baseline",
+        against=Against.BASELINE,
         verdict=verdict,
-        reason=reason,
+        reason=Reason((fact,)),
         estimate=rise,
         limit=allowed,
     )
 
 
-def _worst_layer(measured: RoutingMeasurement, stored: Stored) -> str:
-    """Name the layer that moved most."""
-    moves = [
+def _worst_layer(measured: RoutingMeasurement, stored: Stored) -> tuple[float, int]:
+    """Return by how much the layer that moved most did, and which it is."""
+    return max(
         (then / stored.tokens - layer.same_experts / layer.tokens, layer.layer)
         for then, layer in zip(stored.same_experts, measured.layers, strict=True)
-    ]
-    move, layer = max(moves)
-    return f"; most in layer {layer}, {percent(move)[:-2]} points" if move > 0 else ""
+    )

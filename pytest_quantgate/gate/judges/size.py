@@ -12,9 +12,10 @@ from pytest_quantgate.gate.judges.bounds import (
 )
 from pytest_quantgate.gate.judges.drift import judge_drift
 from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.gate.reasons.comparability import TypesChanged
 from pytest_quantgate.gguf.tensor_changes import compare_tensors
 from pytest_quantgate.results.baseline import Baseline
-from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.results.verdicts import Against, Judgement, VerdictKind
 from pytest_quantgate.stats import Look
 
 
@@ -41,7 +42,7 @@ def judge_size(
             grown_bytes(
                 "size",
                 "size",
-                "reference",
+                Against.REFERENCE,
                 seen,
                 file_bytes,
                 seen.reference_file_bytes,
@@ -51,16 +52,16 @@ def judge_size(
     if limits.size_vs_baseline is not None and baseline is not None:
         other = other_source(seen, baseline)
         if other is not None:
-            return [*judgements, only("size", "baseline", VerdictKind.NOT_COMPARABLE, other)]
+            return [*judgements, only("size", Against.BASELINE, VerdictKind.NOT_COMPARABLE, other)]
         changes = compare_tensors(baseline.size.tensors, cell.tensors)
         if not_comparable(seen, baseline) is None and changes.types_changed:
-            reason = changes.describe_types()
-            judgements.append(only("size", "baseline", VerdictKind.CHANGED, reason))
+            types = TypesChanged(changes=changes)
+            judgements.append(only("size", Against.BASELINE, VerdictKind.CHANGED, types))
         judgements.append(
             grown_bytes(
                 "size",
                 "size",
-                "baseline",
+                Against.BASELINE,
                 seen,
                 file_bytes,
                 baseline.size.file_bytes,

@@ -9,15 +9,28 @@ a regression where other processes kept the machine busy.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from pytest_quantgate import stats
 from pytest_quantgate.config.schema import Limits
-from pytest_quantgate.gate.judges.bounds import KIND_OF_OUTCOME, noun, only, other_source
-from pytest_quantgate.gate.judges.hardware import of_other_settings, of_this_hardware, with_build
-from pytest_quantgate.gate.observation import Observation, percent
+from pytest_quantgate.gate.judges.bounds import KIND_OF_OUTCOME, only, other_source
+from pytest_quantgate.gate.judges.hardware import find_stored, verdict_of_missing, with_build
+from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.gate.reasons.comparability import Plain
+from pytest_quantgate.gate.reasons.speed import (
+    Bounded,
+    Busy,
+    ChangeInRun,
+    ChangeSinceSession,
+    Floor,
+    NotBesideReference,
+    OfPhase,
+    RatioToReference,
+    Undecided,
+)
 from pytest_quantgate.results.baseline import SPEED_SETTINGS, Baseline, SpeedBaseline
 from pytest_quantgate.results.measurements.speed import PHASES, SpeedMeasurement
-from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.results.verdicts import Against, Fact, Judgement, Reason, VerdictKind
 
 
 def judge_speed(
@@ -94,13 +107,9 @@ def _judge_floor(
     floor = getattr(limits, f"{phase}_tokens_per_s_min")
     if floor is None:
         return []
-    found = (
-        (VerdictKind.NO_BASELINE, "no speed is stored that says of which hardware the floor is")
-        if stored is None
-        else _comparable(seen, measured, stored)
-    )
-    if isinstance(found, tuple):
-        return [only("speed", "nothing", found[0], f"{phase}: {found[1]}")]
+    speed = Plain.NO_HARDWARE_OF_FLOOR if stored is None else _comparable(seen, measured, stored)
+    if isinstance(speed, Fact):
+        return [_not_judged(phase, verdict_of_missing(speed), speed)]
     return [_unless_busy(measured, _floor(measured, phase, floor))]
 
 
@@ -109,23 +118,19 @@ def judge_against_reference(
 ) -> list[Judgement]:
     """Judge a phase's ratio to the reference: nothing for the reference itself."""
     if limit is not None and measured.against:
-        reason = (
-            f"{phase}: at least {_times(limit)} the reference is not judged where two engines are"
-            " compared; run without --quant-against"
-        )
-        return [only("speed", "nothing", VerdictKind.MEASURED, reason)]
+        return [_not_judged(phase, VerdictKind.MEASURED, NotBesideReference(limit=limit))]
     if limit is None or not measured.reference:
         return []
     before, after = measured.reference_rates(phase), measured.rates(phase)
     estimate = stats.slowdown(before, after)
     decision = _decide(measured, estimate, -math.log(limit))
-    ratio, low, high = _ratio(estimate.mean), *_bounds(decision)
-    reason = (
-        f"{phase} {_times(ratio)} the reference [{_times(low)}, {_times(high)}] over"
-        f" {len(after)} pairs of processes ({_mean(after):,.4g} against {_mean(before):,.4g}"
-        f" tokens/s), at least {_times(limit)}"
-    )
-    return [_judgement("reference", decision, reason, ratio, low, high, limit)]
+    ratio = _bounded(estimate, decision)
+    fact = RatioToReference(phase=phase, ratio=ratio, after=after, before=before, limit=limit)
+    return [_judgement(Against.REFERENCE, decision, fact, ratio, limit)]
+
+
+def _not_judged(phase: str, kind: VerdictKind, why: Fact) -> Judgement:
+    return only("speed", Against.NOTHING, kind, OfPhase(phase=phase, fact=why))
 
 
 def _against_old_engine(measured: SpeedMeasurement, phase: str, limits: Limits) -> list[Judgement]:
@@ -137,27 +142,15 @@ def _against_old_engine(measured: SpeedMeasurement, phase: str, limits: Limits) 
     before, after = measured.against_rates(phase), measured.rates(phase)
     estimate = stats.slowdown(before, after)
     decision = _decide(measured, estimate, -math.log1p(allowed))
-    change, low, high = (_ratio(estimate.mean), *_bounds(decision))
-    reason = (
-        f"{phase} {percent(change - 1)} [{percent(low - 1)}, {percent(high - 1)}] against the"
-        f" old engine over {len(after)} pairs of processes ({_mean(after):,.4g} tokens/s, was"
-        f" {_mean(before):,.4g}), limit {percent(allowed)}"
-    )
-    return [_or_improved(decision, change, low, high, reason, allowed)]
+    change = _bounded(estimate, decision, minus=1)
+    fact = ChangeInRun(phase=phase, change=change, after=after, before=before, limit=allowed)
+    return [_or_improved(_judgement(Against.BASELINE, decision, fact, change, allowed), decision)]
 
 
-def _or_improved(
-    decision: stats.Decision,
-    change: float,
-    low: float,
-    high: float,
-    reason: str,
-    allowed: float,
-) -> Judgement:
-    """Judge a change; as much to the good as the limit allows to the bad is IMPROVED."""
-    judgement = _judgement("baseline", decision, reason, change - 1, low - 1, high - 1, allowed)
+def _or_improved(judgement: Judgement, decision: stats.Decision) -> Judgement:
+    """Call as much to the good as the limit allows to the bad IMPROVED."""
     if judgement.verdict is VerdictKind.PASS and 0 < decision.limit < -decision.upper_bound:
-        return Judgement(**{**vars(judgement), "verdict": VerdictKind.IMPROVED})
+        return replace(judgement, verdict=VerdictKind.IMPROVED)
     return judgement
 
 
@@ -176,22 +169,21 @@ def _against_hardware(
     if baseline is None or (floor is None and allowed is None and drift is None):
         return []
     stored = _comparable(seen, measured, baseline)
-    if isinstance(stored, tuple):
-        kind, reason = stored
-        if floor is None and asked is None:
-            # The default limits are there only where they can be kept.
-            kind = VerdictKind.MEASURED
-        return [only("speed", "nothing", kind, f"{phase}: {reason}")]
+    if isinstance(stored, Fact):
+        # The default limits are there only where they can be kept.
+        is_asked = floor is not None or asked is not None
+        kind = verdict_of_missing(stored) if is_asked else VerdictKind.MEASURED
+        return [_not_judged(phase, kind, stored)]
     judgements = []
     if floor is not None:
         judgements.append(_floor(measured, phase, floor))
     if allowed is not None:
         before = getattr(stored, f"{phase}_rates")
-        judgements.append(_change(seen, measured, phase, "baseline", allowed, before))
+        judgements.append(_change(seen, measured, phase, Against.BASELINE, allowed, before))
     # Where no change was accepted yet, the limit against the baseline says it, unless it is wider.
     if drift is not None and (stored.anchor is not None or allowed is None or allowed < drift):
         first = getattr(stored.first, f"{phase}_rates")
-        judgements.append(_change(seen, measured, phase, "anchor", drift, first))
+        judgements.append(_change(seen, measured, phase, Against.ANCHOR, drift, first))
     return [
         with_build(_unless_busy(measured, item), measured.fingerprint, stored)
         for item in judgements
@@ -200,34 +192,28 @@ def _against_hardware(
 
 def _comparable(
     seen: Observation, measured: SpeedMeasurement, baseline: Baseline
-) -> SpeedBaseline | tuple[VerdictKind, str]:
+) -> SpeedBaseline | Fact:
     """Return the baseline's speed on this hardware, or why nothing can be held against it."""
     other = other_source(seen, baseline)
     if other is not None:
-        return VerdictKind.NOT_COMPARABLE, other
-    stored = of_this_hardware("speed", baseline.speed, measured.fingerprint)
-    if isinstance(stored, tuple):
-        return stored
-    return of_other_settings("speed", measured, stored, SPEED_SETTINGS) or stored
+        return other
+    return find_stored("speed", baseline.speed, measured, SPEED_SETTINGS)
 
 
 def _floor(measured: SpeedMeasurement, phase: str, floor: float) -> Judgement:
     after = measured.rates(phase)
     estimate = stats.slowness(after)
     decision = _decide(measured, estimate, -math.log(floor))
-    rate, low, high = _ratio(estimate.mean), *_bounds(decision)
-    reason = (
-        f"{phase} {rate:,.4g} tokens/s [{low:,.4g}, {high:,.4g}] over {len(after)} processes,"
-        f" at least {floor:,.4g}"
-    )
-    return _judgement("limit", decision, reason, rate, low, high, floor)
+    rate = _bounded(estimate, decision)
+    fact = Floor(phase=phase, rate=rate, processes=len(after), limit=floor)
+    return _judgement(Against.LIMIT, decision, fact, rate, floor)
 
 
 def _change(
     seen: Observation,
     measured: SpeedMeasurement,
     phase: str,
-    against: str,
+    against: Against,
     allowed: float,
     before: tuple[float, ...],
 ) -> Judgement:
@@ -236,20 +222,19 @@ def _change(
     scatter = measured.between_sessions.get(phase)
     estimate = stats.slowdown_unpaired(before, after, between=scatter)
     decision = _decide(measured, estimate, -math.log1p(allowed))
-    change, low, high = (_ratio(estimate.mean), *_bounds(decision))
-    sessions = (
-        ""
-        if scatter is None
-        else f", sessions of this machine scatter by {100 * math.sqrt(scatter.variance):.1f} %"
+    change = _bounded(estimate, decision, minus=1)
+    fact = ChangeSinceSession(
+        phase=phase,
+        change=change,
+        against=against,
+        versus=seen.versus,
+        after=after,
+        before=before,
+        scatter=None if scatter is None else math.sqrt(scatter.variance),
+        limit=allowed,
     )
-    reason = (
-        f"{phase} {percent(change - 1)} [{percent(low - 1)}, {percent(high - 1)}] against"
-        f" {noun(against, seen)} ({_mean(after):,.4g} tokens/s in {len(after)} processes, was"
-        f" {_mean(before):,.4g} in {len(before)}{sessions}), limit {percent(allowed)}"
-    )
-    if against == "anchor":
-        return _judgement(against, decision, reason, change - 1, low - 1, high - 1, allowed)
-    return _or_improved(decision, change, low, high, reason, allowed)
+    judgement = _judgement(against, decision, fact, change, allowed)
+    return judgement if against is Against.ANCHOR else _or_improved(judgement, decision)
 
 
 def _unless_busy(measured: SpeedMeasurement, judgement: Judgement) -> Judgement:
@@ -257,11 +242,8 @@ def _unless_busy(measured: SpeedMeasurement, judgement: Judgement) -> Judgement:
     cores = measured.disturbing_cores
     if judgement.verdict is not VerdictKind.REGRESSED or cores is None:
         return judgement
-    reason = (
-        f"{judgement.reason}: not decided, since other processes used {cores:.1f} cores"
-        " meanwhile; measure on a quiet machine"
-    )
-    return Judgement(**{**vars(judgement), "verdict": VerdictKind.INCONCLUSIVE, "reason": reason})
+    reason = judgement.reason.also(Busy(cores=cores))
+    return replace(judgement, verdict=VerdictKind.INCONCLUSIVE, reason=reason)
 
 
 def _decide(
@@ -271,42 +253,29 @@ def _decide(
 
 
 def _judgement(
-    against: str,
-    decision: stats.Decision,
-    reason: str,
-    estimate: float,
-    low: float,
-    high: float,
-    limit: float,
+    against: Against, decision: stats.Decision, fact: Fact, bounded: Bounded, limit: float
 ) -> Judgement:
     kind = KIND_OF_OUTCOME[decision.outcome]
-    if kind is VerdictKind.INCONCLUSIVE:
-        reason += f": {decision.reason.value}; raise speed_processes or speed_seconds"
+    is_undecided = kind is VerdictKind.INCONCLUSIVE
     return Judgement(
         metric="speed",
         against=against,
         verdict=kind,
-        reason=reason,
-        estimate=estimate,
-        low=low,
-        high=high,
+        reason=Reason((fact,)).also(Undecided(reason=decision.reason) if is_undecided else None),
+        estimate=bounded.value,
+        low=bounded.low,
+        high=bounded.high,
         limit=limit,
     )
 
 
-def _ratio(slowdown_nats: float) -> float:
-    """Turn a slowdown ln(before/after) into after/before."""
-    return math.exp(-slowdown_nats)
+def _bounded(
+    estimate: stats.MeanEstimate, decision: stats.Decision, *, minus: float = 0
+) -> Bounded:
+    """Turn slowdowns ln(before/after) into after/before, as a change with ``minus`` 1.
 
-
-def _bounds(decision: stats.Decision) -> tuple[float, float]:
-    """Return after/before at the bound that decides for PASS, and at that for REGRESSED."""
-    return _ratio(decision.upper_bound), _ratio(decision.lower_bound)
-
-
-def _mean(rates: tuple[float, ...]) -> float:
-    return math.exp(-stats.slowness(rates).mean)
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.3g}×"
+    ``low`` is at the bound that decides for PASS, ``high`` at that for REGRESSED.
+    """
+    nats = (estimate.mean, decision.upper_bound, decision.lower_bound)
+    value, low, high = (math.exp(-item) - minus for item in nats)
+    return Bounded(value=value, low=low, high=high)

@@ -9,9 +9,14 @@ from pytest_quantgate.config.limit import MAX_MEAN_KLD_NATS
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import only
 from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.gate.reasons.conditions import (
+    FaultyCondition,
+    NothingMeasured,
+    SoundConditions,
+)
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.measurements.sweep import SweepMeasurement, SweptPoint
-from pytest_quantgate.results.verdicts import Judgement, VerdictKind
+from pytest_quantgate.results.verdicts import Against, Fact, Judgement, Reason, VerdictKind
 from pytest_quantgate.stats import Look
 
 METRIC = "sweep"
@@ -40,30 +45,32 @@ def judge_sweep(
         return []
     compared = [point for point in measured.points if not point.problem]
     if not compared:
-        first = measured.points[0].problem.splitlines()[0] if measured.points else "there are none"
-        return [only(METRIC, "conditions", VerdictKind.UNSUPPORTED, f"no condition: {first}")]
+        first = measured.points[0].problem if measured.points else "there are none"
+        nothing = NothingMeasured(what="no condition", problem=first)
+        return [only(METRIC, Against.CONDITIONS, VerdictKind.UNSUPPORTED, nothing)]
     explained = {point.name: explain(point, measured.points, limit) for point in compared}
     failing = [point for point in compared if fails(point, explained[point.name])]
     if failing:
         smallest = min(failing, key=lambda point: len(point.changes))
-        text = describe(smallest, failing, explained[smallest.name], measured)
-        return [_judgement(smallest, explained[smallest.name], VerdictKind.REGRESSED, text)]
+        limit = explained[smallest.name]
+        faulty = _faulty(smallest, failing, limit, measured)
+        return [_judgement(smallest, limit, VerdictKind.REGRESSED, faulty)]
     worst = max(compared, key=lambda point: point.mean_kld_nats / explained[point.name])
-    refused = len(measured.points) - len(compared)
-    text = (
-        f"{len(compared)} conditions, the furthest {worst.name!r}: {worst.mean_kld_nats:.2g} nats"
+    sound = SoundConditions(
+        compared=len(compared),
+        furthest=worst.name,
+        kld_nats=worst.mean_kld_nats,
+        refused=len(measured.points) - len(compared),
     )
-    if refused:
-        text += f"; {refused} refused"
-    return [_judgement(worst, explained[worst.name], VerdictKind.PASS, text)]
+    return [_judgement(worst, explained[worst.name], VerdictKind.PASS, sound)]
 
 
-def _judgement(point: SweptPoint, limit: float, kind: VerdictKind, reason: str) -> Judgement:
+def _judgement(point: SweptPoint, limit: float, kind: VerdictKind, fact: Fact) -> Judgement:
     return Judgement(
         metric=METRIC,
-        against="conditions",
+        against=Against.CONDITIONS,
         verdict=kind,
-        reason=reason,
+        reason=Reason((fact,)),
         estimate=point.mean_kld_nats,
         limit=limit,
     )
@@ -109,25 +116,21 @@ def first_token(point: SweptPoint, explained: float) -> int | None:
     return first
 
 
-def describe(
+def _faulty(
     point: SweptPoint, failing: Sequence[SweptPoint], explained: float, measured: SweepMeasurement
-) -> str:
-    """Describe the smallest failing condition, and how many others fail."""
-    text = (
-        f"{point.name!r} is {point.mean_kld_nats:.3g} nats from the reference condition"
-        f" ({measured.reference}), where sound kernels explain {explained:.2g}"
-    )
-    if point.nll_increase_nats > MAX_NLL_INCREASE_NATS + 3 * point.nll_error_nats:
-        text = (
-            f"{point.name!r}: tokens are {point.nll_increase_nats:.3g} nats less likely than with"
-            f" {measured.n_tokens} tokens before them"
-        )
-    start = first_token(point, explained)
-    if start:
-        text += f", from token {start} on"
+) -> FaultyCondition:
+    """Return what is known of the smallest failing condition."""
+    sure = MAX_NLL_INCREASE_NATS + 3 * point.nll_error_nats
     others = [other for other in failing if other is not point]
-    apart = [other.name for other in others if not set(point.changes) & set(other.changes)]
-    if others:
-        text += f"; {len(others)} further conditions fail"
-        text += f", as {', '.join(map(repr, apart[:2]))}" if apart else ", all with it"
-    return text
+    apart = tuple(other.name for other in others if not set(point.changes) & set(other.changes))
+    return FaultyCondition(
+        name=point.name,
+        kld_nats=point.mean_kld_nats,
+        reference=measured.reference,
+        explained_nats=explained,
+        nll_increase_nats=point.nll_increase_nats if point.nll_increase_nats > sure else None,
+        n_tokens=measured.n_tokens,
+        first_token=first_token(point, explained),
+        others=len(others),
+        apart=apart,
+    )

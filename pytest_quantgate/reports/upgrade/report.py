@@ -249,7 +249,7 @@ def _not_compared(comparison: Comparison) -> list[Prose]:
     reasons: dict[str, list[CellChange]] = {}
     for change in comparison.cells:
         if change.obstacle is not None:
-            reasons.setdefault(change.obstacle, []).append(change)
+            reasons.setdefault(str(change.obstacle), []).append(change)
     for why, changes in reasons.items():
         lines.append(spans(names(changes), f": {why}"))
     for side, records in (("old", comparison.only_old), ("new", comparison.only_new)):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from pytest_quantgate.gate.compare.cell import CellChange, Support
 from pytest_quantgate.gate.compare.speed import SpeedChange
-from pytest_quantgate.gate.observation import percent
+from pytest_quantgate.gate.reasons.words import percent
 from pytest_quantgate.reports.blocks import (
     Column,
     Row,
