@@ -19,7 +19,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from pytest_quantgate.engines.messages import DivergenceSummary
-from pytest_quantgate.results.chunk_table import ChunkTable
+from pytest_quantgate.results.chunk_table import HASH_DIGITS, ChunkTable
 from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
 from pytest_quantgate.results.measurements.routes import Routes
 from pytest_quantgate.storage.arrays import read_arrays
@@ -87,7 +87,7 @@ def _unpack(path: Path) -> PerplexityMeasurement | None:
         header = json.loads(arrays["header"].tobytes())
         if any(name not in arrays for name in header.get("arrays", ())):
             return None  # its directory is damaged: what it lacks must not count as unmeasured
-        return PerplexityMeasurement(
+        measurement = PerplexityMeasurement(
             chunks=ChunkTable().replace(**header["chunks"]),
             summary=_summary(header["summary"]),
             n_chunks_in_text=header["n_chunks_in_text"],
@@ -96,8 +96,37 @@ def _unpack(path: Path) -> PerplexityMeasurement | None:
             **{name: arrays.get(name) for name in _ARRAYS},
             routes=_unpack_routes(header, arrays),
         )
+        return measurement if _is_consistent(measurement) else None
     except _DAMAGE:
         return None  # torn or damaged in any way: measured anew
+
+
+def _is_consistent(measurement: PerplexityMeasurement) -> bool:
+    """Return whether the chunks' sums, counts and hashes are those of their tokens' values.
+
+    The values are rounded to float32, the sums are not.
+    """
+    chunks, count = measurement.chunks, len(measurement.chunks)
+    if len(set(chunks.index)) < count or min(chunks.tokens, default=1) < 1:
+        return False
+    for values, sums in (
+        (measurement.nll_nats, chunks.nll_sum_nats),
+        (measurement.kld_nats, chunks.kld_sums),
+    ):
+        if values is not None and sums is not None:
+            if values.shape != (count, *values.shape[1:2]) or values.ndim != 2:
+                return False
+            found = values.sum(axis=1, dtype=np.float64)
+            if not np.allclose(found, sums, rtol=1e-5, atol=1e-4, equal_nan=True):
+                return False
+    for rows in (measurement.nll_nats, measurement.top_tokens, measurement.top_probabilities):
+        if rows is not None and [rows.shape[1]] * count != list(chunks.tokens):
+            return False
+    tops = measurement.top_tokens
+    return tops is None or all(
+        told is None or hashlib.sha256(row.tobytes()).hexdigest()[:HASH_DIGITS] == told
+        for row, told in zip(tops, chunks.top_tokens, strict=True)
+    )
 
 
 def _summary(plain: dict[str, Any] | None) -> DivergenceSummary | None:

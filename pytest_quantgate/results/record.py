@@ -257,10 +257,14 @@ def read_record(path: Path) -> RunRecord:
         cells = tuple(cell_from_plain(cell) for cell in plain["cells"])
         others = tuple(cell_from_plain(cell) for cell in plain.get("others", ()))
         run = TypeAdapter(RunRecord).validate_python({**plain, "cells": (), "others": ()})
+        _check_engine(run.engine)
+        _check_engine(run.against)
         return replace(run, cells=cells, others=others)
     except ValidationError as error:
         raise ConfigError(f"the run record {path} is damaged: {first_problem(error)}") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
+        raise ConfigError(f"the run record {path} is damaged: {error}") from error
+    except (AttributeError, KeyError, TypeError) as error:
         raise ConfigError(f"the run record {path} is damaged: {error!r}") from error
 
 
@@ -335,15 +339,65 @@ def _check(cell: CellRecord) -> None:
     """Refuse a cell that contradicts itself: someone edited it.
 
     Raises:
-        ValueError: no verdict of ours, or a perplexity that its own chunks do not give.
+        ValueError: no verdict of ours, a green one beside a red judgement, or a figure that its
+            own chunks or tensors do not give.
 
     """
     if cell.verdict not in {kind.value for kind in VerdictKind}:
         raise ValueError(f"{cell.id}: {cell.verdict!r} is no verdict")
-    if cell.ppl is None or not len(cell.chunks) or not cell.chunks.is_exact:
-        return
-    if cell.chunks.n_tokens <= 0:
-        raise ValueError(f"{cell.id}: its chunks have no tokens")
-    from_chunks = cell.chunks.perplexity
-    if math.isfinite(from_chunks) and not math.isclose(cell.ppl, from_chunks, rel_tol=1e-9):
-        raise ValueError(f"{cell.id}: ppl is {cell.ppl}, but its chunks give {from_chunks}")
+    red = [item for item in cell.judgements if not item.verdict.is_green]
+    if red and cell.kind.is_green:
+        raise ValueError(
+            f"{cell.id}: it is {cell.verdict}, but {red[0].metric} is {red[0].verdict.value}"
+        )
+    if cell.file_bytes is not None:
+        _check_bytes(cell, cell.file_bytes)
+    if len(cell.chunks):
+        _check_chunks(cell)
+
+
+def _check_bytes(cell: CellRecord, file_bytes: int) -> None:
+    """Refuse tensors larger than their file."""
+    for name in ("bytes_by_type", "bytes_by_part"):
+        values = getattr(cell, name).values()
+        if file_bytes < 1 or min(values, default=0) < 0 or sum(values) > file_bytes:
+            raise ValueError(f"{cell.id}: {name} adds up to {sum(values)} of {file_bytes} bytes")
+
+
+def _check_chunks(cell: CellRecord) -> None:
+    """Refuse means that are not those of the chunks."""
+    chunks = cell.chunks
+    if min(chunks.tokens) < 1 or len(set(chunks.index)) < len(chunks):
+        raise ValueError(f"{cell.id}: a chunk is there twice, or has no tokens")
+    figures = [("ppl", cell.ppl, chunks.perplexity)] if chunks.is_exact else []
+    if chunks.is_exact:
+        of_domains = chunks.by_domain()
+        figures += [
+            (f"ppl of {name!r}", ppl, of_domains[name].perplexity)
+            for name, ppl in cell.ppl_by_domain.items()
+            if name in of_domains
+        ]
+    if cell.divergence is not None and chunks.kld_sums is not None:
+        mean = math.fsum(chunks.kld_sums) / chunks.n_tokens
+        figures.append(("mean_kld_nats", cell.divergence.mean_kld_nats, mean))
+        if chunks.same_tops is not None:
+            share = sum(chunks.same_tops) / chunks.n_tokens
+            figures.append(("same_top", cell.divergence.same_top, share))
+    for name, value, from_chunks in figures:
+        if value is None or not math.isfinite(from_chunks):
+            continue
+        if not math.isclose(value, from_chunks, rel_tol=1e-9, abs_tol=1e-12):
+            raise ValueError(f"{cell.id}: {name} is {value}, but its chunks give {from_chunks}")
+
+
+def _check_engine(facts: dict[str, Any] | None) -> None:
+    """Refuse an engine's account that lacks what reports say of it.
+
+    Raises:
+        ValueError: a name is missing.
+
+    """
+    if facts and "error" not in facts:
+        missing = [name for name in ("kind", "version", "cpu_name") if name not in facts]
+        if missing:
+            raise ValueError(f"the engine has no {missing[0]}")

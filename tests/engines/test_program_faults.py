@@ -113,6 +113,12 @@ def test_a_base_file_that_is_not_whole_is_not_kept(
     set_faults(folder)
     engine = start()
     engine.ask(request)
+    path = tmp_path / "reference" / BASE_FILE
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CellCrashed, match=f"{BASE_FILE} is not what llama-perplexity wrote; dele"):
+        engine.ask(replace(request, captures=False))
     (tmp_path / "reference" / BASE_FILE).unlink()
     with pytest.raises(CellCrashed, match=f"{BASE_FILE} cannot be read"):
         engine.ask(replace(request, captures=False))

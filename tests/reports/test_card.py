@@ -24,7 +24,8 @@ HOSTILE = 'a"\n- b: <img src=x> `c` | d'
 
 def diverging(name: str, nats: float, megabytes: float, **changes: object) -> CellRecord:
     made = cell(name, 20 + nats, megabytes, divergence=divergence(nats), **changes)
-    sums = [TOKENS * nats * (1 + 0.1 * math.sin(3 * n)) for n in range(16)]
+    shares = [1 + 0.1 * math.sin(3 * n) for n in range(16)]
+    sums = [TOKENS * nats * 16 * share / math.fsum(shares) for share in shares]
     return replace(made, chunks=made.chunks.replace(kld_sum_nats=sums))
 
 

@@ -21,7 +21,8 @@ from tests.reports.test_report import TOKENS, cell, divergence, record
 
 def diverging(name: str, about: float, nats: float, **changes: object) -> CellRecord:
     made = cell(name, about, 5, divergence=divergence(nats), **changes)
-    sums = [TOKENS * nats * (1 + 0.1 * math.sin(3 * n)) for n in range(16)]
+    shares = [1 + 0.1 * math.sin(3 * n) for n in range(16)]
+    sums = [TOKENS * nats * 16 * share / math.fsum(shares) for share in shares]
     return replace(made, chunks=made.chunks.replace(kld_sum_nats=sums))
 
 

@@ -41,6 +41,7 @@ def upgraded() -> RunRecord:
         reason="PPL +1.51 % [+1.40 %, +1.60 %] against the old engine, limit +0.25 %",
         cause=Cause(kind=CauseKind.QUANTIZER, evidence=("1 of 6 tensors changed type",)),
         file_bytes=6_200_000,
+        bytes_by_type={"Q4_K": 6_200_000},
     )
     unknown = {"verdict": "UNSUPPORTED", "reason": "the engine knows no such type\nlog"}
     cells = (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,15 @@ ODD: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, -1, 1e308, float("nan"), 2**70, "", "a\nb", "\x1b[31m", "x" * 5000, [], {}, [[]]]
 )
 DEEP = "[" * 100_000
+NLL = np.array([[60 / 31] * 31, [70 / 31] * 31], np.float32)
+TOPS = np.arange(62, dtype=np.int32).reshape(2, 31)
 CHUNKS = ChunkTable(
     index=(0, 1), tokens=(31, 31), nll_sum_nats=(60.0, 70.0), token_ids=("a", "b"),
-    top_tokens=("c", "d"),
+    top_tokens=tuple(hashlib.sha256(row.tobytes()).hexdigest()[:16] for row in TOPS),
+)  # fmt: skip
+KEPT = PerplexityMeasurement(
+    chunks=CHUNKS, summary=None, n_chunks_in_text=2, seconds_s=1.0, measured_s=1.0,
+    nll_nats=NLL, top_tokens=TOPS,
 )  # fmt: skip
 
 
@@ -114,27 +122,68 @@ def test_json_that_is_none_of_ours(tmp_path: Path, text: str) -> None:
     one_line(of_baseline.value)
 
 
+RED = {"metric": "size", "against": "limit", "verdict": "REGRESSED", "reason": "size is above"}
+NONE_OF_IT = ("max_kld_nats", "min_kld_nats", "mean_delta_p", "rms_delta_p")
+HALF: dict[str, Any] = {
+    **dict.fromkeys(NONE_OF_IT),
+    "kld_percentiles_nats": {},
+    "delta_p_percentiles": {},
+    "by_confidence": [],
+    "by_domain": [],
+    "tokens": 62,
+    "mean_kld_nats": 0.5,
+    "mean_kld_error_nats": 0.1,
+    "same_top": 0.5,
+    "same_top_error": 0.1,
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [("ppl", 5.0, "its chunks give"), ("verdict", "FINE", "is no verdict")],
+    ("changes", "message"),
+    [
+        ({"ppl": 5.0}, "ppl is 5.0, but its chunks give"),
+        ({"verdict": "FINE"}, "is no verdict"),
+        ({"judgements": [RED]}, "it is PASS, but size is REGRESSED"),
+        ({"divergence": HALF, "chunks.kld_sum_nats": [1.0, 2.0]}, "mean_kld_nats is 0.5, but"),
+        (
+            {
+                "divergence": {**HALF, "mean_kld_nats": 3.0 / 62},
+                "chunks.kld_sum_nats": [1.0, 2.0],
+                "chunks.same_top": [30, 30],
+            },
+            "same_top is 0.5, but",
+        ),
+        ({"chunks.domain": ["a", "b"], "ppl_by_domain": {"a": 2.0}}, "ppl of 'a' is 2.0, but"),
+        ({"chunks.index": [1, 1]}, "a chunk is there twice"),
+        ({"chunks.tokens": [31, 0]}, "or has no tokens"),
+        ({"file_bytes": 10, "bytes_by_type": {"F16": 11}}, "adds up to 11 of 10 bytes"),
+    ],
 )
 def test_a_record_that_contradicts_itself(
-    tmp_path: Path, name: str, value: Any, message: str
+    tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     content = json.loads(record_text())
-    content["cells"][0][name] = value
+    for name, value in changes.items():
+        table, _, column = name.rpartition(".")
+        cell = content["cells"][0]
+        (cell[table] if table else cell)[column] = value
     (tmp_path / "r.json").write_text(json.dumps(content))
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as error:
+        read_record(tmp_path / "r.json")
+    one_line(error.value)
+
+
+def test_an_engine_without_a_name_is_damaged(tmp_path: Path) -> None:
+    content = {**json.loads(record_text()), "engine": {"kind": "k", "version": "1"}}
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="is damaged: the engine has no cpu_name"):
         read_record(tmp_path / "r.json")
 
 
 def test_a_kept_measurement_with_any_damaged_bit_is_whole_or_measured_anew(tmp_path: Path) -> None:
     """Of the archive's directory too, where a name could be lost without a checksum's notice."""
     store = Measurements(Cache(tmp_path, max_bytes=1 << 30))
-    kept = PerplexityMeasurement(
-        chunks=CHUNKS, summary=None, n_chunks_in_text=2, seconds_s=1.0, measured_s=1.0,
-        nll_nats=np.ones((2, 31), np.float32), top_tokens=np.ones((2, 31), np.int32),
-    )  # fmt: skip
+    kept = KEPT
     store.store("key", kept, is_reference=False)
     path = tmp_path / "measurements" / "key.npz"
     data = path.read_bytes()
@@ -151,3 +200,31 @@ def test_a_kept_measurement_with_any_damaged_bit_is_whole_or_measured_anew(tmp_p
             assert read.top_tokens is not None
             assert np.array_equal(read.nll_nats, kept.nll_nats)
             assert np.array_equal(read.top_tokens, kept.top_tokens)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        replace(KEPT, chunks=CHUNKS.replace(nll_sum_nats=(59.0, 70.0))),
+        replace(KEPT, chunks=CHUNKS.replace(top_tokens=("c" * 16, "d" * 16))),
+        replace(KEPT, chunks=CHUNKS.replace(tokens=(31, 30))),
+        replace(KEPT, chunks=CHUNKS.replace(index=(1, 1))),
+        replace(KEPT, nll_nats=NLL[:1]),
+        replace(KEPT, nll_nats=NLL[:, :30]),
+        replace(KEPT, top_tokens=TOPS[::-1]),
+        replace(
+            KEPT,
+            chunks=CHUNKS.replace(kld_sum_nats=(1.0, 2.0)),
+            kld_nats=np.zeros((2, 31), np.float32),
+        ),
+    ],
+    ids=["sum", "top tokens", "tokens", "a chunk twice", "a row", "a column", "order", "kld"],
+)
+def test_a_kept_measurement_that_contradicts_itself_is_measured_anew(
+    tmp_path: Path, damaged: PerplexityMeasurement
+) -> None:
+    store = Measurements(Cache(tmp_path, max_bytes=1 << 30))
+    store.store("whole", KEPT, is_reference=False)
+    assert store.load("whole", is_reference=False) is not None
+    store.store("key", damaged, is_reference=False)
+    assert store.load("key", is_reference=False) is None

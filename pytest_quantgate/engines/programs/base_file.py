@@ -19,6 +19,9 @@ _MAGIC = b"_logits_"
 _HEADER = struct.Struct("<8siii")
 _BLOCK_BYTES = 16 << 20
 
+_CHECKED: set[tuple[object, ...]] = set()
+"""The states of files whose bytes were hashed."""
+
 
 def base_file_bytes(n_ctx: int, n_vocab: int, n_chunks: int) -> int:
     """Return a base file's size."""
@@ -61,6 +64,26 @@ class BaseFile:
                 f" Delete {path.parent} to have it made again"
             )
         return cls(path=path, n_ctx=n_ctx, n_vocab=n_vocab, n_chunks=n_chunks)
+
+    def check(self, sha256: str) -> None:
+        """Check, once a process and state of the file, that it is what was written.
+
+        Raises:
+            CellCrashed: it is not.
+
+        """
+        stat = self.path.stat()
+        state = (self.path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        if state in _CHECKED:
+            return
+        with self.path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != sha256:
+            raise CellCrashed(
+                f"the base file {self.path} is not what llama-perplexity wrote; delete"
+                f" {self.path.parent} to have it made again"
+            )
+        _CHECKED.add(state)
 
     def token_ids_sha256(self, bos: int | None) -> Iterator[str]:
         """Hash each chunk's int32 ids as they are decoded, a ``bos`` over the first of them."""

@@ -7,6 +7,7 @@ text's order from the first one on, and nothing else.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -106,18 +107,24 @@ class ProgramScorer:
                     "llama-perplexity decoded other tokens than the text was cut into; build"
                     f" {TOKENIZE} beside it from the same source"
                 )
+            with partial.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
             # The facts never say more than the file beside them has, whenever this is interrupted.
             (folder / "facts.json").unlink(missing_ok=True)
             partial.replace(folder / BASE_FILE)
         finally:
             partial.unlink(missing_ok=True)
-        write_json(folder / "facts.json", {"mode": "base file", "token_ids_sha256": hashes})
+        facts = {"mode": "base file", "token_ids_sha256": hashes, "sha256": digest}
+        write_json(folder / "facts.json", facts)
 
     def _score_against(
         self, request: Score, end: int, hashes: tuple[str, ...], on_reply: OnReply
     ) -> None:
         """Score a model against the reference's base file."""
-        base = BaseFile.open(Path(request.reference) / BASE_FILE)
+        folder = Path(request.reference)
+        base = BaseFile.open(folder / BASE_FILE)
+        facts = read_json(folder / "facts.json")
+        base.check(str(facts.get("sha256")) if isinstance(facts, dict) else "")
         if base.n_chunks == end:
             self._score_paired(request, base.path, hashes, on_reply)
             return

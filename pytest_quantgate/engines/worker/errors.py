@@ -29,6 +29,10 @@ class EngineRefusal(Exception):
     """llama.cpp answered that it cannot do what it was asked; the text says what."""
 
 
+class KeptDamaged(Exception):
+    """A kept file is not what was written; the text says which, and what to do."""
+
+
 class EngineUnusable(ImportError):
     """The interpreter's llama-cpp-python cannot be used; one line says why, and what to do.
 

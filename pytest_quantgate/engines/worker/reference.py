@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pytest_quantgate.engines.messages import MatrixPlace
+from pytest_quantgate.engines.worker.errors import KeptDamaged
 from pytest_quantgate.engines.worker.graph import Nodes
 from pytest_quantgate.engines.worker.rows import divergence
 from pytest_quantgate.engines.worker.threads import Threads
@@ -179,7 +181,7 @@ class ReferenceStore:
             normalizer: float64 of shape (n,), from the scores of these rows.
 
         """
-        kept = np.load(self._folder / f"chunk-{index}.npy", mmap_mode="r", allow_pickle=False)
+        kept = load_array(self._folder / f"chunk-{index}.npy")
         kld = np.empty(len(logits), dtype=np.float64)
         step = rows_at_once(logits.shape[1])
         for start in range(0, len(logits), step):
@@ -221,8 +223,45 @@ class ReferenceStore:
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Write an array beside its place and rename it."""
+    """Write an array and its checksum beside its place and rename it."""
     partial = path.with_suffix(f".{os.getpid()}.partial")
+    whole = np.ascontiguousarray(array)
     with partial.open("wb") as stream:
-        np.save(stream, np.ascontiguousarray(array), allow_pickle=False)
+        np.save(stream, whole, allow_pickle=False)
+        stream.write(_checksum(whole))
     partial.replace(path)
+
+
+def load_array(path: Path) -> np.ndarray:
+    """Map an array that was saved with its checksum.
+
+    Raises:
+        KeptDamaged: it is not what was written.
+
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as stream:
+            stream.seek(-_CHECKSUM_BYTES, os.SEEK_END)
+            stored = stream.read()
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(path) from error
+    if stored != _checksum(array):
+        raise _damaged(path)
+    return np.asarray(array)
+
+
+_CHECKSUM_BYTES = 4
+
+
+def _checksum(array: np.ndarray) -> bytes:
+    return zlib.crc32(array.reshape(-1).view(np.uint8).data).to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def _damaged(path: Path) -> KeptDamaged:
+    return KeptDamaged(
+        f"the reference's values in {path} are not what was written; delete {path.parent} to have"
+        " them measured again"
+    )

@@ -30,7 +30,12 @@ from pytest_quantgate.engines.messages.placement import read_placement
 from pytest_quantgate.engines.worker.errors import EngineRefusal
 from pytest_quantgate.engines.worker.graph import Nodes, Watch, watch_names
 from pytest_quantgate.engines.worker.llama import LogTap, Model, Vocabulary, load_vocabulary
-from pytest_quantgate.engines.worker.reference import HiddenReader, ReferenceStore, save_array
+from pytest_quantgate.engines.worker.reference import (
+    HiddenReader,
+    ReferenceStore,
+    load_array,
+    save_array,
+)
 from pytest_quantgate.engines.worker.routing import RouteReader, Routes
 from pytest_quantgate.engines.worker.rows import score_rows
 from pytest_quantgate.engines.worker.threads import Threads
@@ -252,7 +257,7 @@ class Scorer:
     def _tokenize(self, request: Score, vocabulary: Vocabulary) -> np.ndarray:
         if self._tokens is None or self._text != request.text:
             if request.token_ids:
-                self._tokens = np.load(request.token_ids, allow_pickle=False)
+                self._tokens = load_array(Path(request.token_ids))
             else:
                 self._tokens = vocabulary.tokenize(read_text(request.text))
             self._text = request.text

@@ -41,7 +41,7 @@ from pytest_quantgate.engines.messages import (
 from pytest_quantgate.engines.worker.batches import compare_batches
 from pytest_quantgate.engines.worker.coding import Coder, WrongValueError
 from pytest_quantgate.engines.worker.devices import list_devices
-from pytest_quantgate.engines.worker.errors import EngineRefusal
+from pytest_quantgate.engines.worker.errors import EngineRefusal, KeptDamaged
 from pytest_quantgate.engines.worker.experts import ExpertComparer
 from pytest_quantgate.engines.worker.identity import identify
 from pytest_quantgate.engines.worker.imatrix import collect_imatrix
@@ -91,6 +91,8 @@ def serve(channel: Channel) -> None:
             traceback.print_exc(file=sys.stderr)
             kind = "ENVIRONMENT" if error.errno in REFUSED_BY_THE_MACHINE else "CRASHED"
             send(Failed(kind=kind, reason=f"{type(error).__name__}: {error}"))
+        except KeptDamaged as error:
+            send(Failed(kind="CRASHED", reason=str(error)))
         except MemoryError:
             send(Failed(kind="CRASHED", reason="out of memory"))
         except Exception as error:  # noqa: BLE001 # any fault is the cell's, told with its log

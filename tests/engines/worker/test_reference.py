@@ -29,6 +29,7 @@ from pytest_quantgate.engines.worker.reference import (
 )
 from pytest_quantgate.engines.worker.rows import score_rows
 from pytest_quantgate.engines.worker.threads import Threads
+from pytest_quantgate.errors import CellCrashed
 from pytest_quantgate.gguf.formats import FILE_TYPES
 from pytest_quantgate.gguf.reader import read_gguf
 from tests.tiny_model import Shape, write_tiny_model
@@ -109,6 +110,24 @@ def test_hidden_states_give_the_distribution_back(
     again = score(engine, model, story, folder=folder, matrix=matrix)
     assert all(abs(c.kld_sum_nats) / 31 <= FLOOR_LIMIT_NATS for c in again)
     assert not list(folder.glob("*.partial"))
+
+
+@pytest.mark.parametrize("place", [200, -1, -30], ids=["states", "checksum", "last states"])
+def test_a_reference_of_which_a_bit_changed_is_one_line(
+    engine: LlamaCppPython, tiny_model: Path, tmp_path: Path, story: Path, place: int
+) -> None:
+    """A divergence from it would be another model's."""
+    matrix, folder = output_matrix(tiny_model), tmp_path / "reference"
+    folder.mkdir()
+    score(engine, tiny_model, story, folder=folder, captures=True, matrix=matrix)
+    path = folder / "chunk-0.npy"
+    whole = path.read_bytes()
+    data = bytearray(whole)
+    data[place] ^= 4
+    for damaged in (bytes(data), whole[:place]):
+        path.write_bytes(damaged)
+        with pytest.raises(CellCrashed, match=r"chunk-0.npy are not what was written; delete "):
+            score(engine, tiny_model, story, folder=folder, matrix=matrix)
 
 
 def test_physical_batches_without_a_scored_token_are_no_trouble(
