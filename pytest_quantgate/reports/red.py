@@ -14,8 +14,10 @@ from pytest_quantgate.reports.blocks import (
     strong,
 )
 from pytest_quantgate.reports.next_steps import next_step
-from pytest_quantgate.reports.words import first_line
+from pytest_quantgate.reports.words import first_line, some
 from pytest_quantgate.results.record import CellRecord, RunRecord
+
+_MOST_NAMED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,16 @@ def red_blocks(record: RunRecord) -> list[Block]:
         told = bullets(spans(strong(item.cell.id), f" {_evidence(item)}") for item in shown)
         blocks.append(Folded(summary="Evidence", blocks=tuple(told)))
     return blocks
+
+
+def next_blocks(record: RunRecord) -> list[Block]:
+    """Return what to do next, once for all red cells of which it holds."""
+    cells_of: dict[Prose, list[str]] = {}
+    for item in find_red(record):
+        cells_of.setdefault(item.next_step, []).append(item.cell.id)
+    return bullets(
+        spans("Next: ", *step, f" ({some(cells, _MOST_NAMED)})") for step, cells in cells_of.items()
+    )
 
 
 def _verdict(item: RedCell) -> str:

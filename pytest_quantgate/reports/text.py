@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 WIDTH = 80
 """The width for a log or a file, which has none of its own."""
 
+_HELD = "\ue000"
+"""What stands for the space of a percentage while lines are broken: rich breaks at any other."""
+
 _GAP = 2
 
 
@@ -75,7 +78,8 @@ def text(blocks: Sequence[Block], width: int | None = None, *, colour: bool = Fa
             console.print()
         for item in _renderables(block, console.width):
             console.print(item)
-    return "".join(f"{line.rstrip()}\n" for line in stream.getvalue().splitlines())
+    lines = stream.getvalue().replace(_HELD, " ").splitlines()
+    return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
 def _renderables(block: Block, width: int) -> Iterator[RenderableType]:
@@ -196,5 +200,5 @@ def _styled(prose: Prose, style: str = "") -> Text:
         strong = isinstance(piece, Span) and piece.style == "strong"
         # A line break or an escape of a terminal in a name or a log is no layout of ours.
         words = "".join(c if c.isprintable() else " " for c in plain(piece))
-        styled.append(words, style="bold" if strong else None)
+        styled.append(words.replace(" %", f"{_HELD}%"), style="bold" if strong else None)
     return styled

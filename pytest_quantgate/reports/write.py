@@ -13,7 +13,7 @@ from pytest_quantgate.reports.blocks import Block, Folded, Paragraph, section
 from pytest_quantgate.reports.common_shift import common_shift_blocks
 from pytest_quantgate.reports.markdown import markdown
 from pytest_quantgate.reports.noise import noise_tables
-from pytest_quantgate.reports.red import red_blocks
+from pytest_quantgate.reports.red import next_blocks, red_blocks
 from pytest_quantgate.reports.run_report import completeness, not_compared, run_blocks, state
 from pytest_quantgate.reports.run_tables import run_tables
 from pytest_quantgate.reports.sections import section_tables
@@ -56,6 +56,7 @@ def terminal_blocks(record: RunRecord, *, with_sections: bool = True) -> list[Bl
             if comparison is None
             else brief_blocks(comparison)
         ),
+        *(() if with_sections else next_blocks(record)),
     ]
 
 

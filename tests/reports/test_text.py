@@ -7,7 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_quantgate.reports.blocks import Column, Row, Table, code, plain, row, strong, words
+from pytest_quantgate.reports.blocks import (
+    Column,
+    Paragraph,
+    Row,
+    Table,
+    code,
+    plain,
+    row,
+    strong,
+    words,
+)
 from pytest_quantgate.reports.run_tables import run_tables
 from pytest_quantgate.reports.text import WIDTH, fit, terminal_width, text
 from pytest_quantgate.reports.words import shortened
@@ -160,3 +170,9 @@ def test_a_terminal_gets_styles_and_never_markup_or_control_characters() -> None
 def test_a_reason_is_shortened_by_its_clauses(width: int, expected: str) -> None:
     assert shortened(REASON, width) == expected
     assert len(expected) <= width
+
+
+def test_a_percentage_stays_on_one_line() -> None:
+    for start in range(70, 82):
+        printed = text([Paragraph(text="x" * start + " +59.65 % and more")])
+        assert "+59.65 %" in printed

@@ -77,7 +77,7 @@ def _heat_map(
 
 def _domain_maps(group: Group) -> Iterable[HeatMap]:
     reference = group.reference
-    before = {} if reference is None else domains_on(reference, group.chunks)
+    before = {} if reference is None else dict(sorted(domains_on(reference, group.chunks).items()))
     ppl_rows, kld_rows = [], []
     for cell in group.cells:
         now = domains_on(cell, group.chunks)

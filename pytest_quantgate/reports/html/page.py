@@ -8,8 +8,15 @@ from pytest_quantgate.gate.compare.common_shift import shifts_of_run
 from pytest_quantgate.gate.compare.comparison import compare_engines
 from pytest_quantgate.reports.common_shift import common_shift_blocks
 from pytest_quantgate.reports.html.environment import environment
+from pytest_quantgate.reports.html.identity import identity
 from pytest_quantgate.reports.html.plot import Plot
-from pytest_quantgate.reports.html.views import device_plots, group_views, headings, matrix
+from pytest_quantgate.reports.html.views import (
+    MINOR,
+    device_plots,
+    group_views,
+    headings,
+    matrix,
+)
 from pytest_quantgate.reports.noise import noise_tables
 from pytest_quantgate.reports.red import find_red
 from pytest_quantgate.reports.run_report import not_compared, state
@@ -36,7 +43,11 @@ def run_html(record: RunRecord) -> str:
             red=find_red(record),
             not_compared=not_compared(record),
             headings=headings(groups),
+            minor=MINOR,
             matrix=matrix(groups),
+            models=sorted({cell.model for group in groups for cell in group.cells}),
+            devices=sorted({cell.device for group in groups for cell in group.cells}),
+            identity=identity(record),
             groups=group_views(record),
             across_devices=device_plots(groups),
             upgrade=upgrade_blocks(comparison) if comparison is not None else (),

@@ -48,10 +48,11 @@ _MOST_CHARACTERS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A figure as it is read, and the number that it is sorted by; None sorts last."""
+    """A figure and its interval as they are read; ``value`` sorts them, None last."""
 
     text: str
     value: float | None = None
+    interval: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,9 @@ class GroupView:
     memory: tuple[tuple[str, str, str], ...]
 
 
+MINOR = frozenset({"bits/w", "PPL"})
+"""Headings of the columns that a phone leaves out."""
+
 _HEADINGS = ("size MB", "bits/w", "PPL", "ΔPPL [95 %]", "KLD [95 %]", "same top")
 
 
@@ -124,10 +128,13 @@ def _matrix_row(
     better = group.dominated_by(cell)
     ppl = perplexity_on(cell, group.chunks)
     shift = None if cell.is_reference else group_change(cell, group)
-    description = NONE if shift is None else change(*shift)
+    moved = ("reference" if cell.is_reference else NONE, "")
+    if shift is not None:
+        percent, _, bounds = change(*shift).partition(" [")
+        moved = percent, f"[{bounds}" if bounds else ""
     top = same_top_on(cell, group.chunks)
     kld, low, high = kld_interval_on(cell, group.chunks)
-    interval = f" [{low:.4f}, {high:.4f}]" if math.isfinite(high) else ""
+    interval = f"[{low:.4f}, {high:.4f}]" if math.isfinite(high) else ""
     return MatrixRow(
         cell=cell,
         label=label(cell),
@@ -138,11 +145,12 @@ def _matrix_row(
             Figure(text=megabytes(cell.file_bytes), value=cell.file_bytes),
             Figure(text=number(cell.bits_per_weight, ".2f"), value=cell.bits_per_weight),
             Figure(text=number(ppl, ".4f"), value=ppl),
+            Figure(text=moved[0], value=None if shift is None else shift[0], interval=moved[1]),
             Figure(
-                text="reference" if cell.is_reference else description,
-                value=None if shift is None else shift[0],
+                text=NONE if kld is None else f"{kld:.4f}",
+                value=kld,
+                interval="" if kld is None else interval,
             ),
-            Figure(text=NONE if kld is None else f"{kld:.4f}{interval}", value=kld),
             Figure(text=share(top), value=top),
             *(
                 Figure(text=figure_text(cell, name, figure), value=figure_value(cell, name, figure))

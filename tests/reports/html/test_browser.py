@@ -241,7 +241,7 @@ def test_points_are_chosen_by_device_and_importance_matrix(devices_page: Any) ->
 
     assert len(shown()) == 8
     click("cuda")
-    assert shown() == [f"{n} on cpu" for n in ("F16", "Q4_0-calibration", "Q4_0", "Q8_0")]
+    assert shown() == [f"{n} on cpu" for n in ("F16", "Q4_0", "Q4_0-calibration", "Q8_0")]
     click("none")
     assert shown() == ["Q4_0-calibration on cpu"]
     click("cuda")

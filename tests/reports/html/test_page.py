@@ -119,7 +119,8 @@ def test_the_matrix_has_the_figures_of_the_record() -> None:
     first, *_ = matrix(group_cells(made))
     assert (first.label, first.verdict) == ("Q4_0", "REGRESSED")
     texts = [figure.text for figure in first.figures]
-    assert texts[:4] == ["5.0", "4.50", "22.0027", "+10.00 % [+10.00, +10.00]"]
+    assert texts[:4] == ["5.0", "4.50", "22.0027", "+10.00 %"]
+    assert first.figures[3].interval == "[+10.00, +10.00]"
     assert texts[4:] == ["0.1000", "100.0 %"]
     assert first.figures[2].value == pytest.approx(22.0027, abs=1e-4)
 

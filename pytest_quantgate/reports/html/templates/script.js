@@ -42,8 +42,8 @@
       for (const row of rows) {
         const text = row.textContent.toLowerCase(), verdict = verdicts?.value;
         const fits = words.every(word => text.includes(word))
-          && (!verdict || (verdict === "red" ? row.dataset.red === "1" : row.cells[1].textContent.trim().endsWith(verdict)))
-          && (!models?.value || row.cells[2].firstChild.textContent.trim() === models.value);
+          && (!verdict || (verdict === "red" ? row.dataset.red === "1" : row.dataset.verdict === verdict))
+          && (!models?.value || row.dataset.model === models.value);
         row.hidden = !fits;
         shown += fits;
       }
