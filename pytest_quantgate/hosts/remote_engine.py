@@ -21,16 +21,11 @@ from pytest_quantgate.engines.messages import (
     Request,
     Score,
 )
+from pytest_quantgate.engines.messages.base import PathUse, path_uses
 from pytest_quantgate.errors import CellCrashed, CellError, CellUnsupported, HostLost
 from pytest_quantgate.hosts.host_files import HostFiles, OnCopy
 from pytest_quantgate.hosts.link import HostLink, keep_alive
 from pytest_quantgate.hosts.ssh import start
-
-_READ = frozenset({"model", "text", "source", "path"})
-"""Fields of requests, and of the rows in them, that name a file to be read."""
-
-_WRITTEN = "destination"
-_FOLDER = "reference"
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -153,29 +148,32 @@ class RemoteEngine:
         made: list[tuple[str, Path]] = []
         folder = None
         for item in fields(request):
-            value = getattr(request, item.name)
-            if item.name == _WRITTEN:
+            value, use = getattr(request, item.name), path_uses(type(request)).get(item.name)
+            if use is PathUse.WRITTEN and value:
                 there = self._link.ask(str, "destination", Path(value).name)
                 made.append((there, Path(value)))
                 changes[item.name] = there
-            elif item.name == _FOLDER and isinstance(value, str):
-                if value:
-                    there = self._files.push_folder(Path(value))
-                    changes[item.name] = there
-                    if isinstance(request, Score) and request.captures:
-                        folder = there, Path(value)
+            elif use is PathUse.FOLDER and value:
+                there = self._files.push_folder(Path(value))
+                changes[item.name] = there
+                if isinstance(request, Score) and request.captures:
+                    folder = there, Path(value)
             else:
-                changes[item.name] = self._there(item.name, value)
+                changes[item.name] = self._there(use, value)
         return _Sent(request=replace(request, **changes), made=tuple(made), folder=folder)
 
-    def _there(self, name: str, value: Any) -> Any:
+    def _there(self, use: PathUse | None, value: Any) -> Any:
         """Return a field's value with the paths of the host."""
-        if isinstance(value, str) and name in _READ and value:
+        if use is PathUse.READ and value:
             return self._files.put(Path(value))
         if isinstance(value, tuple):
-            return tuple(self._there("", item) for item in value)
+            return tuple(self._there(None, item) for item in value)
         if isinstance(value, Message):
-            rows = {f.name: self._there(f.name, getattr(value, f.name)) for f in fields(value)}
+            uses = path_uses(type(value))
+            rows = {
+                item.name: self._there(uses.get(item.name), getattr(value, item.name))
+                for item in fields(value)
+            }
             return replace(value, **rows)
         return value
 

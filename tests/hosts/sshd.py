@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+import pytest_quantgate
+
 SSHD = shutil.which("sshd") or ("/usr/sbin/sshd" if Path("/usr/sbin/sshd").exists() else None)
 
 WHY_NOT = (
@@ -95,6 +97,29 @@ def make_key(path: Path) -> None:
     subprocess.run(command, check=True)
 
 
+_APART = """
+set -e
+mkdir -p "$2"; mount --rbind "$1" "$2"
+for hidden in "$3" "$4"; do mount -t tmpfs tmpfs "$hidden"; done
+mkdir -p "$1"; mount --move "$2" "$1"
+shift 4; exec "$@"
+"""
+"""Starts a command that does not see this machine's temporary files, nor this package."""
+
+
+def _apart(folder: Path) -> list[str]:
+    """Return what comes before a command so that it sees of the tests nothing but a folder.
+
+    Else a path of this machine that is sent to a host by mistake would lead to the file there.
+    """
+    if os.getuid() != 0 or shutil.which("unshare") is None:
+        return []
+    aside = Path(f"/run/quantgate-{os.getpid()}-{folder.name}")
+    package = Path(pytest_quantgate.__file__).parent
+    paths = map(str, (folder, aside, folder.parent, package))
+    return ["unshare", "--mount", "sh", "-c", _APART, "sh", *paths]
+
+
 @contextmanager
 def running_host(folder: Path, label: str, number: int) -> Iterator[Host]:
     """Run a host at 127.0.0.``number``."""
@@ -133,7 +158,9 @@ def running_host(folder: Path, label: str, number: int) -> Iterator[Host]:
     )
     with (folder / label / "sshd.log").open("wb") as log:
         server = subprocess.Popen(
-            [str(SSHD), "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stderr=log
+            [*_apart(folder), str(SSHD), "-D", "-e", "-f", str(config)],
+            stdin=subprocess.DEVNULL,
+            stderr=log,
         )
     host = Host(label=label, address=address, port=port, home=home, keys=keys, server=server)
     try:

@@ -171,12 +171,14 @@ def mount_small_disk(folder: Path) -> None:
 def test_a_host_that_cannot_be_used_is_told_in_one_line_and_the_rest_is_measured(
     own_cache: Project, tmp_path: Path, settings: dict[str, Any], said: str
 ) -> None:
-    with running_host(tmp_path, "a", 2) as host, ExitStack() as stack:
+    with ExitStack() as stack:
+        if settings.get("cache_dir") == "SMALL":
+            mount_small_disk(tmp_path / "small")
+            stack.callback(subprocess.run, ["umount", str(tmp_path / "small")], check=True)
+        host = stack.enter_context(running_host(tmp_path, "a", 2))
         given = json.loads(json.dumps(settings).replace("PORT", str(host.port)))
         if given.get("cache_dir") == "SMALL":
             given["cache_dir"] = str(tmp_path / "small")
-            mount_small_disk(tmp_path / "small")
-            stack.callback(subprocess.run, ["umount", str(tmp_path / "small")], check=True)
         own_cache.configure(
             formats=("F16", "Q8_0"),
             tables=host.table(**given) + AWAY,

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import typing
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Generic, TypeGuard, TypeVar
+from enum import Enum
+from typing import Annotated, Any, ClassVar, Generic, TypeAlias, TypeGuard, TypeVar
 
 ReplyT = TypeVar("ReplyT", bound="Message")
 
 
+class PathUse(Enum):
+    """What an engine does with a path of a message: on another machine it is another path."""
+
+    READ = "a file that is read"
+    WRITTEN = "a file that is written"
+    FOLDER = "a folder that is read and written"
+
+
+ReadFile: TypeAlias = Annotated[str, PathUse.READ]
+WrittenFile: TypeAlias = Annotated[str, PathUse.WRITTEN]
+Folder: TypeAlias = Annotated[str, PathUse.FOLDER]
+
+
 _KINDS: dict[str, type[Message]] = {}
+_PATH_USES: dict[str, dict[str, PathUse]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +40,16 @@ class Message:
         return type(self).__name__, {
             item.name: _encode(getattr(self, item.name)) for item in fields(self)
         }
+
+
+def path_uses(kind: type[Message]) -> dict[str, PathUse]:
+    """Return which fields of a message are paths, and of what."""
+    if kind.__name__ not in _PATH_USES:
+        hints = typing.get_type_hints(kind, include_extras=True)
+        uses = {name: getattr(hint, "__metadata__", (None,))[0] for name, hint in hints.items()}
+        paths = {name: use for name, use in uses.items() if isinstance(use, PathUse)}
+        _PATH_USES[kind.__name__] = paths
+    return _PATH_USES[kind.__name__]
 
 
 def from_wire(item: object) -> Message:
@@ -79,13 +105,13 @@ class Request(Message, Generic[ReplyT]):
 class ModelRequest(Request[ReplyT]):
     """Base of the questions for which a model is loaded, and how it computes.
 
-    ``model`` is a path; ``device`` is a placement as
+    ``device`` is a placement as
     :meth:`~pytest_quantgate.engines.messages.placement.Placement.to_text` writes it: ``cpu``,
     which hides every other device, or names that ggml lists. ``type_k`` and ``type_v`` are
     numbers of ggml types; ``repack`` allows the CPU's repacked weights.
     """
 
-    model: str
+    model: ReadFile
     device: str
     n_threads: int
     flash_attention: bool

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pytest_quantgate.engines.messages.base import BatchedRequest, Message, ModelRequest, Request
+from pytest_quantgate.engines.messages.base import (
+    BatchedRequest,
+    Message,
+    ModelRequest,
+    ReadFile,
+    Request,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +35,7 @@ class CompareOracle(BatchedRequest[OracleCompared]):
 
     reply: ClassVar[type[Message]] = OracleCompared
 
-    oracle: str
+    oracle: ReadFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +67,7 @@ class CompareBatches(ModelRequest[BatchesCompared]):
 
     reply: ClassVar[type[Message]] = BatchesCompared
 
-    text: str
+    text: ReadFile
     chunk: int
     n_ctx: int
     n_tokens: int
@@ -95,7 +101,7 @@ class ExpertsCompared(Message):
 class TensorPlace(Message):
     """Where the rows of a tensor are in a file."""
 
-    path: str
+    path: ReadFile
     offset_bytes: int
     type_name: str
     row_bytes: int

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pytest_quantgate.engines.messages.base import Message, ModelRequest, Request
+from pytest_quantgate.engines.messages.base import (
+    Message,
+    ModelRequest,
+    ReadFile,
+    Request,
+    WrittenFile,
+)
 
 _F16 = 1  # the number of ggml's type
 
@@ -15,7 +21,7 @@ class ImportanceRow(Message):
     """Where the importances of one weight are: float32 sums and counts, offsets in bytes."""
 
     name: str
-    path: str
+    path: ReadFile
     sums_offset_bytes: int
     counts_offset_bytes: int
     n_sums: int
@@ -38,8 +44,8 @@ class Quantize(Request[Quantized]):
 
     reply: ClassVar[type[Message]] = Quantized
 
-    source: str
-    destination: str
+    source: ReadFile
+    destination: WrittenFile
     file_type: int
     overrides: tuple[tuple[str, int], ...]
     allow_requantize: bool
@@ -65,8 +71,8 @@ class CollectImatrix(ModelRequest[ImatrixCollected]):
 
     reply: ClassVar[type[Message]] = ImatrixCollected
 
-    text: str
-    destination: str
+    text: ReadFile
+    destination: WrittenFile
     max_chunks: int
     n_ctx: int
     type_k: int = _F16
@@ -93,7 +99,7 @@ class PlanQuantization(Request[QuantizationPlanned]):
 
     reply: ClassVar[type[Message]] = QuantizationPlanned
 
-    source: str
+    source: ReadFile
     file_type: int
     overrides: tuple[tuple[str, int], ...]
     allow_requantize: bool

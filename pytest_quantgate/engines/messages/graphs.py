@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pytest_quantgate.engines.messages.base import Message, ModelRequest
+from pytest_quantgate.engines.messages.base import Folder, Message, ModelRequest, ReadFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +25,13 @@ class RecordNodes(ModelRequest[NodesRecorded]):
 
     reply: ClassVar[type[Message]] = NodesRecorded
 
-    text: str
+    text: ReadFile
     chunk: int
     n_ctx: int
     n_ubatch: int
     n_tokens: int
     n_window: int
-    folder: str
+    folder: Folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +86,9 @@ class CompareNodes(ModelRequest[NodesCompared]):
 
     reply: ClassVar[type[Message]] = NodesCompared
 
-    text: str
+    text: ReadFile
     chunk: int
     n_ctx: int
     n_ubatch: int
-    folder: str
+    folder: Folder
     changed_tensors: tuple[str, ...] = ()

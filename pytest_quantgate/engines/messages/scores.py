@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pytest_quantgate.engines.messages.base import BatchedRequest, Interim, Message, Request
+from pytest_quantgate.engines.messages.base import (
+    BatchedRequest,
+    Folder,
+    Interim,
+    Message,
+    ReadFile,
+    Request,
+    WrittenFile,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,17 +40,17 @@ class Tokenize(Request[Tokenized]):
 
     reply: ClassVar[type[Message]] = Tokenized
 
-    model: str
-    text: str
+    model: ReadFile
+    text: ReadFile
     n_ctx: int
-    token_ids: str = ""
+    token_ids: WrittenFile = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatrixPlace(Message):
     """Where a matrix of shape (n_vocab, n_embd) is in a file; ``tensor_type`` is ggml's number."""
 
-    path: str
+    path: ReadFile
     offset_bytes: int
     tensor_type: int
     n_vocab: int
@@ -68,14 +76,14 @@ class Score(BatchedRequest[Scored]):
 
     reply: ClassVar[type[Message]] = Scored
 
-    text: str
+    text: ReadFile
     chunks: tuple[int, ...]
     n_ctx: int
-    reference: str = ""
+    reference: Folder = ""
     captures: bool = False
     output_matrix: MatrixPlace | None = None
     route_chunks: tuple[int, ...] = ()
-    token_ids: str = ""
+    token_ids: ReadFile = ""
 
 
 @dataclass(frozen=True, kw_only=True)

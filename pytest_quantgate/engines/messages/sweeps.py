@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pytest_quantgate.engines.messages.base import BatchedRequest, Message
+from pytest_quantgate.engines.messages.base import BatchedRequest, Message, ReadFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,6 @@ class SweepConditions(BatchedRequest[ConditionsCompared]):
 
     reply: ClassVar[type[Message]] = ConditionsCompared
 
-    text: str
+    text: ReadFile
     n_tokens: int
     conditions: tuple[SweptCondition, ...]
