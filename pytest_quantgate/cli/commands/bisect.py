@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 _CHOICES = ("model", "formats", "text", "devices", "imatrix", "profile")
 """What chooses the cell, each an option of the same name of pytest's."""
 
+_TESTS = ("cell", "batch_geometry", "sweep", "speed", "memory")
+"""The tests of the built-in suite; all but the first need a profile that asks for them."""
+
 
 def add_parser(subparsers: Subparsers) -> None:
     """Declare the command."""
@@ -78,6 +81,12 @@ def add_parser(subparsers: Subparsers) -> None:
         default=[],
         help="an interpreter that has a release already; with it, only such are asked",
     )
+    parser.add_argument(
+        "--test",
+        choices=_TESTS,
+        default="cell",
+        help="which test of the cell is red; the profile asks for it",
+    )
     parser.add_argument("--crash", action="store_true", help="the cell is red because it crashes")
     parser.add_argument(
         "--moved", action="store_true", help="bad is whatever moved in any bit, not what is red"
@@ -109,6 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
     asked = key_of(
         good=history.good,
         options=options,
+        test=arguments.test,
         crash=arguments.crash,
         moved=arguments.moved,
         root=str(root),
@@ -119,6 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
         builder=builder,
         options=options,
         records=folder / "records" / asked[:16],
+        test=f"test_{arguments.test}",
         crash_is_bad=arguments.crash,
         move_is_bad=arguments.moved,
     )

@@ -33,6 +33,7 @@ class Question:
         good: the good end's interpreter.
         builder: makes a candidate's.
         options: what chooses the cell, as ``--quant-formats=Q4_K_M``.
+        test: which of the built-in suite's tests is red, as ``test_cell``.
         records: the folder of run records.
         crash_is_bad: see above.
         move_is_bad: what moved in any bit, the file or the figures, is bad, whatever the limits.
@@ -44,6 +45,7 @@ class Question:
     builder: Builder
     options: tuple[str, ...]
     records: Path
+    test: str = "test_cell"
     crash_is_bad: bool = False
     move_is_bad: bool = False
 
@@ -77,7 +79,7 @@ class Question:
     def command(self, python: Path, record: Path) -> Sequence[str]:
         """Return the command that holds an interpreter against the good end."""
         return [
-            *(sys.executable, "-m", "pytest", "quant-matrix::test_cell", "-q"),
+            *(sys.executable, "-m", "pytest", f"quant-matrix::{self.test}", "-q"),
             *("-p", "no:cacheprovider", *self.options),
             *(f"--quant-engine=python={python}", f"--quant-against=python={self.good}"),
             f"--quant-report={record}",

@@ -100,3 +100,15 @@ def test_a_plan_asks_nothing(project: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["bisect", *ARGUMENTS, "--plan"]) == 0
     assert "First bad" not in capsys.readouterr().out
     assert not list(project.rglob("answers*.json"))
+
+
+def test_another_test_of_the_cell_can_be_the_red_one(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bisect", *ARGUMENTS, "--test", "batch_geometry"]) == 0
+    printed = capsys.readouterr().out
+    assert "pytest quant-matrix::test_batch_geometry" in printed
+    assert len(list(project.rglob("answers*.json"))) == 1
+    assert main(["bisect", *ARGUMENTS]) == 0
+    assert "pytest quant-matrix::test_cell" in capsys.readouterr().out
+    assert len(list(project.rglob("answers*.json"))) == 2
