@@ -77,7 +77,7 @@ def one_pass(settings: Settings, name: str) -> Pass:
         run.close()
     return Pass(
         verdicts=verdicts,
-        tokens=settings.profile.n_ctx * sum(chunks * count for chunks, count in used.items()),
+        tokens=settings.profile.n_ctx[0] * sum(chunks * count for chunks, count in used.items()),
         chunks=used,
         wall_s=time.perf_counter() - started,
     )

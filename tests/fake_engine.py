@@ -100,12 +100,16 @@ class FakeEngine:
     def _tokenize(self, request: Tokenize) -> Tokenized:
         if self._fault("tokenizer") == "refuse":
             raise CellUnsupported("llama.cpp cannot load: unknown model architecture: 'tiny'")
-        n_tokens = Path(request.text).stat().st_size
+        n_tokens = self._n_tokens(request.text)
         n_ctx, chunks = request.n_ctx, n_tokens // request.n_ctx
         spans = [(i * n_ctx + n_ctx // 2 + 1, (i + 1) * n_ctx) for i in range(chunks)]
         return Tokenized(
             n_tokens=n_tokens, bos=None, token_ids_sha256=(), scored_bytes=tuple(spans)
         )
+
+    def _n_tokens(self, text: str) -> int:
+        n_tokens = Path(text).stat().st_size
+        return n_tokens * 5 // 4 if self._fault("tokenizer") == "splits more" else n_tokens
 
     def _quantize(self, request: Quantize) -> Quantized:
         name = next(row.name for row in FILE_TYPES.values() if row.number == request.file_type)
@@ -123,7 +127,10 @@ class FakeEngine:
             raise CellCrashed("the worker died: killed by SIGABRT. Last log lines:\nGGML_ASSERT")
         if fault == "hang":
             raise CellTimeout("no sign of life for 300 s; the worker was ended.")
+        n_chunks = self._n_tokens(request.text) // request.n_ctx
         for index in request.chunks:
+            if index >= n_chunks:
+                raise CellUnsupported(f"the text has {n_chunks} chunks, not a chunk {index}")
             count = request.n_ctx - 1 - request.n_ctx // 2
             random = np.random.default_rng([index, *name.encode()])
             nll = random.uniform(1.0, 3.0, count)
@@ -138,7 +145,8 @@ class FakeEngine:
                 nll += 0.5 * (-1) ** (index // 2 % 2)
             if fault == "nan" and index == request.chunks[-1]:
                 nll[3] = np.nan
-            ids = b"other ids" if fault == "other ids" else b"ids"
+            splits_more = self._fault("tokenizer") == "splits more"
+            ids = b"other ids" if splits_more or fault == "other ids" else b"ids"
             on_reply(
                 ScoredChunk(
                     index=index,

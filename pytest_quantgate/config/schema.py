@@ -23,6 +23,7 @@ from pytest_quantgate.config.values import (
     AllowedIncreaseByDomain,
     FallbackShare,
     Fraction,
+    Lengths,
     Margin,
     Positive,
     Table,
@@ -174,8 +175,8 @@ class ProfileSettings(Table):
     """The engine."""
     against: str | None = None
     """The old engine to compare with in the same run, instead of stored baselines."""
-    n_ctx: int = Field(default=512, ge=8, le=1 << 20)
-    """Tokens in a chunk."""
+    n_ctx: Lengths = (512,)
+    """Tokens in a chunk; several, `[512, 4096]`, make a cell each."""
     n_batch: int | None = Field(default=None, ge=1)
     """llama.cpp's logical batch; otherwise `n_ctx`."""
     n_ubatch: int | None = Field(default=None, ge=1)
@@ -250,7 +251,7 @@ class ProfileSettings(Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> ProfileSettings:
-        for name in ("models", "formats", "devices", "texts", "imatrices"):
+        for name in ("models", "formats", "devices", "texts", "imatrices", "n_ctx"):
             values = getattr(self, name)
             if not values:
                 raise ValueError(f"{name} is empty; name at least one")

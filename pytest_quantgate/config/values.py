@@ -104,6 +104,24 @@ def _positive_margin(value: float) -> float:
 Margin = Annotated[float, BeforeValidator(parse_relative), AfterValidator(_positive_margin)]
 
 
+_LENGTHS = range(8, (1 << 20) + 1)
+
+
+def _lengths(value: object) -> tuple[object, ...]:
+    lengths = tuple(value) if isinstance(value, list | tuple) else (value,)
+    for length in lengths:
+        if isinstance(length, bool) or not isinstance(length, int) or length not in _LENGTHS:
+            raise ValueError(
+                f"{length!r} is no number of tokens; write whole ones greater than or equal to"
+                f" {_LENGTHS[0]} and up to {_LENGTHS[-1]:,}"
+            )
+    return lengths
+
+
+Lengths = Annotated[tuple[int, ...], BeforeValidator(_lengths)]
+"""Tokens in a chunk: a number, or several."""
+
+
 def parse_processors(text: str) -> tuple[int, ...]:
     """Read a list of processors as Linux writes it: ``"0-3,8"`` is 0, 1, 2, 3 and 8.
 

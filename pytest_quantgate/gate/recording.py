@@ -66,6 +66,7 @@ def empty_record(session: Session, cell: Cell) -> CellRecord:
         device=cell.device,
         engine=cell.engine,
         text=cell.text,
+        n_ctx=cell.n_ctx if len(session.settings.profile.n_ctx) > 1 and cell.text else None,
         is_reference=reference == cell,
         reference=reference.format.name,
         is_requantized=model is not None and model.is_requantized,
@@ -165,7 +166,7 @@ def perplexity_shift(seen: PerplexityMeasurement, other: PerplexityMeasurement) 
 
 def _notes(cell: ResolvedCell, size: SizeMeasurement, file: CellFile) -> tuple[str, ...]:
     notes = []
-    n_ctx, trained = cell.profile.n_ctx, file.header.hyperparameter("context_length")
+    n_ctx, trained = cell.n_ctx, file.header.hyperparameter("context_length")
     if cell.text is not None and trained is not None and n_ctx > trained:
         notes.append(
             f"n_ctx = {n_ctx:,} is more than the {trained:,} tokens that the model was trained for:"

@@ -73,11 +73,12 @@ def make_record(session: Session) -> RunRecord:
 def settings_used(session: Session) -> dict[str, Any]:
     """Return the settings that shape the figures, for the record."""
     profile = session.settings.profile
-    n_batch = profile.n_batch or profile.n_ctx
+    n_ctx = profile.n_ctx[0] if len(profile.n_ctx) == 1 else None
+    n_batch = profile.n_batch or n_ctx
     return {
-        "n_ctx": profile.n_ctx,
+        "n_ctx": n_ctx or list(profile.n_ctx),
         "n_batch": n_batch,
-        "n_ubatch": profile.n_ubatch or min(512, n_batch),
+        "n_ubatch": profile.n_ubatch or (n_batch and min(512, n_batch)),
         "n_threads": session.n_threads,
         "flash_attention": profile.flash_attention,
         "type_k": profile.type_k,

@@ -56,7 +56,7 @@ class CellArtifacts:
         self._imatrices = Imatrices(cache, settings.root, n_threads, hold_processor)
         self._cell_files: dict[tuple[str, str, str | None, str], CellFile] = {}
         self._collected: dict[tuple[str, str], Imatrix] = {}
-        self._plans: dict[tuple[str, str], ChunkPlan] = {}
+        self._plans: dict[tuple[str, str, int], ChunkPlan] = {}
 
     def _on_reply(self, cell: ResolvedCell) -> OnReply:
         def on_reply(reply: Message) -> None:
@@ -130,28 +130,42 @@ class CellArtifacts:
     def chunk_plan(self, cell: ResolvedCell) -> ChunkPlan:
         """Cut a cell's text into chunks and put them into visiting order.
 
+        Two engines that are held against each other may split the text into tokens in other ways:
+        the chunks are then those that both have.
+
         Raises:
             ConfigError: the text is too short for two chunks.
-            CellError: the engine could not tokenize; the model is a shape.
+            CellError: no engine could tokenize; the model is a shape.
 
         """
-        text, names = cell.scored_text, cell.cell
-        key = (names.model, names.text)
+        names = cell.cell
+        key = (names.model, names.text, names.n_ctx)
         if key not in self._plans:
-            profile, model = self._settings.profile, cell.model.any_file.files[0]
+            profile = self._settings.profile
             if not profile.speed:  # which nothing may disturb
                 self.files.prefetch(cell.model)
-            for engine in (profile.engine, profile.against):
+            plans, problem = [], None
+            for engine in dict.fromkeys(filter(None, (profile.engine, profile.against))):
                 try:
-                    self._plans[key] = cut_text(
-                        text, names.text, model, self._engines[str(engine)], profile, self._cache
-                    )
-                    break
-                except CellError:
-                    # What the new engine cannot read the old one may: that is to be found out.
-                    if engine == profile.against or profile.against is None:
-                        raise
+                    plans.append(self._cut(cell, engine))
+                except CellError as error:
+                    # What one engine cannot read the other may: that is to be found out.
+                    problem = error
+            if problem is not None and not plans:
+                raise problem
+            self._plans[key] = min(plans, key=lambda plan: plan.n_chunks)
         return self._plans[key]
+
+    def _cut(self, cell: ResolvedCell, engine: str) -> ChunkPlan:
+        return cut_text(
+            cell.scored_text,
+            cell.cell.text,
+            cell.model.any_file.files[0],
+            self._engines[engine],
+            self._settings.profile,
+            cell.n_ctx,
+            self._cache,
+        )
 
     def looks(self, cell: ResolvedCell) -> tuple[int, ...]:
         """Return the numbers of chunks up to the budget at which a cell may be decided.

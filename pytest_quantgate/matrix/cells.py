@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from pytest_quantgate.config.settings import NO_IMATRIX, Settings
 from pytest_quantgate.errors import ConfigError
@@ -19,8 +20,9 @@ NO_TEXT = ""
 class Cell:
     """The unit that is measured, judged, cached and reported.
 
-    ``id`` is stable and readable: model, format, importance matrix if any, device, and the text
-    and engine where they are not the profile's only one. A shape's cell has ``NO_TEXT``.
+    ``id`` is stable and readable: model, format, importance matrix if any, device, and the text,
+    the length of its chunks and the engine where they are not the profile's only one. A shape's
+    cell has ``NO_TEXT``; its speed and memory are measured at the profile's first length.
     ``engine`` measures, ``quantizer`` is the engine that makes the file: another one only where
     two engines are held against each other.
     """
@@ -33,6 +35,7 @@ class Cell:
     engine: str
     quantizer: str
     text: str
+    n_ctx: int
 
 
 def model_formats(
@@ -104,7 +107,9 @@ def expand(
     own = full_precision or {}
     profile = settings.profile
     for model in profile.models:
-        for text in (NO_TEXT,) if settings.models[model].is_shape else profile.texts:
+        is_shape = settings.models[model].is_shape
+        texts = (NO_TEXT,) if is_shape else profile.texts
+        for text, n_ctx in product(texts, profile.n_ctx[:1] if is_shape else profile.n_ctx):
             for device in profile.devices:
                 for item in model_formats(
                     settings, model, own.get(model), (parts or {}).get(model, ())
@@ -119,6 +124,7 @@ def expand(
                             engine=profile.engine,
                             quantizer=profile.engine,
                             text=text,
+                            n_ctx=n_ctx,
                         )
                         cells.append(make_cell(settings, blank, item, imatrix))
     ids = [cell.id for cell in cells]
@@ -151,6 +157,8 @@ def make_cell(settings: Settings, like: Cell, wanted: Format, imatrix: str | Non
     parts = [like.model, wanted.name, *([imatrix] if imatrix else []), like.device]
     if len(settings.profile.texts) > 1 and like.text != NO_TEXT:
         parts.append(like.text)
+    if len(settings.profile.n_ctx) > 1 and like.text != NO_TEXT:
+        parts.append(f"c{like.n_ctx}")
     if settings.profile.engine != "default":
         parts.append(settings.profile.engine)
     side = ""

@@ -83,7 +83,7 @@ def speed_seconds(
 
 
 def nominal_seconds(
-    model: Model, target: Format, reference: Format, profile: ProfileSettings
+    model: Model, target: Format, reference: Format, profile: ProfileSettings, n_ctx: int
 ) -> float:
     """Estimate a cell as every machine does: the whole budget of chunks, on as many threads."""
     n_threads = profile.n_threads or _NOMINAL_THREADS
@@ -95,7 +95,7 @@ def nominal_seconds(
     seconds_s = making_seconds(model, target)
     if model.shape is None:
         passes = 1 if profile.against is None else 2
-        n_tokens = profile.chunks * profile.n_ctx
+        n_tokens = profile.chunks * n_ctx
         seconds_s += passes * scoring_seconds(header, n_tokens, n_threads)
     if profile.speed:
         seconds_s += speed_seconds(header, (target, reference), profile, n_threads)

@@ -18,7 +18,7 @@ def key_of_cell(settings: Settings, cell: Cell) -> Key:
         format=cell.format.name,
         imatrix=cell.imatrix,
         text=cell.text,
-        n_ctx=0 if cell.text == NO_TEXT else profile.n_ctx,
+        n_ctx=0 if cell.text == NO_TEXT else cell.n_ctx,
         flash_attention=profile.flash_attention,
         type_k=profile.type_k,
         type_v=profile.type_v,

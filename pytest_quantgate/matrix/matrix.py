@@ -98,7 +98,9 @@ class Matrix:
         model = self._library.local_model(cell.model)
         if model is None:
             return None
-        return nominal_seconds(model, target, find_format("F16"), self._settings.profile)
+        return nominal_seconds(
+            model, target, find_format("F16"), self._settings.profile, cell.n_ctx
+        )
 
     @cached_property
     def all(self) -> tuple[Cell, ...]:

@@ -52,9 +52,9 @@ def plan_cell(session: Session, cell: ResolvedCell, *, calibrates: bool = False)
     chunks = max(session.artifacts.looks(cell), default=0)
     layers = header.hyperparameter("block_count") or 0
     width = header.hyperparameter("embedding_length") or 0
-    kv_bytes = 2 * layers * profile.n_ctx * width * TENSOR_TYPES[profile.type_k].bits_per_weight / 8
+    kv_bytes = 2 * layers * cell.n_ctx * width * TENSOR_TYPES[profile.type_k].bits_per_weight / 8
     vocabulary = header.hyperparameter("vocab_size") or 0
-    logits_bytes = 4 * vocabulary * profile.n_ctx
+    logits_bytes = 4 * vocabulary * cell.n_ctx
     passes = 1 if session.before(cell) is None else 2
     passes += len(variations(cell.conditions, is_cpu=cell.placement.is_cpu)) * calibrates
     return CellPlan(
@@ -62,7 +62,7 @@ def plan_cell(session: Session, cell: ResolvedCell, *, calibrates: bool = False)
         disk_bytes=made_bytes(model, cell.format)
         + _base_file_bytes(session, cell, vocabulary, chunks),
         memory_bytes=int(file_bytes + kv_bytes + 2 * logits_bytes),
-        seconds_s=passes * scoring_seconds(header, chunks * profile.n_ctx, session.n_threads)
+        seconds_s=passes * scoring_seconds(header, chunks * cell.n_ctx, session.n_threads)
         + making_seconds(model, cell.format)
         + (_speed_s(session, cell) if profile.speed and not calibrates else 0.0),
     )
@@ -73,7 +73,7 @@ def _base_file_bytes(session: Session, cell: ResolvedCell, n_vocab: int, chunks:
     engine = session.settings.engines[cell.cell.engine]
     if engine.tools is None or not cell.is_reference:
         return 0
-    return base_file_bytes(session.settings.profile.n_ctx, n_vocab, chunks)
+    return base_file_bytes(cell.n_ctx, n_vocab, chunks)
 
 
 def _speed_s(session: Session, cell: ResolvedCell) -> float:

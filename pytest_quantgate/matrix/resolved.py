@@ -55,6 +55,11 @@ class ResolvedCell:
         return self.cell.id
 
     @property
+    def n_ctx(self) -> int:
+        """Tokens in a chunk."""
+        return self.cell.n_ctx
+
+    @property
     def format(self) -> Format:
         """The format of the cell's file."""
         return self.cell.format

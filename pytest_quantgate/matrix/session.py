@@ -156,7 +156,7 @@ class Session:
                     " compare devices of one host"
                 )
             profile = with_device(self.settings.profile, device)
-            n_batch = profile.n_batch or profile.n_ctx
+            n_batch = profile.n_batch or cell.n_ctx
             self._resolved[cell.id] = ResolvedCell(
                 cell=cell,
                 model=self.library.model(cell.model),

@@ -110,12 +110,12 @@ def _ends(
     return [*ends, len(row)] if row else ends
 
 
-GroupKey = tuple[str, str, str]
+GroupKey = tuple[str, str, int, str]
 
 
 def group_key(cell: Cell) -> GroupKey:
-    """Return what cells share that share a reference measurement: model, text and device."""
-    return cell.model, cell.text, cell.device
+    """Return what cells share that share a reference: model, chunks of a text, and device."""
+    return cell.model, cell.text, cell.n_ctx, cell.device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +162,7 @@ class Shards:
 
     def models(self, number: int) -> frozenset[str]:
         """Return the models of which a shard has cells."""
-        return frozenset(model for (model, _, _), _ in self._shares(number))
+        return frozenset(model for (model, *_), _ in self._shares(number))
 
     def cells(self, number: int, cells: Iterable[Cell]) -> tuple[Cell, ...]:
         """Return a shard's cells.

@@ -27,15 +27,15 @@ def measure_batches(session: Session, cell: ResolvedCell) -> BatchMeasurement:
         CellError: the cell could not be measured.
 
     """
-    profile, text = session.settings.profile, cell.scored_text
+    text = cell.scored_text
     requests = [
         CompareBatches(
             **model_request_fields(session, cell, replace(cell.conditions, repack=repack)),
             text=str(session.cache.text(text.data, text.sha256)),
             chunk=session.artifacts.chunk_plan(cell).order[0],
-            n_ctx=profile.n_ctx,
-            n_tokens=min(N_TOKENS, profile.n_ctx),
-            n_ubatches=tuple(n for n in GEOMETRIES if n < profile.n_ctx),
+            n_ctx=cell.n_ctx,
+            n_tokens=min(N_TOKENS, cell.n_ctx),
+            n_ubatches=tuple(n for n in GEOMETRIES if n < cell.n_ctx),
         )
         for repack in ((True, False) if cell.placement.is_cpu else (True,))
     ]

@@ -34,16 +34,16 @@ def measure_devices(session: Session, cell: ResolvedCell) -> DeviceMeasurement |
     first = session.settings.profile.devices[0]
     if cell.cell.device == first:
         return Absent(reason=f"{first} is the device compared with", is_natural=True)
-    text, profile = cell.scored_text, session.settings.profile
+    text = cell.scored_text
     other = session.resolve(on_device(session.settings, cell.cell, first))
     both = dict.fromkeys((*cell.placement.names, *other.placement.names))
-    n_tokens = min(N_TOKENS, profile.n_ctx)
+    n_tokens = min(N_TOKENS, cell.n_ctx)
     request = CompareBatches(
         **model_request_fields(session, cell),
         against=session.device(other),
         text=str(session.cache.text(text.data, text.sha256)),
         chunk=session.artifacts.chunk_plan(cell).order[0],
-        n_ctx=profile.n_ctx,
+        n_ctx=cell.n_ctx,
         n_tokens=n_tokens,
         n_ubatches=(*(n for n in SMALL_BATCHES if n < n_tokens), n_tokens),
     )

@@ -23,7 +23,7 @@ def measure_memory(session: Session, cell: ResolvedCell) -> MemoryMeasurement:
     """
     request = MeasureMemory(
         **model_request_fields(session, cell),
-        n_ctx=session.settings.profile.n_ctx,
+        n_ctx=cell.n_ctx,
         n_batch=cell.conditions.n_batch,
         n_ubatch=cell.conditions.n_ubatch,
     )

@@ -104,7 +104,7 @@ def measurement_key(session: Session, cell: ResolvedCell, file: CellFile) -> str
         text=cell.scored_text.sha256,
         order=session.artifacts.chunk_plan(cell).order,
         settings=[
-            profile.n_ctx,
+            cell.n_ctx,
             cell.conditions.n_batch,
             cell.conditions.n_ubatch,
             profile.flash_attention,
@@ -138,7 +138,7 @@ def _score(
     key: str | None,
 ) -> PerplexityMeasurement:
     """Score further chunks; what has come is stored under the key every few seconds."""
-    profile, text = cell.profile, cell.scored_text
+    text = cell.scored_text
     plan = session.artifacts.chunk_plan(cell)
     gathering = Gathering(known, plan.documents, plan.domains)
     before = len(gathering.chunks)
@@ -175,7 +175,7 @@ def _score(
         **model_request_fields(session, cell, conditions),
         text=str(session.cache.text(text.data, text.sha256)),
         chunks=wanted,
-        n_ctx=profile.n_ctx,
+        n_ctx=cell.n_ctx,
         n_batch=conditions.n_batch,
         n_ubatch=conditions.n_ubatch,
         reference=str(folder) if can_compare else "",

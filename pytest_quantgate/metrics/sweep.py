@@ -29,7 +29,7 @@ def measure_sweep(session: Session, cell: ResolvedCell) -> SweepMeasurement:
     """
     text, plan = cell.scored_text, session.artifacts.chunk_plan(cell)
     fields = model_request_fields(session, cell)
-    n_tokens = min(SHORT, plan.n_chunks * cell.profile.n_ctx)
+    n_tokens = min(SHORT, plan.n_chunks * cell.n_ctx)
     own = SweptCondition(
         n_tokens=n_tokens,
         n_ctx=n_tokens,
@@ -39,8 +39,8 @@ def measure_sweep(session: Session, cell: ResolvedCell) -> SweepMeasurement:
     header = session.artifacts.file(cell).header
     swept = points(
         own,
-        trained=header.hyperparameter("context_length") or cell.profile.n_ctx,
-        n_text=plan.n_chunks * cell.profile.n_ctx,
+        trained=header.hyperparameter("context_length") or cell.n_ctx,
+        n_text=plan.n_chunks * cell.n_ctx,
         devices=cell.engine.identity().devices,
         n_layers=header.hyperparameter("block_count") or 1,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pytest_quantgate import stats
@@ -43,16 +43,20 @@ class BaselineChange:
         return baseline.key
 
 
-def cell_name(key: Key, *, with_text: bool) -> str:
-    """Return the id of a baseline's cell; the text is named where there are several."""
+def cell_name(key: Key, named: Collection[str]) -> str:
+    """Return the id of a baseline's cell; ``named`` has what of its text the id must tell."""
     matrix = [] if key.imatrix is None else [key.imatrix]
-    text = [key.text] if key.text and with_text else []
-    return "-".join([key.model, key.format, *matrix, key.device_kind, *text])
+    text = [key.text] if key.text and "text" in named else []
+    length = [f"c{key.n_ctx}"] if key.text and "n_ctx" in named else []
+    return "-".join([key.model, key.format, *matrix, key.device_kind, *text, *length])
 
 
-def has_several_texts(keys: Iterable[Key]) -> bool:
-    """Return whether the cells are of several texts, so that ids name them."""
-    return len({key.text for key in keys if key.text}) > 1
+def named_of_text(keys: Iterable[Key]) -> frozenset[str]:
+    """Return what ids name since cells differ in it: ``text``, ``n_ctx``."""
+    scored = [key for key in keys if key.text]
+    return frozenset(
+        name for name in ("text", "n_ctx") if len({getattr(key, name) for key in scored}) > 1
+    )
 
 
 def diff_blocks(changes: Sequence[BaselineChange], revision: str) -> list[Block]:
@@ -66,8 +70,8 @@ def diff_blocks(changes: Sequence[BaselineChange], revision: str) -> list[Block]
     counts = ((both, "changed"), (came, "new"), (went, "removed"))
     told = ", ".join(f"{len(items)} {word}" for items, word in counts if items)
     blocks.append(Paragraph(text=f"{count(len(changes), 'baseline')}: {told}.", is_strong=True))
-    with_text = has_several_texts(item.key for item in changes)
-    names_of = {item.path: cell_name(item.key, with_text=with_text) for item in changes}
+    named = named_of_text(item.key for item in changes)
+    names_of = {item.path: cell_name(item.key, named) for item in changes}
     rows = [line for item in both for line in _rows(item, names_of[item.path])]
     if rows:
         columns = (

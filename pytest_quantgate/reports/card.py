@@ -201,8 +201,8 @@ def advice_blocks(groups: Sequence[Group], max_kld: float | None) -> list[Block]
         blocks.append(Heading(text=f"Quantized formats on {first.device}"))
         if group.only_detects_faults:
             blocks.append(Paragraph(text=f"This model is a {FAULT_DETECTOR}."))
-        text = f", on {len(group.chunks)} chunks of the text {first.text}" if first.text else ""
-        lead = f"By size{text}; the reference is {first.reference}. Intervals are of 95 %."
+        on = f", on {len(group.chunks)} chunks of the text {first.text_name}" if first.text else ""
+        lead = f"By size{on}; the reference is {first.reference}. Intervals are of 95 %."
         blocks += [Paragraph(text=lead), formats_table(group, max_kld), *_domains(group)]
     return blocks
 

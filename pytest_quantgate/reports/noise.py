@@ -37,7 +37,7 @@ def noise_tables(record: RunRecord) -> tuple[Table, ...]:
     groups: dict[tuple[str, str, str, str], list[CellRecord]] = {}
     for cell in record.cells:
         if noise_of(cell) is not None:
-            key = (cell.model, cell.text, cell.device, cell.engine)
+            key = (cell.model, cell.text_name, cell.device, cell.engine)
             groups.setdefault(key, []).append(cell)
     return tuple(_table(cells) for cells in groups.values())
 
@@ -46,7 +46,7 @@ def _table(cells: Sequence[CellRecord]) -> Table:
     rows: list[Row] = []
     notes: list[str] = []
     first = cells[0]
-    title = f"{first.model} on {first.device}, text {first.text}"
+    title = f"{first.model} on {first.device}, text {first.text_name}"
     if first.engine != "default":
         title += f", engine {first.engine}"
     for cell in cells:

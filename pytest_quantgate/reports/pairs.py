@@ -82,7 +82,7 @@ def _table(pair: Pair) -> Table:
         difference = change(shift.change, shift.low, shift.high)
         rows.append(row("PPL", *ppls, difference, better(shift.low, shift.high, names)))
     rows += _divergence(pair, names)
-    notes = [f"paired on {len(group.chunks)} common chunks of {group.first.text or 'no text'}"]
+    notes = [f"paired on {len(group.chunks)} common chunks of {group.first.text_name or 'no text'}"]
     if _is_same(first, second):
         notes.append("the same tensors, byte for byte: any difference of speed is chance")
     else:

@@ -79,7 +79,7 @@ class Group:
         engine = "" if first.engine == "default" else f", engine {first.engine}"
         text = ", size and speed only"
         if first.text:
-            text = f", text {first.text}, {len(self.chunks)} common chunks"
+            text = f", text {first.text_name}, {len(self.chunks)} common chunks"
         return f"{first.model} on {first.device}{text}, reference {first.reference}{engine}"
 
     @property
@@ -104,7 +104,9 @@ def group_cells(record: RunRecord) -> tuple[Group, ...]:
     groups: dict[tuple[str, str, str, str], list[CellRecord]] = {}
     for cell in record.cells:
         if cell.ppl is not None or METRIC not in cell.measured:
-            groups.setdefault((cell.model, cell.text, cell.device, cell.engine), []).append(cell)
+            groups.setdefault((cell.model, cell.text_name, cell.device, cell.engine), []).append(
+                cell
+            )
     return tuple(
         Group(
             cells=tuple(sorted(cells, key=lambda cell: -(cell.file_bytes or 0))),

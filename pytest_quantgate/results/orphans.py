@@ -45,7 +45,7 @@ def looks_up(profile: ProfileSettings, devices: Mapping[str, DeviceSettings], ke
     """Return whether a profile has a baseline's model and settings, whatever its formats."""
     if key.model not in profile.models:
         return False
-    if key.text and (key.text not in profile.texts or key.n_ctx != profile.n_ctx):
+    if key.text and (key.text not in profile.texts or key.n_ctx not in profile.n_ctx):
         return False
     settings = [with_device(profile, devices[name]) for name in profile.devices if name in devices]
     return any(all(getattr(item, n) == getattr(key, n) for n in _OF_DEVICES) for item in settings)

@@ -58,7 +58,8 @@ class CellRecord:
 
     ``per_token_sha256`` and ``reference_per_token_sha256`` name the values of single tokens of the
     cell and of its reference; ``effects`` is the two-by-two of quantizer and runtime, where two
-    engines were held against each other.
+    engines were held against each other. ``n_ctx`` is the length of the text's chunks where the
+    profile has several, and cells differ in nothing else.
     """
 
     id: str
@@ -91,6 +92,7 @@ class CellRecord:
     ppl_by_domain: dict[str, float] = field(default_factory=dict)
     ppl_vs_reference: Shift | None = None
     divergence: DivergenceMeasurement | None = None
+    n_ctx: int | None = None
     measured: Mapping[str, Any] = field(default_factory=dict)
     judgements: tuple[Judgement, ...] = ()
     accepted: str | None = None
@@ -127,6 +129,11 @@ class CellRecord:
         if not self.is_gated or self.accepted is not None:
             return ()
         return tuple(item for item in self.judgements if item.verdict is VerdictKind.MEASURED)
+
+    @property
+    def text_name(self) -> str:
+        """The text, and the length of its chunks where the profile has several."""
+        return self.text if self.n_ctx is None else f"{self.text}, n_ctx {self.n_ctx}"
 
     @property
     def is_red(self) -> bool:

@@ -250,7 +250,7 @@ def test_the_command_line_keeps_what_it_does_not_name(tmp_path: Path) -> None:
     write(tmp_path, '[tool.quantgate]\nprofile="p"' + BASE + 'texts=["t"]\nn_ctx = 128\n')
     settings = load_settings(tmp_path, Overrides(formats=("q8_0",)))
     assert [item.name for item in settings.formats] == ["Q8_0"]
-    assert settings.profile.n_ctx == 128
+    assert settings.profile.n_ctx == (128,)
     assert settings.profile.texts == ("t",)
 
 

@@ -185,6 +185,18 @@ def test_other_token_ids_are_the_tokenizers(fake: Project) -> None:
     assert all(str(cell.cause).startswith("cause: tokenizer") for cell in record.cells)
 
 
+@pytest.mark.parametrize("engine", ["default", "old"])
+def test_a_tokenizer_that_splits_more_is_red_on_the_chunks_of_both(
+    fake: Project, engine: str
+) -> None:
+    """The side with more tokens has chunks that the other has not."""
+    faults = {f"{engine}:tokenizer": "splits more", f"{engine}:library": "another"}
+    fake.set_faults(**faults)
+    _, record = compare(fake)
+    assert set(verdicts(record).values()) == {"REGRESSED"}
+    assert all(str(cell.cause).startswith("cause: tokenizer") for cell in record.cells)
+
+
 @pytest.mark.parametrize(
     ("fault", "verdict", "old_verdict"),
     [

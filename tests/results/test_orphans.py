@@ -15,7 +15,7 @@ from pytest_quantgate.results.orphans import orphaned, with_device
 from tests.gate.judged import BASELINE, KEY
 
 DEVICES = {"cpu": DeviceSettings(), "small": DeviceSettings(type_k="Q8_0", flash_attention=False)}
-PROFILE = ProfileSettings(models=(KEY.model,), texts=(KEY.text,), n_ctx=KEY.n_ctx)
+PROFILE = ProfileSettings(models=(KEY.model,), texts=(KEY.text,), n_ctx=(KEY.n_ctx,))
 
 
 def key(**changed: object) -> Key:
@@ -35,7 +35,8 @@ def test_a_device_stands_above_the_profile() -> None:
         (PROFILE, False),
         (PROFILE.model_copy(update={"models": ("other",)}), True),
         (PROFILE.model_copy(update={"texts": ("other",)}), True),
-        (PROFILE.model_copy(update={"n_ctx": KEY.n_ctx + 1}), True),
+        (PROFILE.model_copy(update={"n_ctx": (KEY.n_ctx + 1,)}), True),
+        (PROFILE.model_copy(update={"n_ctx": (KEY.n_ctx + 1, KEY.n_ctx)}), False),
         (PROFILE.model_copy(update={"type_v": "Q8_0"}), True),
         (PROFILE.model_copy(update={"devices": ("small",)}), True),
         (PROFILE.model_copy(update={"devices": ("small", "cpu")}), False),

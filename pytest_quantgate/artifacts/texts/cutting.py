@@ -22,9 +22,15 @@ if TYPE_CHECKING:
 
 
 def cut_text(
-    text: Text, name: str, model: Path, engine: Engine, profile: ProfileSettings, cache: Cache
+    text: Text,
+    name: str,
+    model: Path,
+    engine: Engine,
+    profile: ProfileSettings,
+    n_ctx: int,
+    cache: Cache,
 ) -> ChunkPlan:
-    """Cut a text into chunks for a model and put them into visiting order.
+    """Cut a text into chunks of ``n_ctx`` tokens for a model, and put them into visiting order.
 
     What the engine's tokenizer said is kept in the cache.
 
@@ -34,17 +40,17 @@ def cut_text(
 
     """
     too_short = (
-        f"text {name!r} is too short: {{}} of {2 * profile.n_ctx:,} tokens that two"
-        f" chunks of n_ctx = {profile.n_ctx} need; take a longer text or a smaller n_ctx"
+        f"text {name!r} is too short: {{}} of {2 * n_ctx:,} tokens that two"
+        f" chunks of n_ctx = {n_ctx} need; take a longer text or a smaller n_ctx"
     )
-    if len(text.data) < profile.n_ctx // 2:
+    if len(text.data) < n_ctx // 2:
         raise ConfigError(too_short.format(f"{len(text.data):,} bytes instead"))
     key = key_of(
         kind="chunks",
         code=code_sha256("engines"),
         model=digest_header(model),
         text=text.sha256,
-        n_ctx=profile.n_ctx,
+        n_ctx=n_ctx,
         engine=engine.identity().library_sha256,
     )
     with cache.lock(f"chunks-{key[:32]}"):
@@ -56,13 +62,13 @@ def cut_text(
                 Tokenize(
                     model=str(model),
                     text=str(cache.text(text.data, text.sha256)),
-                    n_ctx=profile.n_ctx,
+                    n_ctx=n_ctx,
                     token_ids=str(token_ids),
                 )
             )
             facts = {"n_tokens": reply.n_tokens, "scored_bytes": reply.scored_bytes}
             write_json(stored, facts)
-    if facts["n_tokens"] < 2 * profile.n_ctx:
+    if facts["n_tokens"] < 2 * n_ctx:
         raise ConfigError(too_short.format(f"{facts['n_tokens']:,}"))
     spans = [(int(start), int(end)) for start, end in facts["scored_bytes"]]
     seed = profile.seed if profile.chunk_order == "seeded" else None

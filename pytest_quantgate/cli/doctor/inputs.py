@@ -205,7 +205,7 @@ def _pins(section: Section, models: Models, model: Model) -> None:
 
 
 def _texts(section: Section, settings: Settings) -> None:
-    n_ctx = settings.profile.n_ctx
+    n_ctx = max(settings.profile.n_ctx)
     for name in settings.profile.texts:
         section.facts[f"text {name}"] = False
         try:

@@ -101,20 +101,20 @@ class _Corners:
 
 
 def _identity(cell: CellRecord) -> tuple[str | None, ...]:
-    return cell.model, cell.format, cell.imatrix, cell.text, cell.device
+    return cell.model, cell.format, cell.imatrix, cell.text_name, cell.device
 
 
 def _reference(cell: CellRecord, cells: Iterable[CellRecord]) -> CellRecord | None:
     """Return the record of a cell's reference, None for the reference itself."""
     if cell.is_reference:
         return None
-    wanted = (cell.model, cell.text, cell.device, cell.engine)
+    wanted = (cell.model, cell.text_name, cell.device, cell.engine)
     return next(
         (
             item
             for item in cells
             if item.is_reference
-            and (item.model, item.text, item.device, item.engine) == wanted
+            and (item.model, item.text_name, item.device, item.engine) == wanted
             and can_measure(item)
             and item.key is not None
         ),

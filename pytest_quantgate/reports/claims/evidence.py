@@ -105,6 +105,6 @@ class Evidence:
         """Return pairs of cells: without an importance matrix, and with one."""
         for plain in self.cells(None, format_name):
             for cell in self.cells(plain.model, format_name):
-                same = (plain.device, plain.text) == (cell.device, cell.text)
+                same = (plain.device, plain.text_name) == (cell.device, cell.text_name)
                 if plain.imatrix is None and cell.imatrix is not None and same:
                     yield plain, cell

@@ -147,7 +147,7 @@ def _domain_ppl(claim: Claim, evidence: Evidence) -> Finding:
         before = [
             other.ppl_by_domain.get(domain)
             for other in evidence.cells(cell.model, cell.reference)
-            if other.is_reference and other.text == cell.text
+            if other.is_reference and other.text_name == cell.text_name
         ]
         now = cell.ppl_by_domain.get(domain)
         if now is None or not before or before[0] is None or cell.imatrix is not None:
@@ -227,7 +227,7 @@ def _ppl_order(claim: Claim, evidence: Evidence) -> Finding:
     figures = []
     for cell in evidence.cells(claim.model, claim.format):
         for other in evidence.cells(cell.model, claim.other_format):
-            if cell.ppl is None or other.ppl is None or other.text != cell.text:
+            if cell.ppl is None or other.ppl is None or other.text_name != cell.text_name:
                 continue
             change = 100 * (cell.ppl / other.ppl - 1)
             matrix = "" if cell.imatrix is None else f", matrix {cell.imatrix}"

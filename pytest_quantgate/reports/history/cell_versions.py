@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pytest_quantgate.reports.baseline_diff import cell_name
@@ -140,13 +140,13 @@ def _readings(cell: CellRecord) -> Iterator[tuple[Name, Reading]]:
         yield name, Reading(value=memory.peak_resident_bytes)
 
 
-def of_baseline(baseline: Baseline, version: Version, *, with_text: bool) -> CellVersion:
+def of_baseline(baseline: Baseline, version: Version, *, named: Collection[str]) -> CellVersion:
     """Return an accepted baseline."""
     scored, divergence = baseline.perplexity, baseline.divergence
     text_sha256 = "" if scored is None else scored.text_sha256
     return CellVersion(
         version=version,
-        cell=cell_name(baseline.key, with_text=with_text),
+        cell=cell_name(baseline.key, named),
         conditions=(*vars(baseline.key).values(), text_sha256),
         chunks=ChunkTable() if scored is None else scored.chunks,
         ppl=None if scored is None else scored.ppl,

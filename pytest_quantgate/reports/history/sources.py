@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pytest_quantgate.errors import ConfigError
-from pytest_quantgate.reports.baseline_diff import has_several_texts
+from pytest_quantgate.reports.baseline_diff import named_of_text
 from pytest_quantgate.reports.history.cell_versions import Version, of_baseline, of_record
 from pytest_quantgate.reports.history.series import (
     History,
@@ -110,7 +110,7 @@ def history_of_baselines(folder: Path) -> History:
             f"no baseline below {str(folder)!r} was ever committed; store some with pytest"
             " --quant-matrix --snapshot-update and commit them"
         )
-    with_text = has_several_texts(baseline.key for _, baseline in stored)
+    named = named_of_text(baseline.key for _, baseline in stored)
     versions = {
         change.commit.id: Version(
             name=change.commit.short_id, when=change.commit.when, subject=change.commit.subject
@@ -118,7 +118,7 @@ def history_of_baselines(folder: Path) -> History:
         for change, _ in stored
     }
     cells = [
-        of_baseline(baseline, versions[change.commit.id], with_text=with_text)
+        of_baseline(baseline, versions[change.commit.id], named=named)
         for change, baseline in stored
     ]
     return History(

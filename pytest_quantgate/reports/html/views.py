@@ -193,7 +193,7 @@ def device_plots(groups: Sequence[Group]) -> tuple[tuple[str, tuple[Plot, ...]],
     together: dict[tuple[str, str, str], list[Group]] = {}
     for group in groups:
         first = group.first
-        together.setdefault((first.model, first.text, first.engine), []).append(group)
+        together.setdefault((first.model, first.text_name, first.engine), []).append(group)
     return tuple(
         (f"{model} on {len(several)} devices", plots)
         for (model, _, _), several in together.items()

@@ -230,7 +230,7 @@ def _still(comparison: Comparison) -> list[Block]:
     for change in comparison.cells:
         if change.is_compared and not change.moved:
             record = change.new
-            text = f", text {record.text}" if record.text else ""
+            text = f", text {record.text_name}" if record.text else ""
             groups.setdefault(f"{record.model} on {record.device}{text}", []).append(change)
     lines: list[Prose] = []
     for where, changes in groups.items():
