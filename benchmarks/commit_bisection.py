@@ -32,6 +32,8 @@ N_COMMITS = 32
 MOST_BUILDS = 6
 """The bad end, then five more halve 32 commits."""
 
+QUANTGATE = "import sys; from pytest_quantgate.cli.main import main; sys.exit(main())"
+
 HARMLESS = (
     *("README.md", "ggml/src/ggml-cpu/hbm.cpp", "docs/build.md", "src/llama-io.cpp"),
     *("ggml/src/ggml-threading.cpp", "AUTHORS", "src/llama-memory.cpp", "CONTRIBUTING.md"),
@@ -141,7 +143,7 @@ batch_geometry = true
     words = ["base", case.mutant, "--model=olmoe-mini", f"--format={case.format}"]
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest_quantgate.cli.main", "bisect", *words),
+            *(sys.executable, "-c", QUANTGATE, "bisect", *words),
             *(f"--repository={repository}", f"--test={case.test}", f"--jobs={jobs}"),
             "--cmake=-DGGML_NATIVE=OFF",
         ],

@@ -122,7 +122,7 @@ class FakeEngine:
 
     def _score(self, request: Score, on_reply: Any) -> Scored:
         name = _format_of(request.model)
-        fault = self._fault(name)
+        fault = self._fault(f"{name} at {request.n_ctx}") or self._fault(name)
         if fault == "crash":
             raise CellCrashed("the worker died: killed by SIGABRT. Last log lines:\nGGML_ASSERT")
         if fault == "hang":

@@ -72,9 +72,11 @@ class Question:
                 " --model, --format, --text and --device"
             )
         answer = answer_of(cells[0], crash_is_bad=self.crash_is_bad)
-        if self.move_is_bad and answer.kind is Kind.GOOD and _has_moved(cells[0].effects):
-            return replace(answer, kind=Kind.BAD, reason=f"moved. {answer.reason}")
-        return answer
+        moved = _has_moved(cells[0].effects)
+        if not self.move_is_bad or moved is None:
+            return answer
+        kind, words = (Kind.BAD, "moved") if moved else (Kind.GOOD, "the same in every bit")
+        return replace(answer, kind=kind, reason=f"{words}. {answer.reason}")
 
     def command(self, python: Path, record: Path) -> Sequence[str]:
         """Return the command that holds an interpreter against the good end."""
@@ -105,9 +107,10 @@ def answer_of(cell: CellRecord, *, crash_is_bad: bool) -> Answer:
     )
 
 
-def _has_moved(effects: Effects | None) -> bool:
+def _has_moved(effects: Effects | None) -> bool | None:
+    """Return whether any bit of the file or the figures moved, None where that is not known."""
     if effects is None or effects.together is None:
-        return False
+        return None
     return not (effects.is_same_file and effects.together.is_identical)
 
 

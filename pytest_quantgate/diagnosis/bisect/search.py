@@ -42,10 +42,18 @@ def bisect(
         tell: is told before each question what is left, and how many seconds an answer takes.
 
     Raises:
-        ConfigError: the bad end is not bad.
+        ConfigError: the bad end is not bad, or the good end is.
 
     """
-    asked = _ask(history.bad, ask, answers)
+    # A limit that the good end breaks too, such as a distance from the reference, tells nothing.
+    asked = _ask(history.good, ask, answers)
+    start = answers[history.good]
+    if start.kind is Kind.BAD:
+        raise ConfigError(
+            f"{history.describe(history.good)}, the good end, is bad itself ({start.reason}); name"
+            " a good end that is green, or raise the limit that it breaks"
+        )
+    asked += _ask(history.bad, ask, answers)
     end = answers[history.bad]
     if end.kind is not Kind.BAD:
         raise ConfigError(
@@ -60,7 +68,7 @@ def bisect(
         asked += _ask(step.candidate, ask, answers)
     return Bisection(
         suspects=step.suspects,
-        before=_last_good(answers),
+        before=_last_good(history, answers),
         after=answers[step.suspects[-1]],
         asked=asked,
     )
@@ -76,7 +84,9 @@ def _ask(candidate: str, ask: Ask, answers: Answers) -> int:
     return 1
 
 
-def _last_good(answers: Answers) -> Answer | None:
+def _last_good(history: History, answers: Answers) -> Answer | None:
     """Return the answer of the good candidate that was asked last: nothing later is good."""
-    good = [name for name, kind in answers.kinds.items() if kind is Kind.GOOD]
+    good = [
+        name for name, kind in answers.kinds.items() if kind is Kind.GOOD and name != history.good
+    ]
     return answers[good[-1]] if good else None

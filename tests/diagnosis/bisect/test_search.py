@@ -43,7 +43,7 @@ def test_each_release_is_found_in_at_most_six_questions(tmp_path: Path, first_ba
     assert result.suspects == (VERSIONS[first_bad],)
     assert result.after.shift == first_bad / 100
     assert result.before is None or result.before.shift == (first_bad - 1) / 100
-    assert len(asked) == result.asked <= 6 + 1, "the bad end is asked first"
+    assert len(asked) == result.asked <= 6 + 2, "both ends are asked first"
     assert len(set(asked)) == len(asked)
 
 
@@ -75,6 +75,16 @@ def test_answers_to_another_question_are_not_taken(tmp_path: Path) -> None:
     answers(tmp_path).put("a", Answer(kind=Kind.BAD, reason="r"))
     assert "a" in answers(tmp_path)
     assert "a" not in answers(tmp_path, "another format")
+
+
+def test_a_good_end_that_is_bad_is_refused(tmp_path: Path) -> None:
+    """It breaks a limit that has nothing to do with what changed since."""
+
+    def ask(_candidate: str) -> Answer:
+        return Answer(kind=Kind.BAD, reason="mean KLD 1.2 nats is above 1 nats")
+
+    with pytest.raises(ConfigError, match=r"0\.3\.0, the good end, is bad itself \(mean KLD"):
+        bisect(Releases(VERSIONS), ask, answers(tmp_path))
 
 
 def test_a_bad_end_that_is_not_bad_is_refused(tmp_path: Path) -> None:
@@ -117,7 +127,7 @@ def test_a_commit_is_found_in_at_most_six_builds(
     result, asked, commits = find(repository, tmp_path, first_bad)
     assert result.suspects == (repository[1][first_bad],)
     assert commits.describe(result.suspects[0]).endswith(f"Change {first_bad}")
-    assert len(asked) <= 6 + 1
+    assert len(asked) <= 6 + 2
     assert git(repository[0], "rev-parse", "HEAD") == head
     assert git(repository[0], "status", "--porcelain") == ""
 
@@ -137,7 +147,7 @@ def test_a_half_of_the_engine_halves_the_commits(
     """Those that touch no file of it are not built."""
     result, asked, _ = find(repository, tmp_path, 26, paths=("quants.c",))
     assert result.suspects == (repository[1][26],)
-    assert len(asked) <= 5 + 1
+    assert len(asked) <= 5 + 2
 
 
 def test_a_good_commit_must_come_before_the_bad_one(
