@@ -140,6 +140,8 @@ class HostSettings(Table):
     """Further options of ssh, as `["-p", "2222"]`."""
     python: str = "python3"
     """The interpreter there that has llama-cpp-python and numpy."""
+    engines: Mapping[str, str] = Field(default_factory=dict)
+    """The interpreters there of other engines, as `{old = "/opt/old/bin/python"}`."""
     cache_dir: str = "~/.cache/pytest-quantgate-host"
     """The folder there for models and logs."""
     cache_max_gib: Positive = 100.0
@@ -148,6 +150,10 @@ class HostSettings(Table):
     """Folders there in which models are looked for, by content, before any is copied."""
     environment: Mapping[str, str] = Field(default_factory=dict)
     """Variables of the environment there, as `{CUDA_VISIBLE_DEVICES = "1"}`."""
+
+    def interpreter(self, engine: str) -> str:
+        """Return the interpreter there of an engine."""
+        return self.engines.get(engine, self.python)
 
     @model_validator(mode="after")
     def _consistent(self) -> HostSettings:

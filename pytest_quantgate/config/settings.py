@@ -185,14 +185,35 @@ def _profile(tables: Tables, overrides: Overrides) -> tuple[str, ProfileSettings
         raise ConfigError(one_line(error, "command line")) from error
 
 
-def _check_host_engine(
-    device: str, host: str, engine: EngineSettings, profile: ProfileSettings
+def _check_host_engines(
+    device: str,
+    label: str,
+    host: HostSettings,
+    profile: ProfileSettings,
+    engines: Mapping[str, EngineSettings],
 ) -> None:
-    if engine.python is not None or engine.tools is not None or profile.against is not None:
-        raise ConfigError(
-            f"device {device!r} is on the host {host!r}, whose engine is the interpreter of"
-            f" [tool.quantgate.hosts.{host}]; leave the profile's engine and against out"
-        )
+    """Check that the engines of a profile have interpreters on a host of its devices.
+
+    Raises:
+        ConfigError: one that has none.
+
+    """
+    for name in (profile.engine, profile.against):
+        engine = engines.get(name or "", EngineSettings())
+        if name is None or name in host.engines:
+            continue
+        if engine.tools is not None:
+            raise ConfigError(
+                f"device {device!r} is on the host {label!r}, and engine {name!r} is a folder of"
+                " programs, which run on this machine alone; take an interpreter there, as"
+                f' {name} = "/opt/{name}/bin/python" in [tool.quantgate.hosts.{label}.engines]'
+            )
+        if engine.python is not None:
+            raise ConfigError(
+                f"device {device!r} is on the host {label!r}, where engine {name!r} has no"
+                f' interpreter; write {name} = "/opt/{name}/bin/python" in'
+                f" [tool.quantgate.hosts.{label}.engines]"
+            )
 
 
 def _check_engines(
@@ -308,7 +329,7 @@ def load_settings(root: Path, overrides: Overrides | None = None) -> Settings:
         for host in devices[device].hosts:
             if host is not None:
                 _known("host", host, tables.hosts)
-                _check_host_engine(device, host, engines[profile.engine], profile)
+                _check_host_engines(device, host, tables.hosts[host], profile, engines)
     _check_engines(name, profile, engines)
     if any(engines[item].tools for item in (profile.engine, profile.against) if item):
         profile = profile.model_copy(update={"chunk_order": "text"})

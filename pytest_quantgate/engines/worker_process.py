@@ -287,24 +287,25 @@ class Worker:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         # execnet takes a model itself as well as its name.
         self._group = execnet.Group(execmodel=LaunchedThreads(self._launcher))  # type: ignore[arg-type]
+        first_lines = files("pytest_quantgate.engines.worker") / "child.py"
         try:
             gateway = self._group.makegateway(f"popen//python={shlex.quote(self._python)}")
-        except (OSError, EOFError, AssertionError) as error:
-            raise CellUnavailable(
-                f"the interpreter {self._python!r} cannot be started: {error}"
-            ) from error
-        first_lines = files("pytest_quantgate.engines.worker") / "child.py"
-        channel = gateway.remote_exec(first_lines.read_text(encoding="utf-8"))
-        channel.send(
-            (
-                str(self._log) if place is None else place.begin(gateway),
-                os.getpid() if place is None else PARENT_THERE,
-                last_folders() if place is None else [],
-                list((worker_sources() | self._extra).items()),
-                self._entry,
-                self._environment,
+            channel = gateway.remote_exec(first_lines.read_text(encoding="utf-8"))
+            channel.send(
+                (
+                    str(self._log) if place is None else place.begin(gateway),
+                    os.getpid() if place is None else PARENT_THERE,
+                    last_folders() if place is None else [],
+                    list((worker_sources() | self._extra).items()),
+                    self._entry,
+                    self._environment,
+                )
             )
-        )
+        except (OSError, EOFError, AssertionError) as error:
+            what = str(error) if place is None else "see that the path is right over there"
+            raise CellUnavailable(
+                f"the interpreter {self._python!r} cannot be started: {what}"
+            ) from error
         self._channel = channel
 
     def _end(self) -> None:

@@ -22,7 +22,9 @@ class HostAnswer:
     n_cpus: int
 
 
-def ask_host(label: str, host: HostSettings, folder: Path, stall_s: float) -> HostAnswer:
+def ask_host(
+    label: str, host: HostSettings, folder: Path, stall_s: float, engine: str = "default"
+) -> HostAnswer:
     """Ask a host what it has; nothing stays running there.
 
     Args:
@@ -30,14 +32,16 @@ def ask_host(label: str, host: HostSettings, folder: Path, stall_s: float) -> Ho
         host: how it is reached.
         folder: takes the logs.
         stall_s: how long its engine may be silent.
+        engine: the engine's name in the configuration.
 
     Raises:
         CellError: it cannot be reached, or lacks what an engine needs; in one line.
 
     """
     link = HostLink(label, host, folder / f"{label}.ssh.log")
-    engine = RemoteEngine(
+    remote = RemoteEngine(
         link=link,
+        name=engine,
         log=folder / f"{label}.log",
         stall_s=stall_s,
         sha256_of=file_sha256,
@@ -45,8 +49,8 @@ def ask_host(label: str, host: HostSettings, folder: Path, stall_s: float) -> Ho
     )
     try:
         return HostAnswer(
-            identity=engine.identity(), devices=list_devices(engine), n_cpus=link.facts.n_cpus
+            identity=remote.identity(), devices=list_devices(remote), n_cpus=link.facts.n_cpus
         )
     finally:
-        engine.close()
+        remote.close()
         link.close()

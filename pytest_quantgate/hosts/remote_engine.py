@@ -70,6 +70,7 @@ class RemoteEngine:
 
     Args:
         link: the host.
+        name: the engine's name in the configuration.
         log: the file for the workers' output.
         stall_s: seconds without a sign of life after which a worker is ended.
         sha256_of: hashes a file here.
@@ -81,6 +82,7 @@ class RemoteEngine:
         self,
         *,
         link: HostLink,
+        name: str,
         log: Path,
         stall_s: float,
         sha256_of: Callable[[Path], str],
@@ -90,7 +92,7 @@ class RemoteEngine:
         self._files = HostFiles(link, sha256_of, on_copy)
         place = HostPlace(link, self._files, log.with_suffix(".ssh.log"))
         self._engine = LlamaCppPython(
-            python=link.host.python, log=log, stall_s=stall_s, place=place
+            python=link.host.interpreter(name), log=log, stall_s=stall_s, place=place
         )
         self._identity: Identity | None = None
 
@@ -112,7 +114,10 @@ class RemoteEngine:
 
         """
         if isinstance(request, PlanQuantization):
-            raise CellUnsupported("shapes are measured on this machine alone, not on a host")
+            raise CellUnsupported(
+                "the sizes of a shape are worked out on this machine alone; give its profile a"
+                ' device without a host, as devices = ["cpu"]'
+            )
         self._link.facts  # noqa: B018 # says what is missing there
         sent = self._send(request)
 
@@ -139,7 +144,7 @@ class RemoteEngine:
         except CellError as lost:
             return lost
         told = copy(error)
-        told.problem = self._link.scrub(error.problem)
+        told.problem = f"host {self._link.label!r}: {self._link.scrub(error.problem)}"
         told.args = (told.problem,)
         return told
 

@@ -113,7 +113,6 @@ class Session:
         return HostLink(label, self.settings.hosts[label], log)
 
     def _remote_engine(self, name: str, settings: Settings, log: Path) -> Engine | None:
-        del name
         link = self._link
         assert link is not None
 
@@ -122,6 +121,7 @@ class Session:
 
         return RemoteEngine(
             link=link,
+            name=name,
             log=log,
             stall_s=settings.stall_s,
             sha256_of=self.cache.sha256_of,
@@ -198,7 +198,8 @@ class Session:
         if host is None:
             return list_devices(self.engines[self.settings.profile.engine])
         logs = self.folder / "logs"
-        return ask_host(host, self.settings.hosts[host], logs, self.settings.stall_s).devices
+        name, table = self.settings.profile.engine, self.settings.hosts[host]
+        return ask_host(host, table, logs, self.settings.stall_s, engine=name).devices
 
     def reference(self, cell: ResolvedCell) -> ResolvedCell:
         """Return the cell that a cell is compared with; itself if it is the reference."""

@@ -31,6 +31,16 @@ def write(folder: Path, text: str) -> Path:
     return folder
 
 
+AWAY = f"""
+[tool.quantgate]
+profile = "p"
+[tool.quantgate.hosts.a]
+ssh = "a"
+[tool.quantgate.devices.away]
+host = "a"
+{BASE}
+devices = ["away"]
+"""
 MISTAKES = {
     "wrong key at the top": (
         "[tool.quantgate]\nprofle = 1",
@@ -182,6 +192,14 @@ MISTAKES = {
     "a name that cannot stand in an id": (
         '[tool.quantgate.models."a b"]\nsource = "x"',
         ["[tool.quantgate.models] the name 'a b' cannot stand in a cell's id"],
+    ),
+    "an old engine that a host does not have": (
+        AWAY + 'against = "old"\n[tool.quantgate.engines.old]\npython = "/opt/old/bin/python"',
+        ["engine 'old' has no interpreter; write old = ", "[tool.quantgate.hosts.a.engines]"],
+    ),
+    "programs on a host": (
+        AWAY + 'engine = "old"\n[tool.quantgate.engines.old]\ntools = "/opt/llama"',
+        ["engine 'old' is a folder of programs, which run on this machine alone"],
     ),
     "no TOML": ("[tool", ["is no valid TOML"]),
     "no table": ("[tool]\nquantgate = 3", ["tool.quantgate is no table but 3"]),

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -296,6 +297,44 @@ def test_a_pool_takes_the_devices_that_its_hosts_have(
     result.stdout.fnmatch_lines(
         ["tiny-F16-pool: UNAVAILABLE: device 'pool': the engine has no 'CUDA*'; there are: cpu"]
     )
+
+
+def test_an_old_engine_on_a_host_is_an_interpreter_there(
+    own_cache: Project, tmp_path: Path
+) -> None:
+    """Held against each other there; one that cannot be started is told in a line."""
+    with running_host(tmp_path, "a", 2) as host:
+        engine = f"[tool.quantgate.engines.old]\npython = {json.dumps(sys.executable)}\n"
+        there = "[tool.quantgate.hosts.a.engines]\nold = {}\n"
+        tables = host.table() + there + engine + AWAY
+        profile = 'devices = ["away"]\nagainst = "old"'
+        formats = ("F16", "Q8_0")
+        good = tables.format(json.dumps(sys.executable))
+        own_cache.configure(formats=formats, tables=good, profile=profile)
+        own_cache.matrix("--quant-report=run.json").assert_outcomes(passed=2)
+        for cell in cells(own_cache).values():
+            assert cell["verdict"] == "PASS"
+            assert "identical to the old engine's" in cell["reason"]
+        own_cache.configure(
+            formats=formats, tables=tables.format('"/nowhere/python"'), profile=profile
+        )
+        result = own_cache.matrix("--quant-report=run.json")
+        result.assert_outcomes(failed=2)
+        result.stdout.fnmatch_lines(
+            ["*UNAVAILABLE: the old engine: host 'a': the interpreter '/nowhere/python' cannot*"]
+        )
+
+
+def test_shapes_are_not_for_hosts(own_cache: Project, tmp_path: Path) -> None:
+    with running_host(tmp_path, "a", 2) as host:
+        own_cache.configure(
+            formats=("F16", "Q8_0"),
+            tables=host.table() + AWAY,
+            profile='devices = ["away"]\nmodels = ["olmoe-1b-7b"]',
+        )
+        own_cache.matrix("--quant-report=run.json").assert_outcomes(passed=1, failed=1)
+        reason = cells(own_cache)["olmoe-1b-7b-Q8_0-away"]["reason"]
+        assert reason.startswith("the sizes of a shape are worked out on this machine alone; give")
 
 
 def test_nothing_stays_there_when_the_run_is_killed(own_cache: Project, tmp_path: Path) -> None:
