@@ -30,7 +30,8 @@ class Outcome:
 
     ``verdicts`` are by cell; ``causes`` those of red cells, ``metrics`` what was red in them.
     ``is_bit_equal`` says that no cell differs from the sound build's in any bit of its file, of
-    its chunks' sums or of the divergences between batches.
+    its chunks' sums or of the divergences between batches. ``located`` is the operation in which
+    a mutant of the runtime first differs, "" for none.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Outcome:
     ppl_ratio: float
     failed_tests: str
     other_texts: list[str]
+    located: str = ""
     problem: str = ""
     build_s: float = 0.0
     seconds_s: float = 0.0
@@ -157,16 +159,16 @@ def _about(mutant: Mutant, line: int) -> dict[str, Any]:
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return a Markdown table of all mutants, and the counts."""
     rows = [
-        "| mutant | place | the gate | quantization test | PPL | same text |",
-        "|---|---|---|---|---|---|",
+        "| mutant | place | the gate | first operation | quantization test | PPL | same text |",
+        "|---|---|---|---|---|---|---|",
     ]
     for item in outcomes:
         mark = "" if item.is_right else " (MISSED)"
         resembles = f" ({item.resembles})" if item.resembles else ""
         rows.append(
             f"| {item.what}{resembles} | {item.place} | {item.short}{mark} |"
-            f" {item.failed_tests or '–'} | {item.ppl_ratio:.3g} × |"
-            f" {'no' if item.other_texts else 'yes'} |"
+            f" {item.located.partition(' (')[0] or '–'} | {item.failed_tests or '–'} |"
+            f" {item.ppl_ratio:.3g} × | {'no' if item.other_texts else 'yes'} |"
         )
     return "\n".join([*rows, "", *counts(outcomes)])
 

@@ -7,7 +7,8 @@ Each mutant of mutants.toml is built (mutant_build.py) and held against the soun
 same source in one run, as ``--quant-against`` does, with both embedded models in the formats that
 it concerns, on the default profile's chunks, batches of other sizes included. Beside the verdict
 stands what llama.cpp's own checks say: its test of the quantization functions, a perplexity that
-is too large, and the text that a model writes.
+is too large, and the text that a model writes. With ``--locate`` the operation is looked for in
+which a mutant of the runtime first differs.
 
 The output has a line of JSON a mutant; those that are there already are not run again. ``--jobs``
 mutants are built and measured at once, on one thread each.
@@ -30,7 +31,8 @@ from pathlib import Path
 from queue import Queue
 
 from mutant_build import Build, BuildError, write_interpreter
-from mutant_list import MUTANTS, Mutant
+from mutant_list import MUTANTS, Expected, Mutant
+from mutant_locate import first_difference
 from mutant_table import Outcome, table
 
 from pytest_quantgate.gguf.embedded import EMBEDDED
@@ -49,12 +51,13 @@ class Bench:
     """What all mutants are held against.
 
     ``test`` is the compiled test of llama.cpp. Of the sound build, filled before the mutants are
-    run: ``texts`` by model and format, ``cells`` by id.
+    run: ``texts`` by model and format, ``cells`` by id. ``locates`` asks for the operations.
     """
 
     build: Build
     work: Path
     test: Path
+    locates: bool = False
     texts: dict[str, str] = field(default_factory=dict)
     cells: dict[str, CellRecord] = field(default_factory=dict)
 
@@ -166,6 +169,9 @@ def examine(bench: Bench, mutant: Mutant, slot: Path) -> Outcome:
             raise BuildError(unusable[0].reason)
         texts = write_texts(libraries, mutant.formats)
         failed = run_test(bench, libraries)
+        located = ""
+        if bench.locates and mutant.expected in (Expected.RUNTIME, Expected.HARMLESS):
+            located = first_difference(bench.sound, python, MODELS, mutant.formats)
     except (BuildError, subprocess.TimeoutExpired) as error:
         return Outcome.of_problem(mutant, line, str(error))
     finally:
@@ -178,6 +184,7 @@ def examine(bench: Bench, mutant: Mutant, slot: Path) -> Outcome:
         is_bit_equal=all(is_bit_equal(cell, bench.cells[cell.id]) for cell in run.cells),
         ppl_ratio=max(ppl_ratio(cell, bench.cells[cell.id]) for cell in run.cells),
         failed_tests=failed,
+        located=located,
         other_texts=tuple(key for key, text in texts.items() if text != bench.texts[key]),
         build_s=built_s,
         seconds_s=time.monotonic() - started_s,
@@ -212,7 +219,9 @@ def borrow(slots: Queue[Path]) -> Iterator[Path]:
         slots.put(slot)
 
 
-def prepare(source: Path, work: Path, mutants: Sequence[Mutant], jobs: int) -> Bench:
+def prepare(
+    source: Path, work: Path, mutants: Sequence[Mutant], jobs: int, *, locates: bool
+) -> Bench:
     """Build the sound llama.cpp, hold it against itself, and let it write its texts.
 
     Raises:
@@ -223,7 +232,7 @@ def prepare(source: Path, work: Path, mutants: Sequence[Mutant], jobs: int) -> B
     build.make(jobs)
     write_interpreter(build.libraries)
     formats = tuple(dict.fromkeys(name for mutant in mutants for name in mutant.formats))
-    bench = Bench(build=build, work=work, test=build.make_test(TEST))
+    bench = Bench(build=build, work=work, test=build.make_test(TEST), locates=locates)
     with ThreadPoolExecutor(jobs) as pool:
         for texts in pool.map(lambda name: write_texts(build.libraries, [name]), formats):
             bench.texts.update(texts)
@@ -246,6 +255,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="for builds and caches; kept from run to run")
     parser.add_argument("--output", type=Path, help="a line of JSON a mutant")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--locate", action="store_true", help="name the first wrong operation")
     parser.add_argument("--names", help="of mutants, separated by commas; otherwise all")
     arguments = parser.parse_args()
     if arguments.table is not None:
@@ -258,7 +268,7 @@ def main() -> int:
     output: Path = arguments.output
     done = {outcome.name for outcome in Outcome.read_all(output) if not outcome.problem}
     mutants = [mutant for mutant in MUTANTS if mutant.name in names - done]
-    bench = prepare(arguments.source, work, mutants, arguments.jobs)
+    bench = prepare(arguments.source, work, mutants, arguments.jobs, locates=arguments.locate)
     slots: Queue[Path] = Queue()
     for number in range(arguments.jobs):
         slots.put(work / f"slot-{number}")
