@@ -291,10 +291,14 @@ def _judge(
     verdict = conclude(judgements, seen, before.baseline, is_final=is_final)
     if not judgements and (asked.absent or (asked.by_name and seen.cell.is_reference)):
         verdict = replace(verdict, reason=why_nothing(asked.absent))
-    unstored = [str(item.reason) for item in judgements if item.verdict is VerdictKind.MEASURED]
-    if verdict.kind is VerdictKind.PASS and unstored:
+    unstored = [item for item in judgements if item.verdict is VerdictKind.MEASURED]
+    metrics = {item.metric for item in unstored}
+    is_compared = any(
+        item.against is Against.BASELINE and item.metric not in metrics for item in judgements
+    )
+    if verdict.kind is VerdictKind.PASS and unstored and not is_compared:
         # Within the limits, but the baseline that was asked for is not stored yet.
-        reason = "; ".join(dict.fromkeys(unstored))
+        reason = "; ".join(dict.fromkeys(str(item.reason) for item in unstored))
         return replace(verdict, kind=VerdictKind.MEASURED, reason=reason)
     return verdict
 

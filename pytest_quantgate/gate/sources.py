@@ -81,11 +81,17 @@ class StoredBaselines:
 
     @property
     def n_chunks(self) -> int | None:
-        """Chunks of the stored baseline."""
+        """Chunks, in the order in which they are visited now, up to the stored baseline's last.
+
+        In the order that the baseline was made in, these are the baseline's own chunks.
+        """
         baseline = self._stored.baseline
         if baseline is None or baseline.perplexity is None:
             return None
-        return len(baseline.perplexity.chunks)
+        stored = set(baseline.perplexity.chunks.index)
+        order = self._session.artifacts.chunk_plan(self._cell).order
+        places = [place for place, index in enumerate(order, start=1) if index in stored]
+        return max(places, default=len(stored))
 
     def before(self, now: CellMeasurement, asked: Asked, n_chunks: int | None) -> Before:
         """Return the stored baselines of the cell and its reference."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pytest_quantgate.config.limits import default_limits
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.routing import judge_routing
-from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.gate.observation import Observation, Versus
 from pytest_quantgate.gguf.formats import find_format
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.measurements.routing import LayerRouting, RoutingMeasurement
@@ -166,3 +166,13 @@ def test_other_text_is_not_comparable() -> None:
     seen = change_cell(observed(routing(200)), text_sha256="u" * 64)
     (told,) = judge_routing(seen, DEFAULT, stored(routing(200)), LAST)
     assert told.verdict is VerdictKind.NOT_COMPARABLE
+
+
+def test_an_old_engine_that_reports_no_routes_leaves_the_rest_compared() -> None:
+    """A stored baseline without routes is red; an engine of programs can report none."""
+    seen = replace(observed(routing(240)), versus=Versus.OLD_ENGINE)
+    (item,) = judge_routing(seen, DEFAULT, BASELINE, LAST)
+    assert item.verdict is VerdictKind.MEASURED
+    assert "the old engine cannot report routing" in str(item.reason)
+    (asked,) = judge_routing(seen, Limits(routing_vs_baseline=0.1), BASELINE, LAST)
+    assert asked.verdict is VerdictKind.NO_BASELINE

@@ -57,6 +57,23 @@ def test_the_beginning_of_a_text_in_its_own_order_passes_nothing(
     assert "the first 96 of the text's" in cells[0]["notes"][-1]
 
 
+def test_another_order_goes_on_to_the_last_chunk_of_the_baseline(own_cache: Project) -> None:
+    """As an engine of programs does, which knows the order of the text alone."""
+    profile = "chunks = 16\nbaseline_chunks = 16\n"
+    own_cache.configure(formats=("F16",), profile=f"{profile}seed = 1")
+    own_cache.use_fake_engine()
+    assert own_cache.accept().ret == pytest.ExitCode.OK
+    (path,) = own_cache.baselines
+    last = max(json.loads(path.read_text())["perplexity"]["chunks"]["index"])
+    assert last > 16
+    own_cache.configure(formats=("F16",), profile=f'{profile}chunk_order = "text"')
+    own_cache.set_faults(library="another build")
+    own_cache.matrix("--quant-report=report.json")
+    (cell,) = json.loads((own_cache.root / "report.json").read_text())["cells"]
+    assert (cell["verdict"], len(cell["chunks"]["index"])) == ("PASS", last + 1)
+    assert len(cell["baseline_chunks"]["index"]) == 16
+
+
 def test_the_beginning_of_a_text_in_its_own_order_can_fail(own_cache: Project) -> None:
     profile = 'chunk_order = "text"\nlooks = [48]\nchunks = 96'
     own_cache.configure(formats=("F16", "Q8_0"), profile=profile)

@@ -6,7 +6,7 @@ from pytest_quantgate.config.limit import MIN_ROUTE_INCREASE
 from pytest_quantgate.config.limits import are_of_a_marker
 from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.gate.judges.bounds import not_comparable, only
-from pytest_quantgate.gate.observation import Observation
+from pytest_quantgate.gate.observation import Observation, Versus
 from pytest_quantgate.gate.reasons.comparability import Plain, SectionMissing
 from pytest_quantgate.gate.reasons.experts import (
     ExpertLoad,
@@ -60,7 +60,13 @@ def judge_routing(
                 judgements.append(_at_least(words, getattr(measured, figure), limit))
         if limits.routing_vs_baseline is not None and baseline is not None:
             judgements.append(
-                _against_baseline(seen, measured, limits.routing_vs_baseline, baseline)
+                _against_baseline(
+                    seen,
+                    measured,
+                    limits.routing_vs_baseline,
+                    baseline,
+                    is_asked=are_of_a_marker(limits),
+                )
             )
     if limits.expert_load_max is not None:
         judgements.append(_load(measured, limits.expert_load_max))
@@ -95,9 +101,17 @@ def _load(measured: RoutingMeasurement, limit: float) -> Judgement:
 
 
 def _against_baseline(
-    seen: Observation, measured: RoutingMeasurement, limit: float, baseline: Baseline
+    seen: Observation,
+    measured: RoutingMeasurement,
+    limit: float,
+    baseline: Baseline,
+    *,
+    is_asked: bool,
 ) -> Judgement:
-    """Judge the share of changed routes; what cannot be compared is never green."""
+    """Judge the share of changed routes; what cannot be compared is never green.
+
+    ``is_asked``: a test asks for it by name.
+    """
     obstacle = not_comparable(seen, baseline)
     if obstacle is not None:
         return only("routing", Against.BASELINE, VerdictKind.NOT_COMPARABLE, obstacle)
@@ -105,6 +119,10 @@ def _against_baseline(
         fact = Plain.OTHER_TOKENS_ROUTED
         return only("routing", Against.BASELINE, VerdictKind.REGRESSED, fact)
     stored = baseline.routing
+    if stored is None and seen.versus is Versus.OLD_ENGINE and not is_asked:
+        # An engine of programs reports none: the rest is compared all the same.
+        fact = Plain.OLD_ENGINE_WITHOUT_ROUTES
+        return only("routing", Against.NOTHING, VerdictKind.MEASURED, fact)
     if stored is None:
         missing = SectionMissing(what="routes")
         return only("routing", Against.NOTHING, VerdictKind.NO_BASELINE, missing)
