@@ -139,7 +139,7 @@ class HostSettings(Table):
     options: tuple[str, ...] = ()
     """Further options of ssh, as `["-p", "2222"]`."""
     python: str = "python3"
-    """The interpreter there that has llama-cpp-python and numpy."""
+    """The interpreter there that has llama-cpp-python and numpy, as `~/quantgate/bin/python`."""
     engines: Mapping[str, str] = Field(default_factory=dict)
     """The interpreters there of other engines, as `{old = "/opt/old/bin/python"}`."""
     cache_dir: str = "~/.cache/pytest-quantgate-host"

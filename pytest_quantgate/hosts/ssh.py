@@ -54,11 +54,16 @@ _SAID = (
 def ssh_command(host: HostSettings, arguments: Sequence[str]) -> list[str]:
     """Return the command that runs a program on a host.
 
-    The far side's shell reads one line, of which every word is quoted.
+    The far side's shell reads one line, of which every word is quoted; a program in ``~/`` is
+    looked for in the home folder there.
     """
     environment = [f"{name}={value}" for name, value in host.environment.items()]
-    words = ["exec", "env", "PYTHONSAFEPATH=1", *environment, *arguments]
-    return ["ssh", *_ALWAYS, *host.options, "--", host.ssh, shlex.join(words)]
+    program, *rest = arguments
+    in_home = program.removeprefix("~/")
+    quoted = shlex.quote(program) if in_home == program else f'"$HOME"/{shlex.quote(in_home)}'
+    first = shlex.join(["exec", "env", "PYTHONSAFEPATH=1", *environment])
+    line = f"{first} {quoted} {shlex.join(rest)}"
+    return ["ssh", *_ALWAYS, *host.options, "--", host.ssh, line]
 
 
 class _Bounded:

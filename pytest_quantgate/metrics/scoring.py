@@ -112,6 +112,8 @@ def measurement_key(session: Session, cell: ResolvedCell, file: CellFile) -> str
             profile.type_v,
         ],
         device=cell.placement_key,
+        # What a host is to measure, another machine has not, however equal.
+        hosts=session.settings.devices[cell.cell.device].hosts,
         library=identity.library_sha256,
         cpu=[identity.cpu_name, identity.system_info],
         surroundings=identity.surroundings_sha256,

@@ -33,7 +33,6 @@ pytestmark = [
 AWAY = """
 [tool.quantgate.devices.away]
 host = "a"
-flash_attention = false # so that nothing is read which another device measured
 """
 EQUAL = """
 [tool.quantgate.devices.away]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,23 @@ def test_the_far_shell_reads_every_word_as_it_is_written() -> None:
         "-c",
         "import sys;exec('x')",
     ]
+
+
+def test_an_interpreter_in_the_home_folder_there(tmp_path: Path) -> None:
+    program = tmp_path / "a $(id)" / "python"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho "$1"\n', encoding="utf-8")
+    program.chmod(0o755)
+    host = HostSettings(ssh="me@p40", python="~/a $(id)/python")
+    command = ssh.ssh_command(host, [host.python, "x y"])
+    done = subprocess.run(
+        ["sh", "-c", command[-1]],
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "x y\n"
 
 
 @pytest.mark.parametrize(
