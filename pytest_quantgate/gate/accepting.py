@@ -17,7 +17,7 @@ from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.metrics.scoring import measure_perplexity
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.record import CellRecord
-from pytest_quantgate.results.verdicts import CauseKind, VerdictKind
+from pytest_quantgate.results.verdicts import CauseKind, Verdict, VerdictKind
 from pytest_quantgate.storage.keys import key_of
 
 _WHOLE = frozenset(name for name, metric in METRICS.items() if metric.in_baseline)
@@ -68,9 +68,7 @@ def accept(
         reason: why it is accepted.
 
     """
-    if not reason:
-        return Acceptance(record=result.record, refusal=NEEDS_REASON)
-    refusal = _refusal(result)
+    refusal = _refusal(result) if reason else NEEDS_REASON
     if refusal is not None:
         return Acceptance(record=result.record, refusal=refusal)
     asked = {question.metric for question in questions}
@@ -92,16 +90,21 @@ def accept(
     if candidate == old:
         return Acceptance(record=result.record)
     _keep_tokens(session, resolved)
-    verdict = result.verdict
-    record = replace(
-        full.record,
+    change = describe_change(old, candidate, session.baseline_before(cell))
+    record = _accepted(full.record, result.verdict, change)
+    return Acceptance(record=record, baseline=candidate.model_copy(update={"reason": reason}))
+
+
+def _accepted(record: CellRecord, verdict: Verdict, change: str) -> CellRecord:
+    """Return the record of all that is stored, with the verdict on what was asked about."""
+    return replace(
+        record,
         verdict=verdict.kind.value,
         reason=verdict.reason,
         cause=verdict.cause,
         judgements=verdict.judgements,
-        accepted=describe_change(old, candidate, session.baseline_before(cell)),
+        accepted=change,
     )
-    return Acceptance(record=record, baseline=candidate.model_copy(update={"reason": reason}))
 
 
 def _keep_tokens(session: Session, resolved: ResolvedCell) -> None:

@@ -64,28 +64,37 @@ def conclude(
     deciding = [item for item in judgements if item.verdict is kind]
     # Several metrics may give one reason, such as another source.
     reason = "; ".join(dict.fromkeys(str(item.reason) for item in deciding)) or "measured"
-    cause = None
+    return Verdict(
+        kind=kind,
+        reason=reason,
+        judgements=tuple(judgements),
+        cause=_cause(kind, judgements, seen, baseline),
+    )
+
+
+def _cause(
+    kind: VerdictKind, judgements: list[Judgement], seen: Observation, baseline: Baseline | None
+) -> Cause | None:
+    """Return what moved a cell away from its baseline, None where nothing did."""
+    deciding = [item for item in judgements if item.verdict is kind]
+    if kind is VerdictKind.REGRESSED and any(item.against is Against.ORACLE for item in deciding):
+        return Cause(kind=CauseKind.WRONG_ENGINE)
     # What is not finite broke no limit of the baseline's, but differs from it all the same.
     moved = {
         item.metric
         for item in deciding
         if item.against in {Against.BASELINE, Against.ANCHOR} or kind is VerdictKind.INVALID
     }
+    if not moved:
+        return None
     last_step = [
         item for item in judgements if item.against is Against.BASELINE and item.metric in moved
     ]
     only_drifted = {item.metric for item in last_step} == moved and all(
         item.verdict.is_green for item in last_step
     )
-    if kind is VerdictKind.REGRESSED and any(item.against is Against.ORACLE for item in deciding):
-        cause = Cause(kind=CauseKind.WRONG_ENGINE)
-    elif kind is VerdictKind.REGRESSED and moved and only_drifted:
-        cause = Cause(kind=CauseKind.DRIFTED)
-    elif (
-        kind in _HAS_CAUSE
-        and moved
-        and baseline is not None
-        and not_comparable(seen, baseline) is None
-    ):
-        cause = find_cause(seen, baseline, moved=moved)
-    return Verdict(kind=kind, reason=reason, judgements=tuple(judgements), cause=cause)
+    if kind is VerdictKind.REGRESSED and only_drifted:
+        return Cause(kind=CauseKind.DRIFTED)
+    if kind not in _HAS_CAUSE or baseline is None or not_comparable(seen, baseline) is not None:
+        return None
+    return find_cause(seen, baseline, moved=moved)

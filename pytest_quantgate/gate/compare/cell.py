@@ -178,20 +178,26 @@ def compare_cells(
         return CellChange(
             old=old.cell, new=new.cell, support=support, verdict=said, obstacle=obstacle
         )
-    found = CellChange(
+    change = replace(
+        _compare_figures(old, new, verdict or judge_cells(old, new), is_one_run=is_one_run),
+        effects=effects,
+    )
+    return replace(change, cause=_cause(change, old, new)) if change.moved else change
+
+
+def _compare_figures(old: Side, new: Side, verdict: Verdict, *, is_one_run: bool) -> CellChange:
+    return CellChange(
         old=old.cell,
         new=new.cell,
-        support=support,
-        verdict=verdict or judge_cells(old, new),
+        support=Support.BOTH,
+        verdict=verdict,
         retokenized=new.cell.chunks.paired(old.cell.chunks).retokenized,
         tensors=compare_tensors(old.cell.tensors, new.cell.tensors),
         fields=tuple(fields_changed(old.cell.metadata, new.cell.metadata)),
         ppl=find_shift(old.cell, new.cell),
         kld_nats=find_divergences(old.cell, new.cell),
         costs=find_costs(old.cell, new.cell, is_one_run=is_one_run),
-        effects=effects,
     )
-    return replace(found, cause=_cause(found, old, new)) if found.moved else found
 
 
 def _identified_differently(old: CellRecord, new: CellRecord) -> bool:

@@ -149,19 +149,17 @@ def _change(
     verdict = VerdictKind.PASS if rise <= allowed else VerdictKind.REGRESSED
     if rise < -allowed:
         verdict = VerdictKind.IMPROVED
-    fact: Fact
+    layer_rise, layer = _worst_layer(measured, stored)
+    fact: Fact = RoutesChanged(
+        versus=seen.versus,
+        rise=rise,
+        share=changed_now,
+        limit=allowed,
+        layer=layer,
+        layer_rise=layer_rise,
+    )
     if all(then[index] == now[index] for index in common):
         fact = SameRoutes(versus=seen.versus, share=1 - changed_now)
-    else:
-        layer_rise, layer = _worst_layer(measured, stored)
-        fact = RoutesChanged(
-            versus=seen.versus,
-            rise=rise,
-            share=changed_now,
-            limit=allowed,
-            layer=layer,
-            layer_rise=layer_rise,
-        )
     return Judgement(
         metric="routing",
         against=Against.BASELINE,

@@ -23,51 +23,39 @@ def judge_size(
     seen: Observation, limits: Limits, baseline: Baseline | None, look: Look
 ) -> list[Judgement]:
     """Judge size and tensor types against each limit that is set."""
-    cell, file_bytes = seen.cell, seen.file_bytes
-    judgements = []
-    if limits.bits_per_weight_max is not None:
-        limit = limits.bits_per_weight_max
-        judgements.append(
-            at_most("size", "size", cell.bits_per_weight or 0.0, limit, " bits per weight")
-        )
-    if limits.size_max_bytes is not None:
-        judgements.append(at_most("size", "size", file_bytes, limits.size_max_bytes, " bytes"))
-    if limits.fallback_max is not None:
-        name = "share of the bytes in fallback types"
-        judgements.append(
-            at_most("size", name, cell.fallback_fraction or 0.0, limits.fallback_max, "")
-        )
+    judgements = _maxima(seen, limits)
     if limits.size_vs_reference is not None and seen.reference_file_bytes is not None:
-        judgements.append(
-            grown_bytes(
-                "size",
-                "size",
-                Against.REFERENCE,
-                seen,
-                file_bytes,
-                seen.reference_file_bytes,
-                limits.size_vs_reference,
-            )
-        )
-    if limits.size_vs_baseline is not None and baseline is not None:
-        other = other_source(seen, baseline)
-        if other is not None:
-            return [*judgements, only("size", Against.BASELINE, VerdictKind.NOT_COMPARABLE, other)]
-        changes = compare_tensors(baseline.size.tensors, cell.tensors)
+        first_bytes, limit = seen.reference_file_bytes, limits.size_vs_reference
+        judgements.append(_grown(seen, Against.REFERENCE, first_bytes, limit))
+    if baseline is None:
+        return judgements
+    other = other_source(seen, baseline)
+    if limits.size_vs_baseline is not None and other is not None:
+        return [*judgements, only("size", Against.BASELINE, VerdictKind.NOT_COMPARABLE, other)]
+    if limits.size_vs_baseline is not None:
+        changes = compare_tensors(baseline.size.tensors, seen.cell.tensors)
         if not_comparable(seen, baseline) is None and changes.types_changed:
             types = TypesChanged(changes=changes)
             judgements.append(only("size", Against.BASELINE, VerdictKind.CHANGED, types))
-        judgements.append(
-            grown_bytes(
-                "size",
-                "size",
-                Against.BASELINE,
-                seen,
-                file_bytes,
-                baseline.size.file_bytes,
-                limits.size_vs_baseline,
-            )
-        )
-    if baseline is not None:
-        judgements += judge_drift("size", seen, limits, baseline, look)
-    return judgements
+        before_bytes, limit = baseline.size.file_bytes, limits.size_vs_baseline
+        judgements.append(_grown(seen, Against.BASELINE, before_bytes, limit))
+    return [*judgements, *judge_drift("size", seen, limits, baseline, look)]
+
+
+def _maxima(seen: Observation, limits: Limits) -> list[Judgement]:
+    cell = seen.cell
+    fallback = "share of the bytes in fallback types"
+    rows = (
+        ("size", cell.bits_per_weight or 0.0, limits.bits_per_weight_max, " bits per weight"),
+        ("size", seen.file_bytes, limits.size_max_bytes, " bytes"),
+        (fallback, cell.fallback_fraction or 0.0, limits.fallback_max, ""),
+    )
+    return [
+        at_most("size", name, value, limit, unit)
+        for name, value, limit, unit in rows
+        if limit is not None
+    ]
+
+
+def _grown(seen: Observation, against: Against, before_bytes: int, limit: float) -> Judgement:
+    return grown_bytes("size", "size", against, seen, seen.file_bytes, before_bytes, limit)
