@@ -39,6 +39,7 @@ from pytest_quantgate.reports.run_tables import (
     twin_notes,
 )
 from pytest_quantgate.reports.words import NONE, change, megabytes, number, share
+from pytest_quantgate.results.engine_facts import EngineFacts
 from pytest_quantgate.results.record import CellRecord, RunRecord
 
 
@@ -210,11 +211,11 @@ def advice_blocks(groups: Sequence[Group], max_kld: float | None) -> list[Block]
 def origin_blocks(record: RunRecord, groups: Sequence[Group]) -> list[Block]:
     """Return the end of the card: how the files are made, and what measured them."""
     blocks = _commands(groups[0])
-    engine = record.engine
-    if "version" in engine:
-        llama = f", llama.cpp {engine.get('llama_cpp_version', '')}".rstrip(", ")
-        by = f"Measured by pytest-quantgate with {engine['kind']} {engine['version']}{llama}"
-        blocks.append(Paragraph(text=f"{by} on {engine['cpu_name']}, {record.started[:10]}."))
+    engine = EngineFacts.read(record.engine)
+    if engine.version:
+        llama = f", llama.cpp {engine.llama_cpp_version}".rstrip(", ")
+        by = f"Measured by pytest-quantgate with {engine.name}{llama}"
+        blocks.append(Paragraph(text=f"{by} on {engine.cpu_name}, {record.started[:10]}."))
     return blocks
 
 

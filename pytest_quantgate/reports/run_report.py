@@ -21,6 +21,7 @@ from pytest_quantgate.reports.red import red_blocks
 from pytest_quantgate.reports.run_tables import run_tables
 from pytest_quantgate.reports.sections import section_tables
 from pytest_quantgate.reports.words import count
+from pytest_quantgate.results.engine_facts import EngineFacts
 from pytest_quantgate.results.record import RunRecord
 from pytest_quantgate.results.stored_alone import StoredPart
 
@@ -85,10 +86,10 @@ def _some(names: Sequence[str]) -> str:
 
 def run_title(record: RunRecord) -> list[Block]:
     """Return the verdict on a run, and what was run."""
-    engine = record.engine
+    engine = EngineFacts.read(record.engine)
     about = f"{count(len(record.cells), 'cell')}, {record.seconds_s:.0f} s."
-    if "version" in engine:
-        about += f" Engine {engine['kind']} {engine['version']} on {engine['cpu_name']}."
+    if engine.version:
+        about += f" Engine {engine.name} on {engine.cpu_name}."
     return [
         Heading(text=f"Quantization gate: {state(record)}", level=1),
         Paragraph(text=f"Profile {record.profile}, {about}"),

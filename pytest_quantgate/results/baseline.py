@@ -109,8 +109,8 @@ class Perplexity(_Part):
         if not len(self.chunks):
             raise ValueError("the chunks' columns are empty")
         is_twice = len(set(self.chunks.index)) < len(self.chunks)
-        if is_twice or min(self.chunks.tokens) < 1 or min(self.chunks.nll_sum_nats) < 0:
-            raise ValueError("a chunk is there twice, has no tokens, or a likelihood above 1")
+        if is_twice or min(self.chunks.nll_sum_nats) < 0:
+            raise ValueError("a chunk is there twice, or has a likelihood above 1")
         _refuse_unlike("ppl", self.ppl, self.chunks.perplexity)
         return self
 
@@ -148,6 +148,8 @@ class Routing(_Part):
         lengths = {len(self.layers), *map(len, columns)}
         if len(lengths) > 1 or len(self.index) != len(self.chunk_same_experts) or not self.index:
             raise ValueError("the routes' columns are of unequal length")
+        if not self.layers or self.tokens < len(self.index):
+            raise ValueError("routes of no layer, or of a chunk without tokens")
         if any(not 0 <= count <= self.tokens for column in columns for count in column):
             raise ValueError(f"more tokens are routed alike than the {self.tokens} there are")
         if sum(self.same_experts) != sum(self.chunk_same_experts):

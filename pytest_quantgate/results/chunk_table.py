@@ -55,6 +55,8 @@ class ChunkTable:
         lengths = {len(getattr(self, name)) for name in COLUMNS}
         if len(lengths) != 1:
             raise ValueError("the chunks' columns are of unequal length")
+        if any(tokens < 1 for tokens in self.tokens):
+            raise ValueError("a chunk has no tokens")
 
     def __len__(self) -> int:
         return len(self.index)

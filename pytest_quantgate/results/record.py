@@ -16,12 +16,15 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from pytest_quantgate.config.metrics import METRICS
+from pytest_quantgate.config.metrics import LIMITS, METRICS
+from pytest_quantgate.config.schema import Limits
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.results.baseline import Key, MadeBy
 from pytest_quantgate.results.chunk_table import ChunkTable, Shift
 from pytest_quantgate.results.effects import Effects
+from pytest_quantgate.results.engine_facts import EngineFacts
 from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement
+from pytest_quantgate.results.measurements.speed import SpeedMeasurement
 from pytest_quantgate.results.stored_alone import StoredAlone
 from pytest_quantgate.results.verdicts import (
     Cause,
@@ -264,8 +267,10 @@ def read_record(path: Path) -> RunRecord:
         cells = tuple(cell_from_plain(cell) for cell in plain["cells"])
         others = tuple(cell_from_plain(cell) for cell in plain.get("others", ()))
         run = TypeAdapter(RunRecord).validate_python({**plain, "cells": (), "others": ()})
-        _check_engine(run.engine)
-        _check_engine(run.against)
+        for engine in (run.engine, run.against):
+            _check_engine(engine)
+            EngineFacts.read(engine)
+        TypeAdapter(dict[str, str]).validate_python(run.settings.get("texts") or {})
         return replace(run, cells=cells, others=others)
     except ValidationError as error:
         raise ConfigError(f"the run record {path} is damaged: {first_problem(error)}") from error
@@ -339,6 +344,9 @@ def cell_from_plain(plain: dict[str, Any]) -> CellRecord:
     except ValidationError as error:
         raise ValueError(first_problem(error)) from error
     _check(cell)
+    for item in measured.values():
+        if isinstance(item, SpeedMeasurement):
+            item.check()
     return replace(cell, measured=measured)
 
 
@@ -361,6 +369,10 @@ def _check(cell: CellRecord) -> None:
         _check_bytes(cell, cell.file_bytes)
     if len(cell.chunks):
         _check_chunks(cell)
+    compared = LIMITS.keys() & cell.limits.keys()
+    Limits.model_validate(
+        {name: cell.limits[name] for name in compared if LIMITS[name].needs_baseline}
+    )
 
 
 def _check_bytes(cell: CellRecord, file_bytes: int) -> None:
@@ -374,8 +386,8 @@ def _check_bytes(cell: CellRecord, file_bytes: int) -> None:
 def _check_chunks(cell: CellRecord) -> None:
     """Refuse means that are not those of the chunks."""
     chunks = cell.chunks
-    if min(chunks.tokens) < 1 or len(set(chunks.index)) < len(chunks):
-        raise ValueError(f"{cell.id}: a chunk is there twice, or has no tokens")
+    if len(set(chunks.index)) < len(chunks):
+        raise ValueError(f"{cell.id}: a chunk is there twice")
     figures = [("ppl", cell.ppl, chunks.perplexity)] if chunks.is_exact else []
     if chunks.is_exact:
         of_domains = chunks.by_domain()

@@ -17,6 +17,7 @@ from pytest_quantgate.reports.history.series import (
 from pytest_quantgate.reports.words import count
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.baseline_file import parse
+from pytest_quantgate.results.engine_facts import EngineFacts
 from pytest_quantgate.results.record import RunRecord, read_record
 from pytest_quantgate.storage.git import FileChange, file_changes, is_shallow, read_blobs
 
@@ -76,9 +77,8 @@ def history_of_records(records: dict[str, RunRecord], warnings: Sequence[str] = 
 
 
 def _engine(record: RunRecord) -> str:
-    engine = record.engine
-    words = (str(engine.get(key, "")) for key in ("kind", "version", "commit"))
-    return " ".join(filter(None, words))
+    engine = EngineFacts.read(record.engine)
+    return " ".join(filter(None, (engine.kind, engine.version, engine.commit)))
 
 
 def history_of_baselines(folder: Path) -> History:

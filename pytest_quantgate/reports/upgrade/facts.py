@@ -29,6 +29,7 @@ from pytest_quantgate.reports.blocks import (
 from pytest_quantgate.reports.run_tables import figure_text
 from pytest_quantgate.reports.upgrade.texts import peak_text, speed_text
 from pytest_quantgate.reports.words import first_line, span_of
+from pytest_quantgate.results.engine_facts import EngineFacts, KnownFormats
 from pytest_quantgate.results.hardware import only_differing
 from pytest_quantgate.results.measurements.speed import PHASES
 from pytest_quantgate.results.record import CellRecord
@@ -53,9 +54,7 @@ _OPTIONS = frozenset({"system_info", "build_options"})
 
 def engine_name(engine: Mapping[str, Any]) -> str:
     """Return an engine's kind and version."""
-    if "version" not in engine:
-        return "unknown engine"
-    return f"{engine['kind']} {engine['version']}".strip()
+    return EngineFacts.read(engine).name
 
 
 def engine_blocks(comparison: Comparison) -> list[Block]:
@@ -118,47 +117,52 @@ def support(comparison: Comparison) -> list[Prose]:
             side, other = ("new", "old") if crossed.engine == change.new.engine else ("old", "new")
             text = f": with the {other} engine's file the {side} one {_why(crossed)}"
             lines.append(spans(name, text))
-    formats = (engine.get("formats") for engine in (comparison.old, comparison.new))
+    formats = (EngineFacts.read(side).formats for side in (comparison.old, comparison.new))
     return [*lines, *_formats(*formats)]
 
 
-_FORMATS = (("writes", "formats"), ("tensor_types", "tensor types"))
-"""What an engine tells of the formats that it knows, and how that is called."""
+def _known(
+    old: KnownFormats, new: KnownFormats
+) -> tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]:
+    """Return what both engines know of each kind; nothing where one cannot say."""
+    kinds = (
+        ("formats", old.writes, new.writes),
+        ("tensor types", old.tensor_types, new.tensor_types),
+    )
+    return tuple((what, of_old, of_new) for what, of_old, of_new in kinds if of_old and of_new)
 
 
-def _formats(old: Any, new: Any) -> list[Prose]:
+def _formats(old: KnownFormats | None, new: KnownFormats | None) -> list[Prose]:
     """Return which formats and tensor types only one engine knows, in the profile or not."""
-    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+    if old is None or new is None:
         return []
     lines: list[Prose] = []
-    for key, what in _FORMATS:
-        if not old[key] or not new[key]:
-            continue  # an engine that cannot say
-        for lead, has, lacks in (
-            ("only the new engine has", new, old),
-            (strong("only the old engine has"), old, new),
+    for what, of_old, of_new in _known(old, new):
+        for lead, has, lacks, other in (
+            ("only the new engine has", of_new, of_old, old),
+            (strong("only the old engine has"), of_old, of_new, new),
         ):
-            apart = [name for name in has[key] if name not in lacks[key]]
+            apart = [name for name in has if name not in lacks]
             if apart:
                 which = listed(map(code, apart))
-                lines.append(spans(lead, f" the {what} ", which, _refusal(lacks, apart[0])))
+                lines.append(spans(lead, f" the {what} ", which, _refusal(other, apart[0])))
     return lines
 
 
 def equal_formats(comparison: Comparison) -> list[Prose]:
     """Return how many formats and tensor types both engines have where neither has others."""
-    old, new = comparison.old.get("formats"), comparison.new.get("formats")
-    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+    old, new = (EngineFacts.read(side).formats for side in (comparison.old, comparison.new))
+    if old is None or new is None:
         return []
     return [
-        f"both have the same {len(new[key])} {what}"
-        for key, what in _FORMATS
-        if new[key] and set(old[key]) == set(new[key])
+        f"both have the same {len(of_new)} {what}"
+        for what, of_old, of_new in _known(old, new)
+        if set(of_old) == set(of_new)
     ]
 
 
-def _refusal(engine: Mapping[str, Any], name: str) -> str:
-    reason = engine["refuses"].get(name)
+def _refusal(known: KnownFormats, name: str) -> str:
+    reason = known.refuses.get(name)
     return f" (of {name} the other says: {reason})" if reason else ""
 
 

@@ -50,6 +50,7 @@ from pytest_quantgate.reports.upgrade.texts import (
     short,
 )
 from pytest_quantgate.reports.words import count, span_of
+from pytest_quantgate.results.engine_facts import EngineFacts
 
 MOST_ROWS = 25
 """Rows of what moved within the limits that stand open; the others are folded away."""
@@ -65,9 +66,9 @@ def title(comparison: Comparison) -> str:
     if old == new:
         same = comparison.old.get("library_sha256") == comparison.new.get("library_sha256")
         return f"{what}: {new} against {'itself' if same else f'another build of {new}'}"
-    kind = comparison.old.get("kind")
-    if kind is not None and kind == comparison.new.get("kind"):
-        new = new.removeprefix(str(kind)).strip()
+    engines = [EngineFacts.read(side) for side in (comparison.old, comparison.new)]
+    if engines[0].kind == engines[1].kind and engines[1].version:
+        new = engines[1].version
     return f"{what}: {old} → {new}"
 
 

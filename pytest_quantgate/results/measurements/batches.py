@@ -32,6 +32,10 @@ class BatchMeasurement:
 
     geometries: tuple[Geometry, ...]
 
+    def __post_init__(self) -> None:
+        if not self.geometries:
+            raise ValueError("no batch geometry was compared")
+
     @property
     def worst(self) -> Geometry:
         """The geometry that is furthest from one batch; one that is no number comes first."""

@@ -23,6 +23,10 @@ class DeviceMeasurement:
     n_tokens: int
     differences: tuple[DeviceDifference, ...]
 
+    def __post_init__(self) -> None:
+        if not self.differences:
+            raise ValueError("no batch size was compared")
+
     @property
     def worst(self) -> DeviceDifference:
         """The batch size that is furthest away; one that is no number comes first."""

@@ -44,6 +44,10 @@ class MemoryMeasurement:
     n_ubatch: int
     fingerprint: Fingerprint
 
+    def __post_init__(self) -> None:
+        if self.peak_resident_bytes is not None and self.peak_resident_bytes < 1:
+            raise ValueError(f"a peak of {self.peak_resident_bytes} bytes")
+
     def buffer_bytes(self, kind: str) -> int | None:
         """Return the sum of the engine's buffers of a kind, None where it names none."""
         found = [item.n_bytes for item in self.buffers if item.kind == kind]

@@ -49,6 +49,10 @@ class NoiseMeasurement:
     centre: str
     settings: tuple[SettingScores, ...]
 
+    def __post_init__(self) -> None:
+        if self.tokens < 1 or self.centre not in {item.name for item in self.settings}:
+            raise ValueError("noise of no tokens, or without its central setting")
+
     @property
     def own(self) -> SettingScores:
         """The profile's own setting."""

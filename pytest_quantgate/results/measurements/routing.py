@@ -86,6 +86,13 @@ class RoutingMeasurement:
     experts: tuple[ExpertError, ...] = ()
     domains: tuple[DomainRouting, ...] = ()
 
+    def __post_init__(self) -> None:
+        if len(self.chunk_indices) != len(self.chunk_same_experts):
+            raise ValueError("the routes' columns are of unequal length")
+        counts = [self.tokens, *(layer.tokens for layer in self.layers)]
+        if self.layers and (min(counts) < 1 or not all(layer.load for layer in self.layers)):
+            raise ValueError("routes of a layer without tokens or experts")
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What must be said aloud: that nothing was judged, where an engine cannot report it."""

@@ -34,6 +34,11 @@ class ProcessSpeed:
     prefill_is_warm: bool
     decode_is_warm: bool
 
+    def __post_init__(self) -> None:
+        for times in (self.prefill_ns, self.decode_ns):
+            if not times or min(times) < 1:
+                raise ValueError("a process without a run, or with one that took no time")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedMeasurement:
@@ -64,6 +69,20 @@ class SpeedMeasurement:
     against: tuple[ProcessSpeed, ...] = ()
     old_engine_error: str = ""
     between_sessions: Mapping[str, stats.SessionScatter] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Refuse what no measuring ends with.
+
+        Raises:
+            ValueError: no processes, some that stand in no pair, or a number that is no look.
+
+        """
+        if not self.cell or min(self.prefill_tokens, self.decode_tokens) < 1:
+            raise ValueError("a speed of no process, or of no tokens")
+        if any(len(others) not in {0, len(self.cell)} for others in (self.reference, self.against)):
+            raise ValueError("processes that stand in no pairs")
+        if len(self.cell) not in self.looks:
+            raise ValueError("measuring ended at no look")
 
     @property
     def disturbing_cores(self) -> float | None:
