@@ -25,7 +25,8 @@ from rich.text import Text
 
 from pytest_quantgate.reports.text import WIDTH, text
 from pytest_quantgate.reports.write import terminal_blocks, write_report
-from pytest_quantgate.results.record import RunRecord, read_record
+from pytest_quantgate.results.record import RunRecord
+from pytest_quantgate.results.record_file import read_record
 
 SIZE = (1100, 1560)
 """The width and height of the top of the report, in CSS pixels."""

@@ -37,7 +37,8 @@ from mutant_table import Outcome, table
 
 from pytest_quantgate.gguf.embedded import EMBEDDED
 from pytest_quantgate.gguf.formats import FILE_TYPES
-from pytest_quantgate.results.record import CellRecord, read_record
+from pytest_quantgate.results.record import CellRecord
+from pytest_quantgate.results.record_file import read_record
 from pytest_quantgate.results.verdicts import VerdictKind
 
 MODELS = ("olmoe-mini", "lfm2moe-mini")

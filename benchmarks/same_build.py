@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 from pytest_quantgate.gate.compare.comparison import compare_engines
-from pytest_quantgate.results.record import read_record
+from pytest_quantgate.results.record_file import read_record
 
 CONFIGURATION = """\
 [tool.quantgate.engines.same]

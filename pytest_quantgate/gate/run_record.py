@@ -13,13 +13,8 @@ from pytest_quantgate.artifacts.support import find_support
 from pytest_quantgate.errors import CellError
 from pytest_quantgate.gate.stored_alone import find_stored_alone
 from pytest_quantgate.matrix.session import Session
-from pytest_quantgate.results.record import (
-    CellRecord,
-    RunRecord,
-    ShardRecord,
-    cell_from_plain,
-    merge_records,
-)
+from pytest_quantgate.results.record import CellRecord, RunRecord, ShardRecord, merge_records
+from pytest_quantgate.results.record_file import cell_from_plain
 from pytest_quantgate.storage.atomic import read_json
 
 

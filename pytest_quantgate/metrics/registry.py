@@ -16,7 +16,8 @@ from pytest_quantgate.config.metric import Metric
 from pytest_quantgate.config.metrics import METRICS
 from pytest_quantgate.metrics.scoring import measurement_key
 from pytest_quantgate.results.measurements.absent import Absent
-from pytest_quantgate.results.record import measurement_type, plain
+from pytest_quantgate.results.record import plain
+from pytest_quantgate.results.record_file import measurement_type
 from pytest_quantgate.storage.atomic import read_json, write_json
 from pytest_quantgate.storage.keys import key_of
 

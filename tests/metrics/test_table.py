@@ -14,7 +14,7 @@ from pytest_quantgate.config.schema import Limits, ProfileSettings
 from pytest_quantgate.metrics.registry import load
 from pytest_quantgate.plugin.suite_nodes import OPTIONAL_TESTS
 from pytest_quantgate.plugin.suites import test_matrix, test_noise
-from pytest_quantgate.results.record import measurement_type
+from pytest_quantgate.results.record_file import measurement_type
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pytest_quantgate.results.record import read_record
+from pytest_quantgate.results.record_file import read_record
 from tests.conftest import Project
 
 METRIC = '''

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pytest_quantgate.reports.write import run_markdown
-from pytest_quantgate.results.record import RunRecord, read_record
+from pytest_quantgate.results.record import RunRecord
+from pytest_quantgate.results.record_file import read_record
 from tests.conftest import Project
 
 ENGINES = "[tool.quantgate.engines.old]"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_quantgate.reports.write import run_markdown
-from pytest_quantgate.results.record import read_record
+from pytest_quantgate.results.record_file import read_record
 from tests.conftest import Project
 
 LENGTHS = "n_ctx = [64, 128]"

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from pytest_quantgate.results.baseline_file import parse
-from pytest_quantgate.results.record import read_record
+from pytest_quantgate.results.record_file import read_record
 from tests.conftest import Project
 
 WAYS = pytest.mark.parametrize("way", [(), ("-n2",)], ids=["plain", "n2"])

@@ -17,7 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pytest_quantgate.results.record import RunRecord, read_record
+from pytest_quantgate.results.record import RunRecord
+from pytest_quantgate.results.record_file import read_record
 
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "scontrol")
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin"

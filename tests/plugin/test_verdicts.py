@@ -10,7 +10,7 @@ import json
 import pytest
 
 from pytest_quantgate.reports.write import run_markdown
-from pytest_quantgate.results.record import read_record
+from pytest_quantgate.results.record_file import read_record
 from tests.conftest import Project
 from tests.edited_model import edit_model
 

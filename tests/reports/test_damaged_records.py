@@ -15,7 +15,8 @@ from pytest_quantgate.reports.markdown import markdown
 from pytest_quantgate.reports.upgrade.report import upgrade_blocks
 from pytest_quantgate.reports.write import run_markdown
 from pytest_quantgate.results.engine_facts import EngineFacts
-from pytest_quantgate.results.record import RunRecord, read_record, to_plain
+from pytest_quantgate.results.record import RunRecord, to_plain
+from pytest_quantgate.results.record_file import read_record
 from tests.gate.compare.records import run_of, scored
 from tests.gate.compare.test_costs import memory, speed
 from tests.reports.test_sections import ROUTING

@@ -13,7 +13,8 @@ from pytest_quantgate.reports.run_tables import run_tables
 from pytest_quantgate.reports.text import text
 from pytest_quantgate.reports.write import run_markdown, write_report
 from pytest_quantgate.results.measurements.noise import NoiseMeasurement, SettingScores
-from pytest_quantgate.results.record import RunRecord, read_record
+from pytest_quantgate.results.record import RunRecord
+from pytest_quantgate.results.record_file import read_record
 from pytest_quantgate.results.verdicts import Against, Judgement, Reason, Stated, VerdictKind
 from tests.reports.test_report import cell
 

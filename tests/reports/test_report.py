@@ -14,13 +14,8 @@ from pytest_quantgate.reports.run_tables import FAULT_DETECTOR, run_tables
 from pytest_quantgate.reports.write import run_markdown, write_report
 from pytest_quantgate.results.chunk_table import ChunkTable, Shift
 from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement, Part
-from pytest_quantgate.results.record import (
-    CellRecord,
-    RunRecord,
-    cell_from_plain,
-    read_record,
-    to_plain,
-)
+from pytest_quantgate.results.record import CellRecord, RunRecord, to_plain
+from pytest_quantgate.results.record_file import cell_from_plain, read_record
 from pytest_quantgate.results.verdicts import (
     Against,
     Cause,

@@ -24,7 +24,8 @@ from pytest_quantgate.reports.upgrade.report import (
 )
 from pytest_quantgate.reports.write import MOST_CHARACTERS, run_markdown, write_report
 from pytest_quantgate.results.chunk_table import ChunkTable
-from pytest_quantgate.results.record import RunRecord, read_record
+from pytest_quantgate.results.record import RunRecord
+from pytest_quantgate.results.record_file import read_record
 from pytest_quantgate.results.verdicts import Cause, CauseKind
 from tests.gate.compare.records import OTHER_TYPES, failed, run_of, scored, wobble
 from tests.gate.compare.test_changes import corners, with_effects

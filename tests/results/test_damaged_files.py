@@ -19,7 +19,8 @@ from pytest_quantgate.results.baseline_store import shipped_folder
 from pytest_quantgate.results.chunk_table import ChunkTable
 from pytest_quantgate.results.measurement_store import Measurements
 from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
-from pytest_quantgate.results.record import CellRecord, RunRecord, read_record, to_plain
+from pytest_quantgate.results.record import CellRecord, RunRecord, to_plain
+from pytest_quantgate.results.record_file import read_record
 from pytest_quantgate.storage.cache import Cache
 
 SHIPPED = sorted(shipped_folder().glob("*/*Q4_K_M*.json"))[0].read_text(encoding="utf-8")
@@ -155,7 +156,7 @@ HALF: dict[str, Any] = {
         ),
         ({"chunks.domain": ["a", "b"], "ppl_by_domain": {"a": 2.0}}, "ppl of 'a' is 2.0, but"),
         ({"chunks.index": [1, 1]}, "a chunk is there twice"),
-        ({"chunks.tokens": [31, 0]}, "or has no tokens"),
+        ({"chunks.tokens": [31, 0]}, "a chunk has no tokens"),
         ({"file_bytes": 10, "bytes_by_type": {"F16": 11}}, "adds up to 11 of 10 bytes"),
     ],
 )

@@ -19,7 +19,7 @@ from pytest_quantgate.reports.html.page import plot_svg
 from pytest_quantgate.reports.html.views import group_plots
 from pytest_quantgate.reports.markdown import escape, markdown
 from pytest_quantgate.reports.run_tables import Group
-from pytest_quantgate.results.record import read_record
+from pytest_quantgate.results.record_file import read_record
 from pytest_quantgate.storage.atomic import write_atomically
 
 if TYPE_CHECKING:

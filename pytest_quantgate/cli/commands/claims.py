@@ -12,7 +12,7 @@ from pytest_quantgate.reports.claims.render import claims_list, claims_table
 from pytest_quantgate.reports.claims.schema import read_claims
 from pytest_quantgate.reports.markdown import markdown
 from pytest_quantgate.reports.text import text
-from pytest_quantgate.results.record import read_record
+from pytest_quantgate.results.record_file import read_record
 
 if TYPE_CHECKING:
     from pytest_quantgate.cli.command import Subparsers

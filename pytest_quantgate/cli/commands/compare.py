@@ -12,7 +12,7 @@ from pytest_quantgate.reports.markdown import markdown
 from pytest_quantgate.reports.pairs import find_pairs, pair_blocks
 from pytest_quantgate.reports.text import text
 from pytest_quantgate.reports.upgrade.report import brief_blocks, upgrade_blocks
-from pytest_quantgate.results.record import read_record
+from pytest_quantgate.results.record_file import read_record
 from pytest_quantgate.storage.atomic import write_atomically
 
 if TYPE_CHECKING:

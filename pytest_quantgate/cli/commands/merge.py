@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.reports.write import check_ending, write_report
 from pytest_quantgate.results.merge import join
-from pytest_quantgate.results.record import RunRecord, read_record
+from pytest_quantgate.results.record import RunRecord
+from pytest_quantgate.results.record_file import read_record
 from pytest_quantgate.results.shard_folder import ShardFolder, wait_for_shards
 
 if TYPE_CHECKING:

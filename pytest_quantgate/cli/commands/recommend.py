@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 from pytest_quantgate.reports.markdown import markdown
 from pytest_quantgate.reports.recommend import Preference, Wishes, recommend_blocks
 from pytest_quantgate.reports.text import text
-from pytest_quantgate.results.record import read_record
+from pytest_quantgate.results.record_file import read_record
 
 if TYPE_CHECKING:
     from pytest_quantgate.cli.command import Subparsers

@@ -24,7 +24,8 @@ from pytest_quantgate.reports.write import (
     terminal_blocks,
     write_report,
 )
-from pytest_quantgate.results.record import RunRecord, read_record
+from pytest_quantgate.results.record import RunRecord
+from pytest_quantgate.results.record_file import read_record
 
 if TYPE_CHECKING:
     from pytest_quantgate.cli.command import Subparsers

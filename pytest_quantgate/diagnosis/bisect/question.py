@@ -13,7 +13,8 @@ from pytest_quantgate.diagnosis.bisect.builds import Builder, BuildFailed
 from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.results.chunk_table import Shift
 from pytest_quantgate.results.effects import Effects
-from pytest_quantgate.results.record import CellRecord, read_record
+from pytest_quantgate.results.record import CellRecord
+from pytest_quantgate.results.record_file import read_record
 from pytest_quantgate.results.verdicts import VerdictKind
 
 _GOOD = frozenset({VerdictKind.PASS, VerdictKind.IMPROVED, VerdictKind.MEASURED})

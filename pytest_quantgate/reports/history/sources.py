@@ -18,7 +18,8 @@ from pytest_quantgate.reports.words import count
 from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.baseline_file import parse
 from pytest_quantgate.results.engine_facts import EngineFacts
-from pytest_quantgate.results.record import RunRecord, read_record
+from pytest_quantgate.results.record import RunRecord
+from pytest_quantgate.results.record_file import read_record
 from pytest_quantgate.storage.git import FileChange, file_changes, is_shallow, read_blobs
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_quantgate.cli.main import main
 from pytest_quantgate.reports.write import write_report
-from pytest_quantgate.results.record import read_record
+from pytest_quantgate.results.record_file import read_record
 from tests.conftest import Project
 from tests.plugin.test_shards import configure
 from tests.results.test_merge import shard
