@@ -68,6 +68,7 @@ def measurement(
     shifts = [shift] * n_chunks if isinstance(shift, float) else shift
     random = np.random.default_rng(5)
     nll = random.uniform(1, 3, (n_chunks, 100)) + np.array(shifts)[:, None]
+    tops = np.zeros((n_chunks, 100), dtype=np.int32)
     return PerplexityMeasurement(
         chunks=ChunkTable(
             index=tuple(range(n_chunks)),
@@ -77,11 +78,11 @@ def measurement(
                 hashlib.sha256(f"{ids}{number}".encode()).hexdigest()[:16]
                 for number in range(n_chunks)
             ),
-            top_tokens=("0" * 16,) * n_chunks,
+            top_tokens=(hashlib.sha256(tops[0].tobytes()).hexdigest()[:16],) * n_chunks,
             document=tuple(range(n_chunks)),
         ),
         nll_nats=nll.astype(np.float32),
-        top_tokens=np.zeros((n_chunks, 100), dtype=np.int32),
+        top_tokens=tops,
         n_chunks_in_text=100,
         seconds_s=1.0,
     )
