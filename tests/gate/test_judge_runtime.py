@@ -90,9 +90,18 @@ def test_another_file_is_no_change_of_the_runtime_alone(changes: dict[str, objec
     assert judge(seen).kind is VerdictKind.INCONCLUSIVE
 
 
-def test_a_reference_that_moved_or_is_not_stored_vouches_for_nothing() -> None:
-    moved = observed(0.001, 0.0, reference_nats=0.05)
+@pytest.mark.parametrize("reference_nats", [0.05, -0.05], ids=["worse", "better"])
+def test_a_reference_that_moved_vouches_for_nothing(reference_nats: float) -> None:
+    moved = observed(0.001, 0.0, reference_nats=reference_nats)
     assert judge(moved).kind is VerdictKind.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("reference_nats", [0.001, -0.001], ids=["worse", "better"])
+def test_a_reference_that_moved_within_its_limit_stands(reference_nats: float) -> None:
+    assert judge(observed(0.001, 0.0, reference_nats=reference_nats)).kind is VerdictKind.PASS
+
+
+def test_a_reference_that_is_not_stored_vouches_for_nothing() -> None:
     unknown = replace(observed(0.001, 0.0), reference_baseline=None)
     assert judge(unknown).kind is VerdictKind.INCONCLUSIVE
 

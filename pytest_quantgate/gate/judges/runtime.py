@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pytest_quantgate import stats
 from pytest_quantgate.config.limit import MIN_KLD_INCREASE_NATS
 from pytest_quantgate.config.limits import default_limits
@@ -64,7 +66,11 @@ def runtime_kld_limit_nats(limits: Limits, baseline: Baseline, ppl_limit_nats: f
 
 
 def _reference_stands(seen: Observation, look: stats.Look) -> bool:
-    """Return whether the reference's own perplexity is its baseline's, within its limit."""
+    """Return whether the reference's own perplexity is its baseline's, within its limit.
+
+    In both directions: distances from a reference that became better are measured from another
+    point too.
+    """
     if seen.reference is None or seen.reference_baseline is None:
         return False
     stored = seen.reference_baseline.perplexity
@@ -73,12 +79,16 @@ def _reference_stands(seen: Observation, look: stats.Look) -> bool:
         return False
     estimate = pair.nll()
     limits = default_limits(find_format(seen.reference_baseline.key.format))
-    decision = stats.decide(
-        estimate,
-        stats.ppl_limit_nats(limits.ppl_vs_baseline or 0.0),
-        alpha_pass=look.alpha_pass,
-        alpha_regressed=look.alpha_regressed,
-        identical=estimate.chunks_differing == 0,
-        last_look=True,
+    backwards = replace(estimate, mean=-estimate.mean, skewness=-estimate.skewness)
+    return all(
+        stats.decide(
+            change,
+            stats.ppl_limit_nats(limits.ppl_vs_baseline or 0.0),
+            alpha_pass=look.alpha_pass,
+            alpha_regressed=look.alpha_regressed,
+            identical=change.chunks_differing == 0,
+            last_look=True,
+        ).outcome
+        is stats.Outcome.INSIDE
+        for change in (estimate, backwards)
     )
-    return decision.outcome is stats.Outcome.INSIDE
