@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pytest_quantgate.gate.compare.common_shift import shifts_of_run
+from pytest_quantgate.reports.across_devices import device_tables
 from pytest_quantgate.reports.blocks import (
     Block,
     Heading,
@@ -103,6 +104,7 @@ def run_blocks(record: RunRecord) -> list[Block]:
         *completeness(record),
         *section("What is red", red_blocks(record)),
         *run_tables(record),
+        *device_tables(record),
         *common_shift_blocks(shifts_of_run(record)),
         *noise_tables(record),
         *section("Parts, routes and domains", section_tables(record)),

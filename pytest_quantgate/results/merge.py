@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -168,4 +168,24 @@ def _warnings(records: Mapping[str, RunRecord]) -> tuple[str, ...]:
         if len(set(known.values())) > 1:
             each = ", ".join(f"{value} ({name})" for name, value in known.items())
             warnings.append(f"{what}: {each}")
-    return tuple(dict.fromkeys(warnings))
+    return tuple(dict.fromkeys((*warnings, *_apart(records))))
+
+
+def _apart(records: Mapping[str, RunRecord]) -> Iterator[str]:
+    """Name the cells whose reference gave other values on the machine of another job."""
+    groups: dict[tuple[object, ...], dict[str | None, str]] = {}
+    for name, record in records.items():
+        for cell in record.cells:
+            control = (
+                cell.per_token_sha256 if cell.is_reference else cell.reference_per_token_sha256
+            )
+            if control is not None:
+                key = (cell.model, cell.reference, cell.device, cell.text_name, cell.engine)
+                groups.setdefault((*key, cell.chunks.index), {}).setdefault(control, name)
+    for (model, reference, device, *_), by_control in groups.items():
+        if len(by_control) > 1:
+            yield (
+                f"{model} on {device}: {reference} has other values in"
+                f" {' and '.join(by_control.values())}, so that their figures do not compare bit"
+                " for bit; run both shards on equal machines"
+            )

@@ -227,3 +227,19 @@ def test_the_report_of_an_upgrade_is_joined_and_says_what_is_missing() -> None:
     lines = run_markdown(join({"1": parts["1"]})).splitlines()
     assert lines[0].startswith("# Upgrade: ")
     assert lines[1:5] == ["", "## What is missing", "", "- shard 2/2"]
+
+
+def test_a_reference_that_differs_between_the_machines_is_told() -> None:
+    """Each job measures the reference of its cells itself: that is its control."""
+    here, there = shard(1, 2, "F16"), shard(2, 2, "Q4_0")
+    control = (replace(here.cells[0], per_token_sha256="1" * 64),)
+
+    def joined(values: str) -> tuple[str, ...]:
+        cells = (replace(there.cells[0], reference_per_token_sha256=values),)
+        return join({"a": replace(here, cells=control), "b": replace(there, cells=cells)}).warnings
+
+    assert joined("1" * 64) == ()
+    assert joined("2" * 64) == (
+        "m on cpu: F16 has other values in a and b, so that their figures do not compare bit for"
+        " bit; run both shards on equal machines",
+    )

@@ -6,6 +6,7 @@ from pytest_quantgate import __version__
 from pytest_quantgate.config.values import duration
 from pytest_quantgate.gate.compare.common_shift import shifts_of_run
 from pytest_quantgate.gate.compare.comparison import compare_engines
+from pytest_quantgate.reports.across_devices import device_tables
 from pytest_quantgate.reports.common_shift import common_shift_blocks
 from pytest_quantgate.reports.html.environment import environment
 from pytest_quantgate.reports.html.identity import identity
@@ -52,6 +53,7 @@ def run_html(record: RunRecord) -> str:
             across_devices=device_plots(groups),
             upgrade=upgrade_blocks(comparison) if comparison is not None else (),
             noise=noise_tables(record),
+            device_tables=device_tables(record),
             # An upgrade's own blocks have it.
             common=common_shift_blocks(shifts_of_run(record)) if comparison is None else (),
             duration=duration,
