@@ -105,6 +105,7 @@ _METRICS = (
                 default=MAX_MEAN_KLD_NATS,
             ),
             Limit("kld_p99_max", "max_p99", "p99 KLD", _POSITIVE, unit="nats"),
+            Limit("kld_p999_max", "max_p999", "p99.9 KLD", _POSITIVE, unit="nats"),
             Limit("same_top_min", "min_same_top", "same top", _SHARE),
             Limit(
                 "kld_vs_baseline", "max_vs_baseline", "mean KLD", _INCREASE, _BASELINE, default=0.03

@@ -116,6 +116,8 @@ def test_a_few_tokens_without_another_top_token_prove_nothing() -> None:
     [
         (Limits(kld_p99_max=0.06), VerdictKind.PASS, VerdictKind.INCONCLUSIVE),
         (Limits(kld_p99_max=0.05), VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE),
+        (Limits(kld_p999_max=0.06), VerdictKind.PASS, VerdictKind.INCONCLUSIVE),
+        (Limits(kld_p999_max=0.05), VerdictKind.REGRESSED, VerdictKind.INCONCLUSIVE),
         (Limits(kld_mean_max=1.0), VerdictKind.PASS, VerdictKind.PASS),
     ],
 )

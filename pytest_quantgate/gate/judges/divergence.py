@@ -37,7 +37,7 @@ def judge_divergence(
         return []
     if divergence is None:
         # The default limits ask for it only where the baseline's engine could.
-        asked = limits.kld_p99_max, limits.same_top_min
+        asked = limits.kld_p99_max, limits.kld_p999_max, limits.same_top_min
         wanted = are_of_a_marker(limits) or any(asked) or limits.kld_mean_max != MAX_MEAN_KLD_NATS
         if not wanted and (baseline is None or baseline.divergence is None):
             return []
@@ -53,14 +53,14 @@ def judge_divergence(
             judgements.append(_no_garbage(seen, divergence, chunks.mean(sums), baseline, look))
         else:
             judgements.append(_within(seen, KLD, chunks, sums, limits.kld_mean_max, look))
-    if limits.kld_p99_max is not None:
-        p99 = divergence.kld_percentiles_nats.get("99")
-        if p99 is None:
+    for percentile, limit in (("99", limits.kld_p99_max), ("99.9", limits.kld_p999_max)):
+        value = divergence.kld_percentiles_nats.get(percentile)
+        if limit is not None and value is None:
             fact = Plain.NO_PERCENTILES
             judgements.append(only("divergence", Against.REFERENCE, VerdictKind.UNSUPPORTED, fact))
-        else:
-            judgement = at_most("divergence", "p99 KLD", p99, limits.kld_p99_max, " nats")
-            judgements.append(of_beginning(judgement, None, limits.kld_p99_max, look))
+        elif limit is not None and value is not None:
+            judgement = at_most("divergence", f"p{percentile} KLD", value, limit, " nats")
+            judgements.append(of_beginning(judgement, None, limit, look))
     if limits.same_top_min is not None and seen.reference is not None:
         judgements += _same_top(seen, seen.reference, limits.same_top_min, look)
     if limits.kld_vs_baseline is not None and baseline is not None:
