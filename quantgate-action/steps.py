@@ -242,7 +242,8 @@ def comment() -> int:
         print(f"commented: {pull_request.put_comment(api, number, mark, text)}")
     except pull_request.Refused as error:
         needs = "the job needs permissions: pull-requests: write, which a fork's has not"
-        print(f"::warning title=quantgate::no comment was written ({error}); {needs}")
+        text = escaped(f"no comment was written ({error}); {needs}")
+        print(f"::warning title=quantgate::{text}")
     return 0
 
 
@@ -341,13 +342,17 @@ STEPS: Mapping[str, Callable[[], int | None]] = {
 }
 
 
+def escaped(text: str) -> str:
+    """Return a text as a workflow command's message: one line."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run one step and return its exit status; an error becomes an annotation."""
     try:
         return STEPS[arguments[0]]() or 0
     except StepError as error:
-        text = str(error).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-        print(f"::error title=quantgate::{text}")
+        print(f"::error title=quantgate::{escaped(str(error))}")
         return 1
 
 

@@ -125,6 +125,8 @@ class FakeEngine:
         fault = self._fault(f"{name} at {request.n_ctx}") or self._fault(name)
         if fault == "crash":
             raise CellCrashed("the worker died: killed by SIGABRT. Last log lines:\nGGML_ASSERT")
+        if fault == "hostile log":
+            raise CellCrashed("it died. Last log lines:\n\x1b[2J\n::error::x\n##[group]<b>&")
         if fault == "hang":
             raise CellTimeout("no sign of life for 300 s; the worker was ended.")
         n_chunks = self._n_tokens(request.text) // request.n_ctx

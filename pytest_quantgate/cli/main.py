@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from pytest_quantgate import __version__
 from pytest_quantgate.errors import ConfigError, EnvironmentProblem
+from pytest_quantgate.reports.words import logged
 
 if TYPE_CHECKING:
     from pytest_quantgate.cli.command import Command
@@ -84,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return _BROKEN_PIPE
     except (ConfigError, EnvironmentProblem, OSError) as error:
-        print(f"quantgate: {error}", file=sys.stderr)
+        print(logged(f"quantgate: {error}"), file=sys.stderr)
         if isinstance(error, OSError) and sys.stdout is not None:
             _drop_output()
         return 2

@@ -21,6 +21,7 @@ from pytest_quantgate.plugin.lanes import questions_of
 from pytest_quantgate.plugin.parametrize import Point
 from pytest_quantgate.plugin.snapshots import store_baseline
 from pytest_quantgate.plugin.state import STATE, State
+from pytest_quantgate.reports.words import logged
 from pytest_quantgate.results.record import CellRecord, to_plain
 from pytest_quantgate.results.verdicts import VerdictKind
 from pytest_quantgate.storage.atomic import write_json
@@ -72,6 +73,7 @@ def _report(result: Answer) -> None:
     message = f"{verdict.kind.value}: {verdict.reason}"
     if verdict.cause is not None:
         message += f"\n{verdict.cause}"
+    message = logged(message)
     if cell.is_skipped:
         pytest.skip(f"{cell.id}: {message}")
     if not verdict.kind.is_green:
@@ -92,7 +94,7 @@ def _accept(
             store_baseline(item, session.store, acceptance.baseline)
     _write_record(session, item, acceptance.record)
     if acceptance.refusal is not None:
-        pytest.fail(f"{cell.id}: {acceptance.refusal}", pytrace=False)
+        pytest.fail(f"{cell.id}: {logged(acceptance.refusal)}", pytrace=False)
     if acceptance.baseline is None:
         _report(result)
 

@@ -11,6 +11,7 @@ from pytest_quantgate.gate.run_record import make_record, read_records
 from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.plugin.state import State
 from pytest_quantgate.reports.text import text
+from pytest_quantgate.reports.words import logged
 from pytest_quantgate.reports.write import terminal_blocks, write_report
 from pytest_quantgate.results.record import RunRecord
 from pytest_quantgate.results.verdicts import VerdictKind
@@ -85,7 +86,7 @@ def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
     reporter.write(text(blocks, colour=reporter.hasmarkup))
     for cell in record.cells:
         if cell.accepted:
-            reporter.write_line(f"accepted {cell.id}: {cell.accepted}")
+            reporter.write_line(logged(f"accepted {cell.id}: {cell.accepted}"))
     if (
         state.options.matrix
         and _must_gate(state, gate)
@@ -118,6 +119,6 @@ def _write_reports(
             write_report(path, record)
         except ConfigError as error:
             state.lost_report = True
-            reporter.write_line(f"quantgate: {error}", red=True)
+            reporter.write_line(logged(f"quantgate: {error}"), red=True)
         else:
             reporter.write_line(f"wrote {path}")

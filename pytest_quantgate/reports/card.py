@@ -38,7 +38,7 @@ from pytest_quantgate.reports.run_tables import (
     label,
     twin_notes,
 )
-from pytest_quantgate.reports.words import NONE, change, megabytes, number, share
+from pytest_quantgate.reports.words import NONE, change, megabytes, number, printable, share
 from pytest_quantgate.results.engine_facts import EngineFacts
 from pytest_quantgate.results.record import CellRecord, RunRecord
 
@@ -240,6 +240,11 @@ def front_matter(groups: Sequence[Group]) -> str:
     return "\n".join([*lines, "---", "", ""])
 
 
+def _as_text(cell: str) -> str:
+    """Return a text that no spreadsheet takes for a formula."""
+    return f"'{printable(cell)}" if cell.lstrip().startswith(tuple("=+-@")) else printable(cell)
+
+
 def card_csv(groups: Sequence[Group], max_kld: float | None) -> str:
     """Return the tables of formats as CSV, with a column for the device."""
     stream = io.StringIO()
@@ -249,5 +254,9 @@ def card_csv(groups: Sequence[Group], max_kld: float | None) -> str:
         if n == 0:
             writer.writerow(["device", *(column.heading for column in table.columns)])
         for line in table.rows:
-            writer.writerow([group.first.device, *map(plain, line.cells)])
+            texts = [
+                _as_text(plain(cell)) if column.is_text or column.is_left else plain(cell)
+                for column, cell in zip(table.columns, line.cells, strict=True)
+            ]
+            writer.writerow([_as_text(group.first.device), *texts])
     return stream.getvalue()

@@ -17,6 +17,7 @@ from pytest_quantgate.reports.red import red_blocks
 from pytest_quantgate.reports.run_report import completeness, run_title
 from pytest_quantgate.reports.run_tables import run_tables
 from pytest_quantgate.reports.upgrade.report import upgrade_blocks
+from pytest_quantgate.reports.words import printable
 from pytest_quantgate.reports.write import MOST_CHARACTERS, run_markdown
 from pytest_quantgate.results.record import RunRecord
 
@@ -64,7 +65,7 @@ def _commands(kind: str, messages: Sequence[tuple[str, str]]) -> list[str]:
         more = len(shown) - MAX_ANNOTATIONS + 1
         shown[MAX_ANNOTATIONS - 1 :] = [("quantgate", f"and {more} more: see the summary")]
     return [
-        f"::{kind} title={escape_property(title)}::{escape_message(message)}"
+        f"::{kind} title={escape_property(printable(title))}::{escape_message(printable(message))}"
         for title, message in shown
     ]
 

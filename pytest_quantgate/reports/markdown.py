@@ -17,7 +17,7 @@ from pytest_quantgate.reports.blocks import (
     Span,
     Table,
 )
-from pytest_quantgate.reports.words import shortened
+from pytest_quantgate.reports.words import printable, shortened
 
 _SPECIAL = re.compile(
     r"[*`~$|]"
@@ -35,7 +35,7 @@ _MOST_CHARACTERS = 60
 
 def escape(text: str) -> str:
     """Return a text on one line, in which nothing is markup, a tag, a link or a mention."""
-    escaped = _SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
+    escaped = _SPECIAL.sub(r"\\\g<0>", printable(" ".join(text.split())))
     escaped = _NUMBERED.sub(r"\1\\\2", escaped)
     escaped = _ENTITY.sub("&amp;", escaped).replace("<", "&lt;")
     return escaped.replace("@", "@<!-- -->")  # GitHub mentions whom a plain one names
@@ -43,7 +43,7 @@ def escape(text: str) -> str:
 
 def code_span(text: str) -> str:
     """Return a text as code, which ends where it should whatever it holds."""
-    one_line = " ".join(text.split())
+    one_line = printable(" ".join(text.split()))
     longest = max(map(len, re.findall("`+", one_line)), default=0)
     fence, room = "`" * (longest + 1), " " if longest else ""
     return f"{fence}{room}{one_line}{room}{fence}"
@@ -84,7 +84,7 @@ def _lines(block: Block) -> Iterator[str]:
                 yield f"- {inline(item)}"
                 yield from (f"  - {inline(text)}" for text in inner)
         case Folded():
-            yield f"<details>\n<summary>{html.escape(block.summary)}</summary>\n"
+            yield f"<details>\n<summary>{html.escape(printable(block.summary))}</summary>\n"
             yield markdown(block.blocks)
             yield "</details>"
         case Table():

@@ -36,7 +36,7 @@ from pytest_quantgate.reports.blocks import (
     Table,
     plain,
 )
-from pytest_quantgate.reports.words import shortened
+from pytest_quantgate.reports.words import logged, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,13 +79,14 @@ def text(blocks: Sequence[Block], width: int | None = None, *, colour: bool = Fa
         for item in _renderables(block, console.width):
             console.print(item)
     lines = stream.getvalue().replace(_HELD, " ").splitlines()
-    return "".join(f"{line.rstrip()}\n" for line in lines)
+    written = "".join(f"{line.rstrip()}\n" for line in lines)
+    return written if colour else logged(written)
 
 
 def _renderables(block: Block, width: int) -> Iterator[RenderableType]:
     match block:
         case Heading():
-            yield Text(block.text, style="bold")
+            yield _styled(block.text, "bold")
         case Paragraph():
             yield _styled(block.text, "bold" if block.is_strong else "")
         case Bullets():
@@ -102,7 +103,7 @@ def _renderables(block: Block, width: int) -> Iterator[RenderableType]:
 
 def _table(table: Table, width: int) -> Iterator[RenderableType]:
     if table.title:
-        title = Text(table.title, style="bold")
+        title = _styled(table.title, "bold")
         if table.caveat:
             fits = cell_len(f"{table.title} ({table.caveat})") <= width
             title.append(f"{' ' if fits else chr(10)}({table.caveat})", style="not bold")

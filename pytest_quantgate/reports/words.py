@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 NONE = "–"
@@ -53,6 +54,29 @@ def rate(tokens_per_s: float) -> str:
 def megabytes(n_bytes: float | None, digits: int = 1) -> str:
     """Return bytes in megabytes."""
     return NONE if n_bytes is None else f"{n_bytes / 1e6:,.{digits}f}"
+
+
+_UNSEEN = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ufeff\\ud800-\\udfff]"
+)
+_COMMAND = re.compile(r"^(?=\s*(?:::|##\[))", re.MULTILINE)
+
+
+def printable(text: str) -> str:
+    """Return a text without what a terminal or a reader's eye obeys instead of shows.
+
+    Control codes, marks that turn the direction of writing, and lone surrogates are written as
+    Python does; tabs and line breaks stay.
+    """
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def logged(text: str) -> str:
+    """Return a printable text in which no line is a command of the CI service that reads the log.
+
+    GitHub and Azure take ``::error::…`` and ``##[…]`` at a line's beginning for one.
+    """
+    return _COMMAND.sub("| ", printable(text))
 
 
 def first_line(text: str) -> str:

@@ -5,6 +5,15 @@ from __future__ import annotations
 import functools
 
 import jinja2
+from markupsafe import Markup
+
+from pytest_quantgate.reports.words import printable
+
+
+def _finalize(value: object) -> object:
+    """Show control codes; what a macro returned is written already."""
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return printable(str(value)) if is_text else value
 
 
 @functools.cache
@@ -16,6 +25,7 @@ def environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_finalize,
     )
     made.filters["kind"] = lambda item: type(item).__name__
     return made
