@@ -160,10 +160,9 @@ def limits() -> list[str]:
             keyword = code(f"{marker.marker}({phase}{limit.keyword}=…)") if limit.keyword else ""
             figure = limit.figure + (f", {limit.unit}" if limit.unit else "")
             against = limit.scope.value
-            rows.append(
-                [code(limit.name), keyword, figure, against, limit.value.value, default_of(limit)]
-            )
-    heads = ["limit", "keyword", "judged figure", "held against", "value", "default"]
+            names = "<br>".join(filter(None, [code(limit.name), keyword]))
+            rows.append([names, figure, against, limit.value.value, default_of(limit)])
+    heads = ["limit, and the marker's keyword", "judged figure", "held against", "value", "default"]
     return table(heads, rows)
 
 
@@ -317,6 +316,10 @@ PARTS: Mapping[str, Callable[..., list[str]]] = {
 }
 
 
+WIDE = frozenset({"limits", "json"})
+"""The parts whose columns need their headings: on a phone they scroll."""
+
+
 class Reference(SphinxDirective):
     """A part of the reference."""
 
@@ -327,10 +330,10 @@ class Reference(SphinxDirective):
         """Return the part, as the page's own parser reads it."""
         self.env.note_reread()
         name, *arguments = self.arguments
-        container = nodes.Element()
+        container = nodes.container(classes=[] if name in WIDE else ["listing"])
         lines = StringList(PARTS[name](*arguments), source=__file__)
         self.state.nested_parse(lines, self.content_offset, container)
-        return container.children
+        return [container]
 
 
 def write_schemas(app: Sphinx, error: Exception | None) -> None:
