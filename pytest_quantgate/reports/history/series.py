@@ -34,7 +34,7 @@ class Direction(Enum):
 
     WORSE = "worse"
     BETTER = "better"
-    UNCLEAR = "which way is not beyond chance"
+    UNCLEAR = "the direction may be chance"
 
 
 @dataclass(frozen=True, kw_only=True)

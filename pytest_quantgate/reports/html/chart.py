@@ -11,8 +11,8 @@ from pytest_quantgate.reports.history.series import Point, Series
 from pytest_quantgate.reports.html.plot import Tick
 from pytest_quantgate.stats.change_points import FLOOR_WIDTHS
 
-WIDTH, HEIGHT = 460, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 74, 14, 12, 26
+WIDTH, HEIGHT = 340, 150
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 10, 12, 26
 LINE_WIDTH, LINE_HEIGHT = 120, 22
 _N_TICKS = 4
 _MOST_PLACES = 240
@@ -64,6 +64,9 @@ def make_chart(series: Series) -> Chart:
         for n, point in enumerate(series.points)
     )
     ends = [0, *sorted(places), len(series.points)]
+    versions = [series.points[n].at.version for n in (0, -1)]
+    days = [version.day[:10] for version in versions]
+    names = days if days[0] != days[1] else [version.name for version in versions]
     levels = []
     for first, last in pairwise(ends):
         values = series.values[first:last]
@@ -74,8 +77,8 @@ def make_chart(series: Series) -> Chart:
         line=" ".join(f"{dot.x:.1f},{dot.y:.1f}" for dot in dots),
         levels=tuple(levels),
         ticks=_ticks(series, low, high),
-        first=series.points[0].at.version.day[:10],
-        last=series.points[-1].at.version.day[:10],
+        first=names[0],
+        last=names[1],
     )
 
 

@@ -11,7 +11,7 @@ from pytest_quantgate.reports.history.report import (
     headline,
     span_of_time,
 )
-from pytest_quantgate.reports.history.series import History, Series
+from pytest_quantgate.reports.history.series import Direction, History, Series
 from pytest_quantgate.reports.html.chart import Chart, make_chart, table_line
 from pytest_quantgate.reports.html.environment import environment
 
@@ -24,6 +24,7 @@ class ChangeCard:
     at: str
     subject: str
     is_worse: bool
+    is_better: bool
     figures: tuple[str, ...]
     why: tuple[str, ...]
     charts: tuple[Chart, ...]
@@ -66,6 +67,7 @@ def _cards(history: History) -> tuple[ChangeCard, ...]:
             at=f"{items[0][1].at.version.name}, {items[0][1].at.version.day}",
             subject=items[0][1].at.version.subject,
             is_worse=any(series.is_worse for series, _ in items),
+            is_better=all(change.direction is Direction.BETTER for _, change in items),
             figures=tuple(figures(series, change) for series, change in items),
             why=tuple(dict.fromkeys(reason for _, change in items for reason in change.why)),
             charts=tuple(make_chart(series) for series, _ in items),

@@ -77,7 +77,7 @@ def of(history: History, cell_id: str, title: str) -> Series:
 @pytest.mark.parametrize("seed", range(8))
 def test_of_thirty_records_the_planted_change_is_found_and_no_other(seed: int) -> None:
     place = 3 + 3 * seed
-    history = history_of_records(runs(28, place, seed))
+    history = history_of_records(runs(30, place, seed))
     (series,) = history.changed
     (change,) = series.changes
     assert (series.cell, series.name.title, change.place) == ("m-Q4_0-cpu", "PPL", place)
