@@ -141,6 +141,13 @@ class Bullets:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Listing:
+    """Commands to copy, one a line."""
+
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Folded:
     """Details that open where a reader asks for them; a terminal has the summary alone."""
 
@@ -148,7 +155,7 @@ class Folded:
     blocks: tuple[Block, ...]
 
 
-Block: TypeAlias = Table | Heading | Paragraph | Bullets | Folded
+Block: TypeAlias = Table | Heading | Paragraph | Bullets | Listing | Folded
 
 
 def section(title: str, blocks: Sequence[Block]) -> list[Block]:

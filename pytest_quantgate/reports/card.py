@@ -17,16 +17,17 @@ from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gguf.formats import FULL_PRECISION, find_format
 from pytest_quantgate.reports.blocks import (
     Block,
-    Bullets,
     Column,
     Heading,
+    Listing,
     Paragraph,
     Row,
     Table,
-    code,
     intervals,
     plain,
     row,
+    spans,
+    strong,
     words,
 )
 from pytest_quantgate.reports.chunks import domains_on, kld_interval_on, perplexity_on, same_top_on
@@ -150,7 +151,7 @@ def _without_empty(
 
 def _domains(group: Group) -> list[Block]:
     reference = group.reference
-    before = {} if reference is None else domains_on(reference, group.chunks)
+    before = {} if reference is None else dict(sorted(domains_on(reference, group.chunks).items()))
     rows = []
     for cell in group.cells:
         now = domains_on(cell, group.chunks)
@@ -162,7 +163,11 @@ def _domains(group: Group) -> list[Block]:
         return []
     columns = (words("format"), *(Column(heading=name) for name in before))
     lead = "Change of perplexity from the reference, by domain of the text."
-    return [Heading(text="Domains"), Paragraph(text=lead), Table(columns=columns, rows=tuple(rows))]
+    return [
+        Heading(text=f"Domains, on {group.first.device}"),
+        Paragraph(text=lead),
+        Table(columns=columns, rows=tuple(rows)),
+    ]
 
 
 def _percent(value: float | None) -> str:
@@ -179,7 +184,7 @@ def _is_named_by_llama_cpp(name: str) -> bool:
 def _commands(group: Group) -> list[Block]:
     """Return llama.cpp's commands that make the files, of formats that it knows by name."""
     model, source = group.first.model, group.first.reference
-    items = []
+    lines = []
     for cell in group.cells:
         if cell.is_reference or not _is_named_by_llama_cpp(cell.format):
             continue
@@ -190,12 +195,12 @@ def _commands(group: Group) -> list[Block]:
             command += ["--imatrix", f"{cell.imatrix}.gguf"]
         name = f"{cell.format}-{cell.imatrix}" if cell.imatrix else cell.format
         command += [f"{model}-{source}.gguf", f"{model}-{name}.gguf", cell.format]
-        items.append((code(shlex.join(command)),))
-    return [Heading(text="How the files are made"), Bullets(items=tuple(items))] if items else []
+        lines.append(shlex.join(command))
+    return [Heading(text="How the files are made"), Listing(lines=tuple(lines))] if lines else []
 
 
 def advice_blocks(groups: Sequence[Group], max_kld: float | None) -> list[Block]:
-    """Return the card from its title to what is said of each format."""
+    """Return the card from its title to what is said of each format; the plots come next."""
     blocks: list[Block] = [Heading(text=groups[0].first.model, level=1)]
     for group in groups:
         first = group.first
@@ -204,13 +209,25 @@ def advice_blocks(groups: Sequence[Group], max_kld: float | None) -> list[Block]
             blocks.append(Paragraph(text=f"This model is a {FAULT_DETECTOR}."))
         on = f", on {len(group.chunks)} chunks of the text {first.text_name}" if first.text else ""
         lead = f"By size{on}; the reference is {first.reference}. Intervals are of 95 %."
-        blocks += [Paragraph(text=lead), formats_table(group, max_kld), *_domains(group)]
+        blocks += [*_smallest(group, max_kld), Paragraph(text=lead), formats_table(group, max_kld)]
     return blocks
 
 
+def _smallest(group: Group, max_kld: float | None) -> list[Block]:
+    """Return which format is the smallest that ships; nothing of a model that only finds faults."""
+    judged = [judge(cell, group, max_kld) for cell in group.cells]
+    ships = [item.cell for item in judged if item.advice is Advice.SHIP and item.cell.file_bytes]
+    if not ships or group.only_detects_faults:
+        return []
+    cell = min(ships, key=lambda item: item.file_bytes or 0)
+    kld, _, _ = kld_interval_on(cell, group.chunks)
+    figures = f" ({megabytes(cell.file_bytes)} MB, KLD {number(kld, '.4f')})"
+    return [Paragraph(text=spans("The smallest to ship is ", strong(label(cell)), f"{figures}."))]
+
+
 def origin_blocks(record: RunRecord, groups: Sequence[Group]) -> list[Block]:
-    """Return the end of the card: how the files are made, and what measured them."""
-    blocks = _commands(groups[0])
+    """Return the end of the card: domains, how the files are made, and what measured them."""
+    blocks = [block for group in groups for block in _domains(group)] + _commands(groups[0])
     engine = EngineFacts.read(record.engine)
     if engine.version:
         llama = f", llama.cpp {engine.llama_cpp_version}".rstrip(", ")

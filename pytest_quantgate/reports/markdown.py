@@ -11,6 +11,7 @@ from pytest_quantgate.reports.blocks import (
     Bullets,
     Folded,
     Heading,
+    Listing,
     Paragraph,
     Prose,
     Row,
@@ -83,6 +84,10 @@ def _lines(block: Block) -> Iterator[str]:
             for item, inner in zip(block.items, below, strict=True):
                 yield f"- {inline(item)}"
                 yield from (f"  - {inline(text)}" for text in inner)
+        case Listing():
+            code = "\n".join(block.lines)
+            fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", code))])
+            yield f"{fence}sh\n{code}\n{fence}"
         case Folded():
             yield f"<details>\n<summary>{html.escape(printable(block.summary))}</summary>\n"
             yield markdown(block.blocks)

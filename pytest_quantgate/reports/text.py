@@ -30,6 +30,7 @@ from pytest_quantgate.reports.blocks import (
     Column,
     Folded,
     Heading,
+    Listing,
     Paragraph,
     Prose,
     Span,
@@ -95,6 +96,9 @@ def _renderables(block: Block, width: int) -> Iterator[RenderableType]:
                 yield _styled(item)
                 for detail in inner:
                     yield Padding(_styled(detail), (0, 0, 0, 2))
+        case Listing():
+            for command in block.lines:
+                yield Padding(_styled(command), (0, 0, 0, 2))
         case Folded():
             yield Text(f"{block.summary}: see a Markdown or HTML report")
         case Table():
