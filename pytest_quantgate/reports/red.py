@@ -78,7 +78,7 @@ def next_blocks(record: RunRecord) -> list[Block]:
     for item in find_red(record):
         cells_of.setdefault(item.next_step, []).append(item.cell.id)
     return bullets(
-        spans("Next: ", *step, f" ({some(cells, _MOST_NAMED)})") for step, cells in cells_of.items()
+        spans(f"Next for {some(cells, _MOST_NAMED)}: ", *step) for step, cells in cells_of.items()
     )
 
 

@@ -14,7 +14,7 @@ def test_a_run_ends_with_what_to_do_about_its_red_cells() -> None:
     lines = text(terminal_blocks(made, with_sections=False), 200).splitlines()
     accept = 'pytest --quant-matrix --snapshot-update --quant-reason "why"'
     assert set(lines[-2:]) == {
-        "Next: see whether this machine is busy: quantgate doctor (m-Q8_0-cpu)",
-        f"Next: store what was measured: {accept} (m-Q4_0-cpu, m-Q5_0-cpu)",
+        "Next for m-Q8_0-cpu: see whether this machine is busy: quantgate doctor",
+        f"Next for m-Q4_0-cpu, m-Q5_0-cpu: store what was measured: {accept}",
     }
-    assert "Next:" not in text(terminal_blocks(record(cell("F16", 20, 9)), with_sections=False))
+    assert "Next" not in text(terminal_blocks(record(cell("F16", 20, 9)), with_sections=False))
