@@ -28,7 +28,7 @@ from pytest_quantgate.reports.write import terminal_blocks, write_report
 from pytest_quantgate.results.record import RunRecord
 from pytest_quantgate.results.record_file import read_record
 
-SIZE = (1100, 1560)
+SIZE = (1100, 1450)
 """The width and height of the top of the report, in CSS pixels."""
 
 SCALE = 0.75
