@@ -149,7 +149,9 @@ def main() -> int:
     print(
         "| fault | condition | named | mean KLD, nats | conditions | s |\n|---|---|---|--:|--:|--:|"
     )
-    runs = [(f"none: {model}", None, model) for model in SOUND if "sound" in names]
+    runs: list[tuple[str, Fault | None, str]] = [
+        (f"none: {model}", None, model) for model in SOUND if "sound" in names
+    ]
     runs += [(FAULTS[name].what, FAULTS[name], "olmoe-mini") for name in names if name in FAULTS]
     for number, (what, fault, model) in enumerate(runs):
         started_s = time.monotonic()
