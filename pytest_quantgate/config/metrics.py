@@ -140,6 +140,7 @@ _METRICS = (
         measurement="pytest_quantgate.results.measurements.sweep:SweepMeasurement",
         judge="pytest_quantgate.gate.judges.sweep:judge_sweep",
         asked_by="test_sweep",
+        needs_baseline=False,
         is_kept=True,
         help="limit on the divergence between conditions that should not matter, in nats a token",
         limits=(

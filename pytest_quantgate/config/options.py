@@ -83,7 +83,8 @@ OPTIONS = (
         name="calibrate",
         field="calibrate",
         help="instead of the gate, measure how far settings that should not matter (threads,"
-        " batch sizes, repacked weights) move each cell, and warn about limits below that",
+        " batch sizes, repacked weights) move each cell, sweep it too, and warn about limits below"
+        " what either moves",
     ),
     Option(
         name="sweep",

@@ -131,11 +131,15 @@ class SuiteModule(pytest.Module):
         return importlib.import_module(_MODULES[self.nodeid])
 
     def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
-        """Return the module's tests, those of an option only where the profile has it."""
+        """Return the module's tests, those of an option only where the profile has it.
+
+        A calibration asks for all of its own.
+        """
         profile = self.config.stash[STATE].open_session().settings.profile
         for node in super().collect():
             switch = OPTIONAL_TESTS.get(node.name.partition("[")[0])
-            if switch is None or getattr(profile, switch):
+            is_calibration = self.nodeid == CALIBRATION_NODE
+            if switch is None or is_calibration or getattr(profile, switch):
                 yield node
 
 

@@ -1,15 +1,18 @@
-"""The tables of a calibration: what each setting moved, the noise, and the limits below it."""
+"""The tables of a calibration: what settings and conditions moved, and the limits below that."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+from pytest_quantgate.engines.sweep import Kind
 from pytest_quantgate.gate.judges.noise import METRIC, Assessment, assess
+from pytest_quantgate.gate.judges.sweep import METRIC as SWEEP
 from pytest_quantgate.reports.blocks import Column, Row, Table, words
 from pytest_quantgate.reports.run_tables import label
 from pytest_quantgate.reports.words import NONE, number, share
 from pytest_quantgate.results.measurements.noise import NoiseMeasurement, SettingScores
+from pytest_quantgate.results.measurements.sweep import SweepMeasurement, SweptPoint
 from pytest_quantgate.results.record import CellRecord, RunRecord
 from pytest_quantgate.results.verdicts import Against
 
@@ -33,13 +36,66 @@ def noise_of(cell: CellRecord) -> NoiseMeasurement | None:
 
 
 def noise_tables(record: RunRecord) -> tuple[Table, ...]:
-    """Return a table for each model, text, device and engine of a run that was calibrated."""
+    """Return a table for each model, text, device and engine of a run that was calibrated.
+
+    What was swept has one table more.
+    """
     groups: dict[tuple[str, str, str, str], list[CellRecord]] = {}
     for cell in record.cells:
         if noise_of(cell) is not None:
             key = (cell.model, cell.text_name, cell.device, cell.engine)
             groups.setdefault(key, []).append(cell)
-    return tuple(_table(cells) for cells in groups.values())
+    return (*(_table(cells) for cells in groups.values()), *_sweep_tables(record))
+
+
+_SWEEP_COLUMNS = (
+    *(words("cell"), words("furthest condition"), Column(heading="mean KLD, nats")),
+    *(Column(heading="limit"), Column(heading="conditions"), Column(heading="refused", drop=1)),
+)
+
+
+def _sweep_tables(record: RunRecord) -> tuple[Table, ...]:
+    """Return a table of the cells that were swept; none without one.
+
+    Of a sound cell it has the furthest condition that only rounds in another way, which is what
+    limits between conditions are calibrated by; of a red one the condition that fails.
+    """
+    rows, notes = [], []
+    for cell in record.cells:
+        swept = cell.measured.get(SWEEP)
+        judged = [item for item in cell.judgements if item.metric == SWEEP]
+        if not isinstance(swept, SweepMeasurement) or not judged or judged[0].estimate is None:
+            continue
+        is_red = not judged[0].verdict.is_green
+        point = _shown(swept, judged[0].estimate if is_red else None)
+        usual = cell.limits.get("sweep_kld_max")
+        limit = judged[0].limit if is_red or not isinstance(usual, float) else usual
+        refused = sum(bool(item.problem) for item in swept.points)
+        figures = (number(point.mean_kld_nats, ".2g"), number(limit, ".2g"))
+        counts = (str(len(swept.points) - refused), str(refused))
+        rows.append(Row(cells=(cell.id, point.name, *figures, *counts), is_red=is_red))
+        if noise_of(cell) is None:
+            below = (item for item in judged if item.against is Against.NOISE)
+            notes += [f"{cell.id}: {item.reason}" for item in below]
+    title = "Sweep of conditions, each against the reference condition"
+    if not rows:
+        return ()
+    table = Table(
+        title=title,
+        columns=_SWEEP_COLUMNS,
+        rows=tuple(rows),
+        notes=tuple(notes),
+        note_word="warning",
+    )
+    return (table,)
+
+
+def _shown(swept: SweepMeasurement, kld_nats: float | None) -> SweptPoint:
+    """Return the point of a divergence, else the furthest that only rounds in another way."""
+    if kld_nats is not None:
+        return next(point for point in swept.points if point.mean_kld_nats == kld_nats)
+    rounding = [point for point in swept.points if point.kind == Kind.ROUNDING.name]
+    return max(rounding or swept.points, key=lambda point: point.mean_kld_nats)
 
 
 def _table(cells: Sequence[CellRecord]) -> Table:

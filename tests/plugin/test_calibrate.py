@@ -60,7 +60,7 @@ def small(project: Project) -> Project:
 def test_a_calibration_replaces_the_gate_and_shows_the_noise(small: Project) -> None:
     result = small.run("--quant-calibrate", "--quant-report=report.json", "-v")
     assert result.ret == pytest.ExitCode.OK
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=6)
     result.stdout.fnmatch_lines(
         [
             "quant-calibrate::test_settings[[]tiny-Q8_0-cpu[]] PASSED*",
@@ -70,6 +70,8 @@ def test_a_calibration_replaces_the_gate_and_shows_the_noise(small: Project) -> 
             "*2 threads*identical*",
             "*largest shift *%*",
             "Q4_0 *the profile's own *",
+            "Sweep of conditions, each against the reference condition",
+            "tiny-Q4_0-cpu * 0.03 * 55 *0",
         ]
     )
     assert "No baseline is stored" not in result.stdout.str()
@@ -86,7 +88,7 @@ def test_a_calibration_replaces_the_gate_and_shows_the_noise(small: Project) -> 
 
 def test_markdown_is_made_of_the_record_alone(small: Project) -> None:
     result = small.run("--quant-calibrate", "-k", "Q4_0", "--quant-report=report.md", "-n2")
-    result.assert_outcomes(passed=1)
+    result.assert_outcomes(passed=2)
     text = (small.root / "report.md").read_text()
     assert "## Settings noise: tiny on cpu, text story, 2 chunks, 62 tokens" in text
     assert "| Q4_0 | the profile's own |" in text
@@ -94,7 +96,9 @@ def test_markdown_is_made_of_the_record_alone(small: Project) -> None:
 
 def test_a_wrong_repacked_kernel_is_an_outlier_and_red(small: Project) -> None:
     small.pytester.makeconftest(CONFTEST)
-    result = small.run("--quant-calibrate", "-k", "not Q8_0", f"--quant-cache={small.root / 'c'}")
+    result = small.run(
+        "--quant-calibrate", "-k", "settings and not Q8_0", f"--quant-cache={small.root / 'c'}"
+    )
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
@@ -119,16 +123,33 @@ def test_a_limit_below_the_noise_is_warned_about(small: Project) -> None:
     )
 
 
+def test_a_limit_between_conditions_below_what_sound_kernels_differ_by_is_warned_about(
+    small: Project,
+) -> None:
+    """What a limit may be is measured by the sweep, and not the batches' alone."""
+    limits = "batch_kld_max = 1e-9\nsweep_kld_max = 1.0"
+    small.configure(
+        formats=("Q4_0",),
+        profile=f'chunks = 2\n[tool.quantgate.profiles.default.limits."*"]\n{limits}',
+    )
+    result = small.run("--quant-calibrate", "-k", "sweep")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(
+        ["warning: *: the limit batch_kld_max of 1e-09 nats is below *3 times the largest*"]
+    )
+    assert "sweep_kld_max of" not in result.stdout.str()
+
+
 def test_a_gated_profile_needs_no_baseline_for_it(small: Project) -> None:
     small.configure(formats=("F16",), profile="chunks = 2\ngate = true")
     result = small.run("--quant-calibrate")
     assert result.ret == pytest.ExitCode.OK
-    result.assert_outcomes(passed=1)
+    result.assert_outcomes(passed=2)
 
 
 def test_settings_that_move_no_bit_are_one_row(small: Project) -> None:
     small.use_fake_engine()
-    result = small.run("--quant-calibrate", "-k", "Q8_0")
+    result = small.run("--quant-calibrate", "-k", "settings and Q8_0")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*2 threads, n_ubatch 32, n_ubatch 8, n_batch 32, not repacked*"])
 

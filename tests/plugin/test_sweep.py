@@ -59,7 +59,7 @@ def small(own_cache: Project) -> Project:
 def test_a_sweep_replaces_the_gate_and_is_green_on_a_sound_build(small: Project) -> None:
     (small.root / "short.txt").write_bytes(small.text.read_bytes()[:400])
     small.configure(
-        profile='texts = ["short"]',
+        profile='texts = ["short"]\ngate = true',
         tables='[tool.quantgate.texts.short]\nsource = "short.txt"',
         formats=("Q8_0",),
     )

@@ -184,16 +184,20 @@ def limits_below_floor(
         if floor > MIN_KLD_INCREASE_NATS:
             floors |= dict.fromkeys(("kld_vs_baseline", "kld_vs_anchor"), floor / own)
     return [
-        Judgement(
-            metric=METRIC,
-            against=Against.NOISE,
-            verdict=VerdictKind.PASS,
-            reason=Reason(
-                (BelowNoise(limit=LIMITS[name], value=limit, floor=floor, margin=MARGIN),)
-            ),
-            estimate=floor,
-            limit=limit,
-        )
+        below_noise(METRIC, name, limit, floor)
         for name, floor in floors.items()
         if (limit := getattr(limits, name)) is not None and not limit >= floor
     ]
+
+
+def below_noise(metric: str, name: str, limit: float, floor: float) -> Judgement:
+    """Return the judgement of a limit that is below the floor: it passes, and says so."""
+    fact = BelowNoise(limit=LIMITS[name], value=limit, floor=floor, margin=MARGIN)
+    return Judgement(
+        metric=metric,
+        against=Against.NOISE,
+        verdict=VerdictKind.PASS,
+        reason=Reason((fact,)),
+        estimate=floor,
+        limit=limit,
+    )

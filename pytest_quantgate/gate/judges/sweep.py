@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from pytest_quantgate.config.limit import MAX_MEAN_KLD_NATS
 from pytest_quantgate.config.schema import Limits
+from pytest_quantgate.engines.sweep import Kind
 from pytest_quantgate.gate.judges.bounds import only
+from pytest_quantgate.gate.judges.noise import MARGIN, below_noise
 from pytest_quantgate.gate.observation import Observation
 from pytest_quantgate.gate.reasons.conditions import (
     FaultyCondition,
@@ -62,7 +64,24 @@ def judge_sweep(
         kld_nats=worst.mean_kld_nats,
         refused=len(measured.points) - len(compared),
     )
-    return [_judgement(worst, explained[worst.name], VerdictKind.PASS, sound)]
+    passed = _judgement(worst, explained[worst.name], VerdictKind.PASS, sound)
+    return [passed, *limits_below_rounding(compared, limits)]
+
+
+def limits_below_rounding(points: Sequence[SweptPoint], limits: Limits) -> list[Judgement]:
+    """Return a judgement for each limit below ``MARGIN`` times what sound kernels differ by."""
+    floor = MARGIN * furthest_by_rounding(points)
+    return [
+        below_noise(METRIC, name, limit, floor)
+        for name in ("sweep_kld_max", "batch_kld_max")
+        if (limit := getattr(limits, name)) is not None and not limit >= floor
+    ]
+
+
+def furthest_by_rounding(points: Sequence[SweptPoint]) -> float:
+    """Return the largest divergence of conditions that only round in other ways, in nats."""
+    kinds = {Kind.ROUNDING.name}
+    return max((p.mean_kld_nats for p in points if p.kind in kinds and not p.problem), default=0.0)
 
 
 def _judgement(point: SweptPoint, limit: float, kind: VerdictKind, fact: Fact) -> Judgement:
