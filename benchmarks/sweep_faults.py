@@ -23,7 +23,8 @@ from pathlib import Path
 from mutant_build import Build, BuildError, Edit, write_interpreter
 
 from pytest_quantgate.results.measurements.sweep import SweepMeasurement
-from pytest_quantgate.results.record import CellRecord, read_record
+from pytest_quantgate.results.record import CellRecord
+from pytest_quantgate.results.record_file import read_record
 
 OPS = "ggml/src/ggml-cpu/ops.cpp"
 QUANTS = "ggml/src/ggml-quants.c"
