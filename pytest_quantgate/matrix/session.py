@@ -33,6 +33,7 @@ from pytest_quantgate.results.baseline import Baseline, Key
 from pytest_quantgate.results.baseline_store import Found, Store
 from pytest_quantgate.results.events import Copying, EventLog, WaitingForDevice
 from pytest_quantgate.results.measurement_store import Measurements
+from pytest_quantgate.results.measurements.speed import SpeedMeasurement
 from pytest_quantgate.results.orphans import with_device
 from pytest_quantgate.storage.cache import Cache
 from pytest_quantgate.storage.keys import key_of
@@ -52,6 +53,7 @@ class Session:
     Attributes:
         measured_once: metrics that were measured already, by their name, the cell's id, and whether
             no further than one question needed.
+        timed: which cell was timed first of some bytes, and its speed, by what makes a speed.
         unable_before: why the old engine cannot measure a cell, by the cell's id.
 
     """
@@ -101,6 +103,7 @@ class Session:
             lambda: self._hold(CPU, None),
         )
         self.measured_once: dict[tuple[str, str, bool], Any] = {}
+        self.timed: dict[str, tuple[str, SpeedMeasurement]] = {}
         self.unable_before: dict[str, CellError] = {}
         self._resolved: dict[str, ResolvedCell] = {}
 

@@ -250,7 +250,7 @@ def _speed(cell: CellRecord, phase: str) -> str:
     measured = cell.measured.get("speed")
     if not isinstance(measured, SpeedMeasurement):
         return NONE
-    speed = rate(measured.tokens_per_s(phase))
+    speed = f"{'= ' if measured.timed_as else ''}{rate(measured.tokens_per_s(phase))}"
     ratio = measured.vs_reference(phase)
     if ratio is None:
         return speed

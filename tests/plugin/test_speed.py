@@ -68,6 +68,22 @@ def test_processes_are_interleaved(fake: Project) -> None:
     assert sides == ["F16", "Q4_0", "Q4_0", "F16", "F16", "Q4_0", "Q4_0", "F16", "F16", "Q4_0"]
 
 
+def test_equal_bytes_are_timed_once_and_say_so(fake: Project) -> None:
+    """As MXFP4_MOE and Q8_0 of a dense model."""
+    fake.configure(
+        formats=("F16", "Q4_0", "same"),
+        tables='[tool.quantgate.formats.same]\nbase = "Q4_0"',
+        profile=PROFILE,
+    )
+    result = fake.matrix("--quant-report=report.json", "-k", "test_speed")
+    timed = (fake.root / "speeds.txt").read_text().split()
+    assert (timed.count("Q4_0"), timed.count("F16")) == (5, 10)
+    one, other = (cells(fake)[name]["measured"]["speed"] for name in ("Q4_0", "same"))
+    assert one["cell"] == other["cell"]
+    assert {one["timed_as"], other["timed_as"]} == {"", "tiny-Q4_0-cpu"}
+    result.stdout.fnmatch_lines(["same *= *", "*is the speed of tiny-Q4_0-cpu: equal bytes are*"])
+
+
 def test_a_processor_with_options_is_still_one_processor(fake: Project) -> None:
     """It is held once: waiting for itself would never end."""
     fake.configure(

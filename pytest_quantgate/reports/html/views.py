@@ -253,7 +253,7 @@ def _speeds(group: Group) -> tuple[tuple[str, tuple[Strip, ...]], ...]:
             strips.append(
                 Strip(
                     name=name,
-                    text=rate(speed.tokens_per_s(phase)),
+                    text=f"{'= ' if speed.timed_as else ''}{rate(speed.tokens_per_s(phase))}",
                     ratio=NONE
                     if ratio is None
                     else f"{ratio[0]:.2f}× [{ratio[1]:.2f}, {ratio[2]:.2f}]",

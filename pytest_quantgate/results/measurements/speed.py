@@ -68,6 +68,7 @@ class SpeedMeasurement:
     seconds_s: float
     against: tuple[ProcessSpeed, ...] = ()
     old_engine_error: str = ""
+    timed_as: str = ""
     between_sessions: Mapping[str, stats.SessionScatter] = field(default_factory=dict)
 
     def check(self) -> None:
@@ -96,6 +97,8 @@ class SpeedMeasurement:
     def notes(self) -> tuple[str, ...]:
         """What must be said aloud of these figures."""
         notes = []
+        if self.timed_as:
+            notes.append(f"= is the speed of {self.timed_as}: equal bytes are timed once")
         if self.disturbing_cores is not None:
             cores = f"{self.disturbing_cores:.1f} cores"
             notes.append(f"its speed was measured while other processes used {cores}")
