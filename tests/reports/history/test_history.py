@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import NotRequired
 
 import numpy as np
@@ -15,7 +16,7 @@ from typing_extensions import TypedDict
 from pytest_quantgate.reports.history.exports import Export, export
 from pytest_quantgate.reports.history.report import headline, history_blocks
 from pytest_quantgate.reports.history.series import Direction, History, Series
-from pytest_quantgate.reports.history.sources import history_of_records
+from pytest_quantgate.reports.history.sources import history_of_records, read_records
 from pytest_quantgate.reports.history.sparkline import sparkline
 from pytest_quantgate.reports.html.history_page import history_html
 from pytest_quantgate.reports.text import text
@@ -86,6 +87,25 @@ def test_of_thirty_records_the_planted_change_is_found_and_no_other(seed: int) -
     assert change.difference.startswith("+1.0")
     assert change.why == ("cause: 1 of 1 tensors changed bytes at equal type (output)",)
     assert headline(history) == "1 of 3 cells changed level: 1 figure, 1 for the worse"
+
+
+def test_what_five_real_releases_changed() -> None:
+    """Q6_K's AVX2 product was rewritten after 0.3.20; 0.3.36 computes some products in tiles.
+
+    The records are of llama-cpp-python 0.3.20 to 0.3.36 built alike, shortened to four cells.
+    """
+    records, left_out = read_records([Path(__file__).parent / "releases"])
+    assert not left_out
+    history = history_of_records(records)
+    found = {
+        (series.cell, series.name.title, change.at.version.name): change.direction
+        for series in history.changed
+        for change in series.changes
+    }
+    assert found == {
+        ("lfm2moe-mini-Q6_K-cpu", "PPL", "0.3.26"): Direction.UNCLEAR,
+        ("olmoe-mini-IQ4_NL-cpu", "PPL", "0.3.36"): Direction.UNCLEAR,
+    }
 
 
 def test_five_records_are_enough_for_a_deterministic_figure() -> None:
