@@ -136,6 +136,7 @@ cache_dir = "{project.parent / "cache"}"
 models = ["olmoe-mini"]
 formats = ["{case.format}"]
 chunks = 16
+n_threads = 1
 batch_geometry = true
 """,
         encoding="utf-8",
