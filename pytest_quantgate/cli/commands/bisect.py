@@ -8,6 +8,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock, Timeout
+
 from pytest_quantgate.artifacts.library import Library
 from pytest_quantgate.config.options import Overrides
 from pytest_quantgate.config.project import project_folder
@@ -101,6 +103,18 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load_settings(root, Overrides(profile=arguments.profile))
     _choose(arguments, settings)
     folder = Cache(settings.cache_dir, settings.cache_max_bytes).sub("bisect")
+    lock = FileLock(folder / "lock", timeout=0)
+    try:
+        with lock:
+            return _bisect(arguments, root, folder)
+    except Timeout as error:
+        # They would check out and build each other's candidates.
+        raise ConfigError(
+            f"another bisection is running in {folder}; wait for its end, or set another cache_dir"
+        ) from error
+
+
+def _bisect(arguments: argparse.Namespace, root: Path, folder: Path) -> int:
     history, builder = _history(arguments, folder)
     options = _options(arguments)
     step = history.step({})

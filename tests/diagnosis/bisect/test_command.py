@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from pytest_quantgate.cli.main import main
 from pytest_quantgate.diagnosis.bisect.answers import Answer, Kind
@@ -112,3 +113,15 @@ def test_another_test_of_the_cell_can_be_the_red_one(
     assert main(["bisect", *ARGUMENTS]) == 0
     assert "pytest quant-matrix::test_cell" in capsys.readouterr().out
     assert len(list(project.rglob("answers*.json"))) == 2
+
+
+def test_two_bisections_do_not_share_a_checkout(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second would build what the first has checked out."""
+    folder = project / "cache" / "bisect"
+    folder.mkdir(parents=True)
+    with FileLock(folder / "lock"):
+        assert main(["bisect", *ARGUMENTS]) != 0
+    assert "another bisection is running in" in capsys.readouterr().err
+    assert main(["bisect", *ARGUMENTS]) == 0
