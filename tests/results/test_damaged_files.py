@@ -174,6 +174,13 @@ def test_a_record_that_contradicts_itself(
     one_line(error.value)
 
 
+def test_an_engine_without_a_name_is_damaged(tmp_path: Path) -> None:
+    content = {**json.loads(record_text()), "engine": {"kind": "k", "version": "1"}}
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="is damaged: the engine has no cpu_name"):
+        read_record(tmp_path / "r.json")
+
+
 def test_a_kept_measurement_with_any_damaged_bit_is_whole_or_measured_anew(tmp_path: Path) -> None:
     """Of the archive's directory too, where a name could be lost without a checksum's notice."""
     store = Measurements(Cache(tmp_path, max_bytes=1 << 30))
