@@ -6,12 +6,13 @@ and not inferred, which of the two moved a cell.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from pytest_quantgate.config.metrics import METRICS
-from pytest_quantgate.errors import CellError, CellUnavailable, CellUnsupported
+from pytest_quantgate.errors import CellError, CellInvalid, CellUnavailable, CellUnsupported
 from pytest_quantgate.gate.acceptance import make_baseline
 from pytest_quantgate.gate.compare.cell import can_measure
 from pytest_quantgate.gate.compare.shifts import find_effects
@@ -101,7 +102,11 @@ class OldEngine:
             if value is not None and not isinstance(value, Absent):
                 measured[name] = value
         self._notes = tuple(notes)
-        return measure_cell(self._session, old_cell, n_chunks, measured)
+        old = measure_cell(self._session, old_cell, n_chunks, measured)
+        for perplexity in (old.perplexity, old.reference):
+            if perplexity is not None and not math.isfinite(perplexity.perplexity):
+                raise CellInvalid("its perplexity, or its reference's, is not finite")
+        return old
 
     def _stand_in(self, old: CellMeasurement, now: CellMeasurement, n_chunks: int | None) -> Before:
         reference_baseline = changes = None

@@ -294,6 +294,18 @@ class Baseline(_Part):
         return self
 
     @model_validator(mode="after")
+    def _routes_of_its_chunks(self) -> Baseline:
+        if self.routing is None or self.perplexity is None:
+            return self
+        chunks = self.perplexity.chunks.of_chunks(self.routing.index)
+        n_tokens = chunks.n_tokens
+        if len(chunks) == len(self.routing.index) and n_tokens != self.routing.tokens:
+            raise ValueError(
+                f"{self.routing.tokens} tokens are routed, but the chunks have {n_tokens}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _of_its_hardware(self) -> Baseline:
         parts: tuple[Mapping[str, SpeedBaseline | MemoryBaseline], ...] = self.speed, self.memory
         for digest, figure in (item for part in parts for item in part.items()):

@@ -42,7 +42,9 @@ def routing(same: int, busiest: float = 0.4) -> RoutingMeasurement:
 
 
 def observed(found: RoutingMeasurement) -> Observation:
-    return observe(measured={"routing": found})
+    seen = observe(measured={"routing": found})
+    chunks = seen.chunks.replace(tokens=(250,) * 16)
+    return change_cell(seen, chunks=chunks, ppl=chunks.perplexity)
 
 
 def stored(found: RoutingMeasurement) -> Baseline:

@@ -416,3 +416,16 @@ def test_what_makes_no_sense_is_told(fake: Project, arguments: list[str], messag
     result = fake.matrix(*arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([message])
+
+
+@pytest.mark.parametrize("side", ["old:Q8_0", "old:F16"])
+def test_an_old_engine_whose_figures_are_not_finite_is_no_baseline(
+    fake: Project, side: str
+) -> None:
+    fake.configure(tables=ENGINES, formats=("F16", "Q8_0"))
+    fake.set_faults(**{side: "nan"})
+    result, record = compare(fake)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    cell = next(cell for cell in record.cells if cell.format == "Q8_0")
+    assert cell.verdict == "NOT_COMPARABLE"
+    assert "not finite" in cell.reason

@@ -298,3 +298,20 @@ def test_a_figure_that_its_own_chunks_do_not_give_is_damage(
     assert parse(dump(whole), "NAME") == whole
     with pytest.raises(ConfigError, match=message):
         parse(change_in(whole, values), "NAME")
+
+
+def test_routes_of_more_tokens_than_the_chunks_have_are_damaged() -> None:
+    """More tokens would make more routes changed then, and a loss of routes now look allowed."""
+    index = BASELINE.scored.chunks.index[:2]
+    routes = Routing(
+        tokens=200,
+        layers=(0,),
+        same_experts=(190,),
+        same_top_expert=(195,),
+        index=index,
+        chunk_same_experts=(95, 95),
+    )
+    whole = BASELINE.model_copy(update={"routing": routes})
+    parse(dump(whole), "NAME")
+    with pytest.raises(ConfigError, match="400 tokens are routed, but the chunks have 200"):
+        parse(change_in(whole, {"routing__tokens": 400}), "NAME")

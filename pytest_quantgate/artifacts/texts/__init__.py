@@ -156,8 +156,11 @@ def _check_encoding(name: str, path: Path, data: bytes) -> None:
         ConfigError: it begins as UTF-16 or UTF-32 does, or holds NUL bytes as they do.
 
     """
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:4096]:
+    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+    if data.startswith(marks) or b"\0" in data[:4096]:
+        is_utf32 = data[:4] in {codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE} or b"\0\0" in data[:8]
+        encoding = "UTF-32" if is_utf32 else "UTF-16"
         raise ConfigError(
-            f"text {name!r}: the file {path} looks like UTF-16, not UTF-8; convert it:"
-            f" iconv -f UTF-16 -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix}"
+            f"text {name!r}: the file {path} looks like {encoding}, not UTF-8; convert it:"
+            f" iconv -f {encoding} -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix}"
         )

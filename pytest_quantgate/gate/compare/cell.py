@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -234,12 +235,18 @@ def find_obstacle(old: CellRecord, new: CellRecord) -> Fact | None:
             return Plain.RECORD_INCOMPLETE
     assert old.key is not None
     assert new.key is not None
+    if not _is_finite(old):
+        return Plain.OLD_NOT_FINITE
     other = list(new.key.settings_unlike(old.key))
     if new.key.device_kind != old.key.device_kind:
         other.append(f"device kind {new.key.device_kind} (was {old.key.device_kind})")
     if other:
         return RecordsOfOtherSettings(differing=tuple(other))
     return not_comparable(_observe(Side(cell=new)), make_baseline(old))
+
+
+def _is_finite(record: CellRecord) -> bool:
+    return record.ppl is None or math.isfinite(record.ppl)
 
 
 def judge_cells(old: Side, new: Side) -> Verdict:
@@ -276,7 +283,9 @@ def _observe(side: Side, old_reference: CellRecord | None = None) -> Observation
     return Observation(
         cell=replace(side.cell, measured=measured),
         reference=None if side.reference is None else side.reference.chunks,
-        reference_baseline=None if old_reference is None else make_baseline(old_reference),
+        reference_baseline=None
+        if old_reference is None or not _is_finite(old_reference)
+        else make_baseline(old_reference),
         text_sha256_with_lf=side.cell.text_sha256,
         domains=tuple(side.cell.ppl_by_domain),
         versus=Versus.OLD_RECORD,

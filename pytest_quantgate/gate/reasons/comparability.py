@@ -28,6 +28,7 @@ class Plain(Fact, Enum):
     NO_HARDWARE_OF_FLOOR = "no speed is stored that says of which hardware the floor is"
     OTHER_TOKENS_ROUTED = "the same text has other token ids, so that other tokens were routed"
     OLD_ENGINE_WITHOUT_ROUTES = "the old engine cannot report routing; routing was not compared"
+    OLD_NOT_FINITE = "the old perplexity, or its reference's, is not finite"
     NOT_STORED_YET = "measured; no baseline is stored yet"
     RECORD_INCOMPLETE = (
         "a record lacks what two are compared by: it is of an older pytest-quantgate"

@@ -294,3 +294,16 @@ def test_settings_that_do_not_part_cells_are_told() -> None:
     first, second = run_of(scored()), run_of(scored())
     second = replace(second, settings={**second.settings, "n_threads": 4})
     assert compare_records(first, second).settings_changed == ("n_threads 4 (was 2)",)
+
+
+def test_an_old_record_that_is_not_finite_is_not_comparable() -> None:
+    old = scored("Q4_K_M")
+    sums = [float("nan"), *old.chunks.nll_sum_nats[1:]]
+    old = replace(old, ppl=float("nan"), chunks=old.chunks.replace(nll_sum_nats=sums))
+    found = compare_cells(Side(cell=old), Side(cell=scored("Q4_K_M")))
+    assert found.verdict is not None
+    assert found.verdict.kind is VerdictKind.NOT_COMPARABLE
+    assert "is not finite" in str(found.verdict.reason)
+    new = scored("Q4_K_M")
+    reference = replace(scored("F16"), ppl=float("nan"))
+    compare_cells(Side(cell=new, reference=reference), Side(cell=new, reference=scored("F16")))
