@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from pytest_quantgate.artifacts.support import find_support
 from pytest_quantgate.errors import CellError
 from pytest_quantgate.gate.stored_alone import find_stored_alone
 from pytest_quantgate.matrix.session import Session
+from pytest_quantgate.results.events import Event, HostGivenUp
 from pytest_quantgate.results.record import CellRecord, RunRecord, ShardRecord, merge_records
 from pytest_quantgate.results.record_file import cell_from_plain
 from pytest_quantgate.storage.atomic import read_json
@@ -48,6 +50,7 @@ def make_record(session: Session) -> RunRecord:
         settings=settings_used(session),
         engine=engine_facts(session, settings.profile.engine),
         cells=cells,
+        warnings=tuple(_given_up(events, cells)),
         stored_alone=find_stored_alone(session, cells),
         against=None if against is None else engine_facts(session, against),
         others=tuple(_read_folder(session.folder / "others")),
@@ -63,6 +66,14 @@ def make_record(session: Session) -> RunRecord:
             matrix_sha256=matrix.shards.sha256,
         ),
     )
+
+
+def _given_up(events: Iterable[Event], cells: Iterable[CellRecord]) -> Iterator[str]:
+    """Say why hosts were given up, where no cell says it: their cells moved to equal ones."""
+    reasons = [event.reason for event in events if isinstance(event, HostGivenUp)]
+    for reason in dict.fromkeys(reasons):
+        if not any(reason in cell.reason for cell in cells):
+            yield f"{reason}; its cells moved to an equal host"
 
 
 def settings_used(session: Session) -> dict[str, Any]:

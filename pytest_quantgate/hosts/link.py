@@ -193,6 +193,10 @@ class HostLink:
         self._problem = self._problem or lost
         return lost
 
+    def leave(self, problem: str) -> HostLost:
+        """Ask the host nothing more; return why."""
+        return self._mark(HostLost(f"host {self.label!r}: {problem}"))
+
     def check_alive(self) -> None:
         """See whether the host still answers.
 

@@ -56,6 +56,9 @@ class Schedule(Generic[ContextT]):
             ends with the thread that started it.
         jobs: what is known from the start.
 
+    Attributes:
+        lost_lanes: why the lanes were lost that were, by name.
+
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Schedule(Generic[ContextT]):
         self._is_stopped = False
         self._alive = list(lanes)
         self._lost: dict[str, HostLost] = {}
+        self.lost_lanes: dict[str, HostLost] = {}
         self._changed = threading.Condition()
         self._threads = [
             threading.Thread(target=self._run, args=(lane,), name=f"lane {lane.name}", daemon=True)
@@ -159,6 +163,7 @@ class Schedule(Generic[ContextT]):
                     jobs.remove(item)
                     item.result.set_exception(lost)
         self._lost |= dict.fromkeys(lane.backends, lost)
+        self.lost_lanes[lane.name] = lost
         self._changed.notify_all()
 
     def _choose(self, lane: Lane, last: object) -> Job[ContextT] | None:

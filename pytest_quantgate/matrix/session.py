@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pytest_quantgate.artifacts.library import Library
 from pytest_quantgate.config.limits import profile_limits
@@ -54,6 +54,7 @@ class Session:
         measured_once: metrics that were measured already, by their name, the cell's id, and whether
             no further than one question needed.
         timed: which cell was timed first of some bytes, and its speed, by what makes a speed.
+        controlled: references that this lane measured itself, or was held against, by their ids.
         unable_before: why the old engine cannot measure a cell, by the cell's id.
 
     """
@@ -104,6 +105,7 @@ class Session:
         )
         self.measured_once: dict[tuple[str, str, bool], Any] = {}
         self.timed: dict[str, tuple[str, SpeedMeasurement]] = {}
+        self.controlled: set[str] = set()
         self.unable_before: dict[str, CellError] = {}
         self._resolved: dict[str, ResolvedCell] = {}
 
@@ -135,6 +137,16 @@ class Session:
     def lost(self) -> HostLost | None:
         """Why the lane's host can measure nothing more, None while it can."""
         return None if self._link is None else self._link.lost
+
+    def leave_host(self, problem: str) -> NoReturn:
+        """Give the lane's host up, so that its cells move to an equal lane.
+
+        Raises:
+            HostLost: always.
+
+        """
+        assert self._link is not None
+        raise self._link.leave(problem)
 
     @property
     def only_run(self) -> str | None:

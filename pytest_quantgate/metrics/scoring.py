@@ -16,6 +16,7 @@ from pytest_quantgate.engines.conditions import Conditions
 from pytest_quantgate.engines.messages import MatrixPlace, Message, Score, ScoredChunk
 from pytest_quantgate.errors import CellError
 from pytest_quantgate.matrix.requests import model_request_fields
+from pytest_quantgate.results.control import MOST_CHANGE
 from pytest_quantgate.results.events import Scoring
 from pytest_quantgate.results.measurements.perplexity import Gathering, PerplexityMeasurement
 from pytest_quantgate.results.measurements.routes import MAX_ROUTE_CHUNKS, MAX_ROUTE_CHUNKS_APART
@@ -47,7 +48,8 @@ def measure_perplexity(
     """
     cell.scored_text  # noqa: B018 # refuses a shape
     if not cell.is_reference:
-        measure_perplexity(session, session.reference(cell), n_chunks)
+        reference = session.reference(cell)
+        _check_control(session, reference, measure_perplexity(session, reference, n_chunks))
     file = session.artifacts.file(cell)
     plan = session.artifacts.chunk_plan(cell)
     key = measurement_key(session, cell, file)
@@ -57,9 +59,35 @@ def measure_perplexity(
         have = len(known.chunks) if known is not None else 0
         if known is None or have < n_chunks:
             wanted = plan.order[have:n_chunks]
+            if known is None:
+                session.controlled.add(cell.id)
+            elif is_reference:
+                _check_control(session, cell, known)
             known = _score(session, cell, cell.conditions, known, wanted, key=key)
             session.measurements.store(key, known, is_reference=is_reference)
     return known.first(n_chunks)
+
+
+def _check_control(session: Session, reference: ResolvedCell, known: PerplexityMeasurement) -> None:
+    """Score a chunk of the reference here, where another of a device's hosts measured it.
+
+    Raises:
+        HostLost: they differ beyond rounding; the lane is given up, its cells move to another.
+
+    """
+    hosts = session.settings.devices[reference.cell.device].hosts
+    if len(hosts) < 2 or reference.id in session.controlled:
+        return
+    own = score_under(session, reference, reference.conditions, 1)
+    shift = own.chunks.paired(known.chunks).shift()
+    if shift is None or not abs(shift.change) <= MOST_CHANGE:
+        session.leave_host(
+            f"{reference.cell.format.name} of {reference.cell.model} has a perplexity of"
+            f" {own.perplexity:.6g} on its first chunk, where another host of device"
+            f" {reference.cell.device!r} measured {known.first(1).perplexity:.6g}: they are not"
+            " equal, so make it a device of its own"
+        )
+    session.controlled.add(reference.id)
 
 
 def route_chunks(session: Session, cell: ResolvedCell) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ from pytest_quantgate.matrix.sharding import group_key
 from pytest_quantgate.plugin.markers import read_marker
 from pytest_quantgate.plugin.parametrize import Point
 from pytest_quantgate.plugin.state import State
+from pytest_quantgate.results.events import HostGivenUp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +120,10 @@ class Lanes:
             pytest.fail("the run was stopped before this cell was measured", pytrace=False)
 
     def stop(self) -> None:
-        """Cancel what has not begun, and end the lanes' processes."""
+        """Cancel what has not begun, end the lanes' processes, and note which hosts were lost."""
         self._schedule.stop()
+        for lane, lost in self._schedule.lost_lanes.items():
+            self._session.events.append(HostGivenUp(cell="", lane=lane, reason=str(lost)))
 
 
 def point_of(item: pytest.Item) -> Point | None:

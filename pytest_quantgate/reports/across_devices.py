@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pytest_quantgate.gate.compare.control import MOST_CHANGE, Control, controls_of
 from pytest_quantgate.reports.blocks import Column, Prose, Row, Table, spans, strong, words
 from pytest_quantgate.reports.chunks import common_chunks, kld_on, perplexity_on
 from pytest_quantgate.reports.run_tables import label, speed_name
 from pytest_quantgate.reports.words import NONE, number, rate
+from pytest_quantgate.results.control import MOST_CHANGE, Control, controls_of
 from pytest_quantgate.results.measurements.speed import PHASES, SpeedMeasurement
 from pytest_quantgate.results.record import CellRecord, RunRecord
 

@@ -10,7 +10,7 @@ from pytest_quantgate.errors import ConfigError, EnvironmentProblem
 from pytest_quantgate.gate.compare.common_shift import shifts_of_run
 from pytest_quantgate.gate.compare.comparison import compare_engines
 from pytest_quantgate.reports.across_devices import device_tables
-from pytest_quantgate.reports.blocks import Block, Folded, Paragraph, section
+from pytest_quantgate.reports.blocks import Block, Folded, Paragraph, bullets, section
 from pytest_quantgate.reports.common_shift import common_shift_blocks
 from pytest_quantgate.reports.markdown import markdown
 from pytest_quantgate.reports.noise import noise_tables
@@ -50,6 +50,7 @@ def terminal_blocks(record: RunRecord, *, with_sections: bool = True) -> list[Bl
         *(section("What is red", red_blocks(record)) if with_sections else ()),
         *run_tables(record),
         *device_tables(record),
+        *bullets(f"Warning: {warning}" for warning in record.warnings),
         *not_compared(record),
         *noise_tables(record),
         *(section_tables(record) if with_sections else ()),

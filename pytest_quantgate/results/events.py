@@ -93,6 +93,13 @@ class WaitingForDevice(Event):
     waited_s: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class HostGivenUp(Event):
+    """Nothing more is measured on a lane's host; no cell is meant."""
+
+    reason: str
+
+
 class EventLog:
     """A run's events in a file; ``lane`` is where those that are appended happen."""
 

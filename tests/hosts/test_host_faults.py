@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import time
@@ -12,9 +13,15 @@ import psutil
 import pytest
 
 from tests.conftest import Project
-from tests.engines.worker.interpreters import add_module, make_interpreter
+from tests.engines.worker.interpreters import (
+    ENGINE,
+    NUMPY,
+    add_module,
+    copy_engine,
+    make_interpreter,
+)
 from tests.hosts.sshd import WHY_NOT, Host, running_host
-from tests.hosts.test_hosts import AWAY, cells, configure_long, events, once, scoring_on
+from tests.hosts.test_hosts import AWAY, EQUAL, cells, configure_long, events, once, scoring_on
 
 pytestmark = [
     pytest.mark.slow,
@@ -109,3 +116,51 @@ def test_a_slow_link_is_waited_for(own_cache: Project, tmp_path: Path) -> None:
         copied = [e for e in events(own_cache) if e["event"] == "Copying" and e["total"] > 1e6]
         assert copied[-1]["done"] == copied[-1]["total"]
         assert copied[-1]["time_s"] - begun["time_s"] > 5
+
+
+def spoil_engine(folder: Path) -> Path:
+    """Return an interpreter whose llama.cpp turns positions by other angles."""
+    python = make_interpreter(folder, [name for name in (*ENGINE, *NUMPY) if name != "llama_cpp"])
+    spoiled = copy_engine(folder) / "llama_cpp.py"
+    text = spoiled.read_text(encoding="utf-8")
+    spoiled.unlink()
+    spoiled.write_text(
+        f"""{text}
+_sound = llama_context_default_params
+def llama_context_default_params():
+    parameters = _sound()
+    parameters.rope_freq_base = 50.0
+    return parameters
+llama_context_default_params.restype = _sound.restype
+llama_context_default_params.argtypes = _sound.argtypes
+""",
+        encoding="utf-8",
+    )
+    return python
+
+
+def test_a_host_that_computes_otherwise_shares_no_cells(own_cache: Project, tmp_path: Path) -> None:
+    """One of two hosts said to be equal is given up, and the report says why."""
+    with running_host(tmp_path, "a", 2) as a, running_host(tmp_path, "b", 3) as b:
+        python = spoil_engine(b.home / "other")
+        tables = a.table() + b.table(python=str(python)) + EQUAL
+        configure_long(own_cache, tables, '["away"]')
+        text = (own_cache.root / "pyproject.toml").read_text("utf-8")
+        text = text.replace("chunks = 32\nlooks = [32]", "chunks = 4\nlooks = [4]")
+        text = text.replace(
+            'formats = ["F16", "Q8_0"]', 'formats = ["F16", "Q8_0", "Q4_0", "Q5_0"]'
+        )
+        (own_cache.root / "pyproject.toml").write_text(text, "utf-8")
+        result = own_cache.matrix("--quant-report=run.json", "--quant-report=run.md")
+        result.assert_outcomes(passed=4)
+        said = "host '[ab]': F16 of olmoe-mini has a perplexity of .* where another host of device"
+        assert re.search(said, (own_cache.root / "run.md").read_text("utf-8"))
+        result.stdout.re_match_lines([f".*{said}.*"])
+        lost = {e["lane"] for e in events(own_cache) if e["event"] == "HostGivenUp"}
+        assert len(lost) == 1
+        made = cells(own_cache)
+        reference = made["olmoe-mini-F16-away"]["per_token_sha256"]
+        for name, cell in made.items():
+            assert cell["verdict"] == "MEASURED"
+            assert name.endswith("F16-away") or cell["reference_per_token_sha256"] == reference
+            assert cell["divergence"] is None or cell["divergence"]["mean_kld_nats"] < 0.2
