@@ -233,13 +233,20 @@ class Session:
 
         Raises:
             CellUnavailable: the engine does not have one of its devices.
+            CellUnsupported: they are on a host, and this session measures here.
 
         """
+        name = cell.cell.device
+        if self._link is None and None not in self.settings.devices[name].hosts:
+            raise CellUnsupported(
+                f"device {name!r} is on another machine, and this is measured here; name a cell of"
+                " one of this machine's devices"
+            )
         listed = cell.engine.identity().devices
         missing = [name for name in cell.placement.devices if name not in listed]
         if missing:
             raise CellUnavailable(
-                f"device {cell.cell.device!r}: the engine has no {missing[0]!r}; there are: cpu,"
+                f"device {name!r}: the engine has no {missing[0]!r}; there are: cpu,"
                 f" {', '.join(listed)}"
             )
         return cell.placement.to_text()
