@@ -97,7 +97,7 @@ FAULTS = {
 SOUND = ("olmoe-mini", "lfm2moe-mini", "smollm2")
 
 
-def sweep(python: Path, model: str, name: str, place: Path) -> CellRecord:
+def sweep(python: Path, model: str, name: str, place: Path, n_threads: int) -> CellRecord:
     """Sweep one cell with an interpreter."""
     place.mkdir(parents=True, exist_ok=True)
     (place / "pyproject.toml").write_text(
@@ -108,7 +108,7 @@ cache_dir = "{place.parent / "cache"}"
 [tool.quantgate.profiles.sweep]
 models = ["{model}"]
 formats = ["{name}"]
-n_threads = 2
+n_threads = {n_threads}
 """,
         encoding="utf-8",
     )
@@ -139,6 +139,7 @@ def main() -> int:
     parser.add_argument("--source", type=Path, required=True, help="llama.cpp's source")
     parser.add_argument("--work", type=Path, required=True, help="for builds and caches")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=2, help="of the reference condition")
     parser.add_argument("--names", help=f"of {', '.join(['sound', *FAULTS])}; otherwise all")
     arguments = parser.parse_args()
     names = arguments.names.split(",") if arguments.names else ["sound", *FAULTS]
@@ -158,11 +159,12 @@ def main() -> int:
         started_s = time.monotonic()
         python = sound
         if fault is not None:
-            folder = work / "faults" / str(number)
+            folder = work / "faults" / (fault.condition.replace(" ", "-"))
             build.mutate(fault.edit, folder)
             python = write_interpreter(folder)
         format_name = "Q4_K_M" if fault is None else fault.format
-        cell = sweep(python, model, format_name, work / f"sweep-{number}")
+        place = work / f"sweep-{number}"
+        cell = sweep(python, model, format_name, place, arguments.threads)
         measured = cell.measured["sweep"]
         assert isinstance(measured, SweepMeasurement)
         expected, found = "" if fault is None else fault.condition, named(cell)
