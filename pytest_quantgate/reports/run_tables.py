@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from pytest_quantgate.config.metric import Figure
@@ -155,10 +155,13 @@ def _table(group: Group) -> Table:
     if dominated:
         words_of = "larger and worse than another beyond chance"
         notes = [f"{_DOMINATED} {words_of}: {', '.join(dominated)}"]
+    columns = (*_COLUMNS, *(column for column, _ in extra), words("verdict"), _WHY)
+    if not any(line.cells[-1] for line in rows):
+        columns, rows = columns[:-1], [replace(line, cells=line.cells[:-1]) for line in rows]
     return Table(
         title=group.title,
         caveat=FAULT_DETECTOR if group.only_detects_faults else "",
-        columns=(*_COLUMNS, *(column for column, _ in extra), words("verdict"), _WHY),
+        columns=columns,
         rows=tuple(rows),
         notes=(*notes, *twin_notes(group.cells), *_speed_notes(group), *_notes(group.cells)),
     )
@@ -166,7 +169,11 @@ def _table(group: Group) -> Table:
 
 def _why(cell: CellRecord) -> str:
     is_first = cell.accepted is not None and cell.kind is VerdictKind.MEASURED
-    return "what it is compared with from now on" if is_first else first_line(cell.reason)
+    if is_first:
+        return "what it is compared with from now on"
+    # That nothing is stored is what the headline says of all such cells.
+    is_plain = cell.kind is VerdictKind.MEASURED and not cell.is_gated and bool(cell.judgements)
+    return "" if is_plain else first_line(cell.reason)
 
 
 def _change(cell: CellRecord, group: Group) -> str:
