@@ -23,7 +23,7 @@ from pytest_quantgate.reports.run_tables import run_tables
 from pytest_quantgate.reports.sections import section_tables
 from pytest_quantgate.reports.words import count
 from pytest_quantgate.results.engine_facts import EngineFacts
-from pytest_quantgate.results.record import RunRecord
+from pytest_quantgate.results.record import CellRecord, RunRecord
 from pytest_quantgate.results.stored_alone import StoredPart
 
 _MOST_NAMED = 8
@@ -52,10 +52,15 @@ def state(record: RunRecord) -> str:
     return verdict
 
 
+def _gated(record: RunRecord) -> Sequence[CellRecord]:
+    """Return the cells of a run that has baselines: in one without, nothing stored is no gap."""
+    return record.cells if record.gated else ()
+
+
 def _gaps(record: RunRecord) -> list[str]:
     """Name what was not compared, and in how many cells."""
     metrics = Counter(
-        metric for cell in record.cells for metric in {item.metric for item in cell.not_compared}
+        metric for cell in _gated(record) for metric in {item.metric for item in cell.not_compared}
     )
     gaps = [f"{metric} of {count(number, 'cell')}" for metric, number in metrics.items()]
     return gaps + [
@@ -69,7 +74,7 @@ def _gaps(record: RunRecord) -> list[str]:
 def not_compared(record: RunRecord) -> list[Block]:
     """Return what was not compared, and why."""
     cells_of: dict[str, list[str]] = {}
-    for cell in record.cells:
+    for cell in _gated(record):
         for item in cell.not_compared:
             cells_of.setdefault(f"{item.metric}: {item.reason}", []).append(cell.id)
     lines = [f"Not compared: {reason} ({_some(ids)})" for reason, ids in cells_of.items()]
