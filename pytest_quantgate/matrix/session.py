@@ -90,6 +90,7 @@ class Session:
             self.cache.sha256_of,
             make_engine if self._link is None else self._remote_engine,
             suffix=f"-{key_of(lane=lane_name)[:8]}" if lane_name else "",
+            identities=self.cache.sub("identities"),
         )
         self.store = Store(settings.baselines_dir, use_shipped=settings.uses_built_in_profile)
         self.matrix = Matrix(settings, self.library, self.store)

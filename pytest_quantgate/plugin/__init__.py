@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import pytest_quantgate.plugin.plain_imports  # noqa: F401 # before what it is there for
 from pytest_quantgate.config.metrics import MARKERS
 from pytest_quantgate.plugin.fixtures import (  # noqa: F401 # found by pytest as fixtures
     _quant_point,
@@ -210,9 +211,10 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]
     if state.progress is not None:
         state.progress.stop()
     if state.session is not None and not state.is_xdist_worker:
-        from pytest_quantgate.plugin.terminal import check_something_judged
+        from pytest_quantgate.plugin.terminal import check_something_judged, silence_hypothesis
 
         check_something_judged(session, state)
+        silence_hypothesis(session.config)
     yield
     if state.options.overrides.shard is not None and not state.is_xdist_worker:
         # After the others: syrupy joins its exit status to the one that the run had.

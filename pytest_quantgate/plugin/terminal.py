@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 
@@ -24,6 +25,7 @@ _WITHOUT_TESTS = (
     "show_fixtures_per_test",
 )
 _OF_THE_LAST_RUN = ("lf", "stepwise")
+_HYPOTHESIS = "hypothesispytest"  # as its plugin is registered
 
 
 def _must_gate(state: State, gate: Session) -> bool:
@@ -122,3 +124,14 @@ def _write_reports(
             reporter.write_line(logged(f"quantgate: {error}"), red=True)
         else:
             reporter.write_line(f"wrote {path}")
+
+
+def silence_hypothesis(config: pytest.Config) -> None:
+    """Take Hypothesis's summary out of a run of the matrix in which nothing used Hypothesis.
+
+    It would import all of Hypothesis, a second's work, to say nothing.
+    """
+    plugins = config.pluginmanager
+    has_workers = plugins.hasplugin("dsession")  # of pytest-xdist, which may have used it
+    if "hypothesis" not in sys.modules and not has_workers and plugins.hasplugin(_HYPOTHESIS):
+        plugins.unregister(name=_HYPOTHESIS)

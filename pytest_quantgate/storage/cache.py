@@ -62,6 +62,7 @@ FOLDERS: Mapping[str, Folder] = MappingProxyType(
         "plans": Folder(what="tensor types of shapes", kept_s=60 * _DAY_S),
         "texts": Folder(what="the texts' bytes", kept_s=60 * _DAY_S),
         "support": Folder(what="which formats engines make", kept_s=60 * _DAY_S),
+        "identities": Folder(what="what engines say of themselves", kept_s=60 * _DAY_S),
         "speeds": Folder(
             what="speeds of a machine's last sessions", kept_s=365 * _DAY_S, is_made_again=False
         ),
