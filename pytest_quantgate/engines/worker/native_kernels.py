@@ -7,7 +7,7 @@ standard library and numpy.
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -102,15 +102,112 @@ def _declare(library: ctypes.CDLL, signatures: dict[str, tuple[object, list[obje
         function.restype, function.argtypes = result, arguments
 
 
+class NotOnDeviceError(Exception):
+    """A device has no room for a product's tensors, or no kernel for it."""
+
+
+class Product:
+    """``activations · weightsᵀ`` on a device, again and again; free it with :meth:`close`.
+
+    Args:
+        base: the library ggml-base, with its functions declared.
+        device: ggml's handle of the device.
+        type_id: the weights' ggml type.
+        data: the weights, of m rows of that type, in memory without gaps.
+        n_columns: elements of a row.
+        n_rows: rows of activations, as many in each call: kernels are chosen by their number.
+        buffer_type: where the weights go; None is the device's own memory.
+
+    Raises:
+        NotOnDeviceError: the device does not take it.
+
+    """
+
+    def __init__(
+        self,
+        base: ctypes.CDLL,
+        device: int,
+        type_id: int,
+        data: npt.NDArray[Any],
+        *,
+        n_columns: int,
+        n_rows: int,
+        buffer_type: int | None = None,
+    ) -> None:
+        self._base = base
+        self._shape = n_rows, n_columns, data.shape[0]
+        self._made: list[tuple[str, int]] = []
+        try:
+            self._backend = self._make(
+                "ggml_backend_free", base.ggml_backend_dev_init(device, None)
+            )
+            weights, rest = (
+                self._make("ggml_free", base.ggml_init(_InitParams(1 << 20, None, True)))
+                for _ in range(2)
+            )
+            left = base.ggml_new_tensor_2d(weights, type_id, n_columns, data.shape[0])
+            self._right = base.ggml_new_tensor_2d(rest, F32, n_columns, n_rows)
+            self._product = base.ggml_mul_mat(rest, left, self._right)
+            if buffer_type is None:
+                buffer = base.ggml_backend_alloc_ctx_tensors(weights, self._backend)
+            else:
+                buffer = base.ggml_backend_alloc_ctx_tensors_from_buft(weights, buffer_type)
+            self._make("ggml_backend_buffer_free", buffer)
+            if not base.ggml_backend_dev_supports_op(device, self._product):
+                raise NotOnDeviceError
+            buffer = base.ggml_backend_alloc_ctx_tensors(rest, self._backend)
+            self._make("ggml_backend_buffer_free", buffer)
+            base.ggml_backend_tensor_set(left, data.ctypes.data, 0, data.nbytes)
+            self._graph = base.ggml_new_graph(rest)
+            base.ggml_build_forward_expand(self._graph, self._product)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make(self, release: str, made: int | None) -> int:
+        if not made:
+            raise NotOnDeviceError
+        self._made.append((release, made))
+        return made
+
+    def __call__(
+        self, activations: npt.NDArray[Any], out: Float32Array | None = None
+    ) -> Float32Array:
+        """Return the product, float32 of shape (n_rows, m), in ``out`` where that is given."""
+        n_rows, n_columns, m = self._shape
+        source = np.ascontiguousarray(activations, dtype=np.float32)
+        if source.shape != (n_rows, n_columns):
+            raise ValueError(f"activations of shape {source.shape}, not {(n_rows, n_columns)}")
+        result = np.empty((n_rows, m), dtype=np.float32) if out is None else out
+        self._base.ggml_backend_tensor_set(self._right, source.ctypes.data, 0, source.nbytes)
+        status = self._base.ggml_backend_graph_compute(self._backend, self._graph)
+        if status != 0:
+            raise RuntimeError(f"a matrix product: the backend returned status {status}")
+        self._base.ggml_backend_tensor_get(self._product, result.ctypes.data, 0, result.nbytes)
+        return result
+
+    def close(self) -> None:
+        """Free the device's memory."""
+        made, self._made = self._made, []
+        for release, what in reversed(made):
+            getattr(self._base, release)(what)
+
+
+def load_base(folder: Path) -> ctypes.CDLL:
+    """Load ggml-base of a folder, with what :class:`Product` calls declared."""
+    base = load_library(folder, "ggml-base")
+    _declare(base, _BASE)  # type: ignore[arg-type]  # ctypes types have no common name
+    return base
+
+
 class NativeKernels:
     """The kernels of the engine whose libraries are in ``folder`` (llama_cpp's if None)."""
 
     def __init__(self, folder: Path | str | None = None) -> None:
         self.codecs = NativeCodecs(folder)
         where = self.codecs.folder
-        self._base = load_library(where, "ggml-base")
+        self._base = load_base(where)
         self._registry = load_library(where, "ggml")
-        _declare(self._base, _BASE)  # type: ignore[arg-type]  # ctypes types have no common name
         _declare(self._registry, _REGISTRY)  # type: ignore[arg-type]  # likewise
         self._registry.ggml_backend_load_all()
         self._cpu = load_library(where, "ggml-cpu")
@@ -180,50 +277,26 @@ class NativeKernels:
         by_name = dict(zip(self.devices(), self._devices(), strict=True))
         if device not in by_name:
             raise ValueError(f"this engine has no device {device!r}; it has {', '.join(by_name)}")
+        kind = self._repacked(by_name[device]) if repack else None
+        if repack and kind is None:
+            return None
         codec = self.codecs.type(name)
-        k = data.shape[1] // codec.block_bytes * codec.block_elements
-        base = self._base
-        made: list[tuple[str, int]] = []
         try:
-            backend = base.ggml_backend_dev_init(by_name[device], None)
-            made.append(("ggml_backend_free", backend))
-            weights = base.ggml_init(_InitParams(1 << 20, None, True))
-            made.append(("ggml_free", weights))
-            rest = base.ggml_init(_InitParams(1 << 20, None, True))
-            made.append(("ggml_free", rest))
-            left = base.ggml_new_tensor_2d(weights, codec.type_id, k, data.shape[0])
-            right = base.ggml_new_tensor_2d(rest, F32, k, activations.shape[0])
-            product = base.ggml_mul_mat(rest, left, right)
-            if repack:
-                kind = self._repacked(by_name[device])
-                if kind is None:
-                    return None
-                buffer = base.ggml_backend_alloc_ctx_tensors_from_buft(weights, kind)
-            else:
-                buffer = base.ggml_backend_alloc_ctx_tensors(weights, backend)
-            if not buffer:
-                return None
-            made.append(("ggml_backend_buffer_free", buffer))
-            if not base.ggml_backend_dev_supports_op(by_name[device], product):
-                return None
-            made.append(
-                ("ggml_backend_buffer_free", base.ggml_backend_alloc_ctx_tensors(rest, backend))
+            product = Product(
+                self._base,
+                by_name[device],
+                codec.type_id,
+                np.ascontiguousarray(data),
+                n_columns=data.shape[1] // codec.block_bytes * codec.block_elements,
+                n_rows=activations.shape[0],
+                buffer_type=kind,
             )
-            rows = np.ascontiguousarray(data)
-            source = np.ascontiguousarray(activations, dtype=np.float32)
-            base.ggml_backend_tensor_set(left, rows.ctypes.data, 0, rows.nbytes)
-            base.ggml_backend_tensor_set(right, source.ctypes.data, 0, source.nbytes)
-            graph = base.ggml_new_graph(rest)
-            base.ggml_build_forward_expand(graph, product)
-            status = base.ggml_backend_graph_compute(backend, graph)
-            if status != 0:
-                raise RuntimeError(f"{name} on {device}: the backend returned status {status}")
-            result = np.empty((source.shape[0], rows.shape[0]), dtype=np.float32)
-            base.ggml_backend_tensor_get(product, result.ctypes.data, 0, result.nbytes)
-            return result
+        except NotOnDeviceError:
+            return None
+        try:
+            return product(activations)
         finally:
-            for release, what in reversed(made):
-                getattr(base, release)(what)
+            product.close()
 
     def _repacked(self, device: int) -> int | None:
         """Return the CPU device's repacking buffer type, None where the build has none."""

@@ -3,8 +3,10 @@
 llama.cpp's own base file stores every logit in 16 bits. The final hidden state of a token (the
 graph's node ``result_norm``) times the output matrix gives the logits back, so a token costs
 ``2 · n_embd`` bytes instead of ``2 · n_vocab``, and the matrix is read from the reference's own
-file. Where an architecture changes the logits after that product (a soft cap, a bias, a scale)
-the check on the first chunk shows it, and logits are stored instead.
+file. What was decoded on a GPU is multiplied there too: its kernel rounds on the way, to 16 bits
+in a CUDA build, and only the same kernel gives the same logits. Where an architecture changes the
+logits after that product (a soft cap, a bias, a scale) the check on the first chunk shows it, and
+logits are stored instead.
 
 Runs in the worker alone: standard library, numpy and llama_cpp.
 """
@@ -22,6 +24,8 @@ import numpy as np
 from pytest_quantgate.engines.messages import MatrixPlace
 from pytest_quantgate.engines.worker.errors import KeptDamaged
 from pytest_quantgate.engines.worker.graph import Nodes
+from pytest_quantgate.engines.worker.native_kernels import NotOnDeviceError
+from pytest_quantgate.engines.worker.output_matrix import DeviceMatrix, Matrix, OutputMatrix
 from pytest_quantgate.engines.worker.rows import divergence
 from pytest_quantgate.engines.worker.threads import Threads
 
@@ -29,12 +33,6 @@ HIDDEN_NODE = "result_norm"
 
 FLOOR_LIMIT_NATS = 1e-6
 """Mean divergence of the reference from itself through the cache above which logits are kept."""
-
-_BLOCK_BYTES = 128 << 20  # float32 logits that are worked on at once
-_SLICE_BYTES = 64 << 20  # of the output matrix in float32
-_KEPT_BYTES = 512 << 20  # an output matrix of no more float32 bytes is converted once
-_CONVERTED_ROWS = 64  # by one thread at once
-_F32, _F16, _BF16 = 0, 1, 30
 
 
 class HiddenReader:
@@ -60,69 +58,6 @@ class HiddenReader:
         return np.concatenate(rows) if rows else None
 
 
-class OutputMatrix:
-    """The output matrix of the reference's file, float32 of shape (n_vocab, n_embd) in slices.
-
-    Args:
-        place: where it is.
-        threads: convert it; the product itself is BLAS's, with threads of its own.
-
-    """
-
-    def __init__(self, place: MatrixPlace, threads: Threads) -> None:
-        tensor_type, shape = place.tensor_type, (place.n_vocab, place.n_embd)
-        dtype = {_F32: np.float32, _F16: np.float16, _BF16: np.uint16}.get(tensor_type)
-        if dtype is None:
-            raise ValueError(f"an output matrix of ggml type {tensor_type} is not kept exactly")
-        self._is_bf16 = tensor_type == _BF16
-        self._data = np.memmap(
-            place.path, dtype=dtype, mode="r", offset=place.offset_bytes, shape=shape
-        )
-        self._threads = threads
-        self._slice = max(1, _SLICE_BYTES // (4 * place.n_embd))
-        self._is_whole = 4 * self._data.size <= _KEPT_BYTES
-        self._weights: np.ndarray | None = None
-        self._logits: np.ndarray | None = None
-
-    def logits(self, hidden: np.ndarray) -> np.ndarray:
-        """Return float32 logits of float16 hidden states (n, n_embd), valid until the next call.
-
-        At most :func:`rows_at_once` rows.
-        """
-        states = hidden.astype(np.float32)
-        n_vocab, n_embd = self._data.shape
-        if self._logits is None or len(self._logits) < len(states):
-            self._logits = np.empty((len(states), n_vocab), dtype=np.float32)
-        out = self._logits[: len(states)]
-        is_converted = self._is_whole and self._weights is not None
-        if self._weights is None:
-            n_kept = n_vocab if self._is_whole else min(self._slice, n_vocab)
-            self._weights = np.empty((n_kept, n_embd), dtype=np.float32)
-        for start in range(0, n_vocab, self._slice):
-            stop = min(start + self._slice, n_vocab)
-            at = start if self._is_whole else 0
-            weights = self._weights[at : at + stop - start]
-            if not is_converted:
-                self._convert(self._data[start:stop], weights)
-            np.matmul(states, weights.T, out=out[:, start:stop])
-        return out
-
-    def _convert(self, stored: np.ndarray, weights: np.ndarray) -> None:
-        def convert(start: int) -> None:
-            rows = slice(start, start + _CONVERTED_ROWS)
-            if self._is_bf16:
-                np.left_shift(stored[rows], 16, out=weights[rows].view(np.uint32), dtype=np.uint32)
-            else:
-                weights[rows] = stored[rows]
-
-        self._threads.each(convert, range(0, len(stored), _CONVERTED_ROWS))
-
-
-def rows_at_once(n_vocab: int) -> int:
-    """Return how many rows of logits are worked on at once, so that memory stays bounded."""
-    return max(1, _BLOCK_BYTES // (4 * n_vocab))
-
-
 class ReferenceStore:
     """A folder of hidden states (or logits), a file a chunk, and what was found at the first.
 
@@ -130,19 +65,31 @@ class ReferenceStore:
         folder: where the chunks are.
         matrix: where the reference's output matrix is.
         threads: do the work.
+        device: the GPU that holds the output matrix in decoding; "" is the processor.
 
     """
 
-    def __init__(self, folder: str, matrix: MatrixPlace, threads: Threads) -> None:
+    def __init__(
+        self, folder: str, matrix: MatrixPlace, threads: Threads, device: str = ""
+    ) -> None:
         self._threads = threads
+        self._device = device
         self._folder = Path(folder)
         self._facts_path = self._folder / "facts.json"
-        self._matrix: OutputMatrix | None = None
+        self._matrices: dict[str, Matrix] = {}
         self._location = matrix
 
-    def is_of(self, folder: str, matrix: MatrixPlace) -> bool:
-        """Return whether this is that folder with that matrix."""
-        return (str(self._folder), self._location) == (str(Path(folder)), matrix)
+    def is_of(self, folder: str, matrix: MatrixPlace, device: str) -> bool:
+        """Return whether this is that folder with that matrix on that device."""
+        own = str(self._folder), self._location, self._device
+        return own == (str(Path(folder)), matrix, device)
+
+    def close(self) -> None:
+        """Free what a device holds of the matrix."""
+        for matrix in self._matrices.values():
+            if isinstance(matrix, DeviceMatrix):
+                matrix.close()
+        self._matrices = {}
 
     def facts(self) -> dict[str, Any] | None:
         """Return ``mode`` and ``floor_nats``, None before the first chunk."""
@@ -163,9 +110,7 @@ class ReferenceStore:
         """
         facts = self.facts()
         if facts is None:
-            floor = self._floor(hidden, logits)
-            usable = floor is not None and floor <= FLOOR_LIMIT_NATS
-            facts = {"mode": "hidden" if usable else "logits", "floor_nats": floor if usable else 0}
+            facts = self._examine(hidden, logits)
             self._save(self._facts_path, json.dumps(facts).encode())
         if facts["mode"] == "hidden" and hidden is not None:
             self._save_array(index, hidden.astype(np.float16))
@@ -182,34 +127,53 @@ class ReferenceStore:
 
         """
         kept = load_array(self._folder / f"chunk-{index}.npy")
+        if kept.dtype == np.float32:
+            return divergence(kept, logits, normalizer, self._threads)
+        facts = self.facts() or {}
+        matrix = self._matrix(facts.get("device", ""), len(logits))
         kld = np.empty(len(logits), dtype=np.float64)
-        step = rows_at_once(logits.shape[1])
-        for start in range(0, len(logits), step):
-            rows = slice(start, min(start + step, len(logits)))
-            base = np.asarray(kept[rows])
-            if base.dtype != np.float32:
-                base = self._output_matrix().logits(base)
+        for start in range(0, len(logits), matrix.rows_at_once):
+            rows = slice(start, min(start + matrix.rows_at_once, len(logits)))
+            base = matrix.logits(kept[rows])
             kld[rows] = divergence(base, logits[rows], normalizer[rows], self._threads)
         return kld
 
-    def _output_matrix(self) -> OutputMatrix:
-        if self._matrix is None:
-            self._matrix = OutputMatrix(self._location, self._threads)
-        return self._matrix
+    def _matrix(self, device: str, n_rows: int) -> Matrix:
+        """Return the matrix on a device, "" for the processor.
 
-    def _floor(self, hidden: np.ndarray | None, logits: np.ndarray) -> float | None:
+        Raises:
+            NotOnDeviceError, ValueError: as :class:`DeviceMatrix` and :class:`OutputMatrix`.
+
+        """
+        if device not in self._matrices:
+            # Decoding multiplies the last token too, whose successor is in no chunk.
+            self._matrices[device] = (
+                DeviceMatrix(self._location, device, n_rows + 1)
+                if device
+                else OutputMatrix(self._location, self._threads)
+            )
+        return self._matrices[device]
+
+    def _examine(self, hidden: np.ndarray | None, logits: np.ndarray) -> dict[str, Any]:
+        """Find out what gives the logits back: hidden states on the device, or here, or nothing."""
+        for device in dict.fromkeys((self._device, "")):
+            floor = self._floor(hidden, logits, device)
+            if floor is not None and floor <= FLOOR_LIMIT_NATS:
+                return {"mode": "hidden", "floor_nats": floor, "device": device}
+        return {"mode": "logits", "floor_nats": 0, "device": ""}
+
+    def _floor(self, hidden: np.ndarray | None, logits: np.ndarray, device: str) -> float | None:
         if hidden is None or len(hidden) != len(logits):
             return None
         kept = hidden.astype(np.float16)
         total = 0.0
-        step = rows_at_once(logits.shape[1])
         try:
-            for start in range(0, len(logits), step):
-                rows = slice(start, start + step)
-                again = self._output_matrix().logits(kept[rows])
-                kld = divergence(logits[rows], again, threads=self._threads)
+            matrix = self._matrix(device, len(logits))
+            for start in range(0, len(logits), matrix.rows_at_once):
+                rows = slice(start, start + matrix.rows_at_once)
+                kld = divergence(logits[rows], matrix.logits(kept[rows]), threads=self._threads)
                 total += float(np.abs(kld).sum())
-        except ValueError:
+        except (NotOnDeviceError, ValueError):
             return None
         return total / len(logits)
 

@@ -20,6 +20,7 @@ MIN_LOG_PROBABILITY = -16.0
 """llama-perplexity leaves tokens out of the divergence whose log-probability is not above it."""
 
 _BLOCK_ELEMENTS = 1 << 16  # 256 kB of float32 an array
+_SHARED_BLOCK_ELEMENTS = 1 << 18  # where several threads would wait for the interpreter's lock
 _ONE_THREAD = Threads(1)
 
 
@@ -51,7 +52,7 @@ def score_rows(
         threads: do the work.
 
     """
-    count, step = len(targets), _block_rows(logits)
+    count, step = len(targets), _block_rows(logits, threads)
     sums, peaks = np.empty(count), np.empty(count, dtype=np.float32)
     top = np.empty(count, dtype=np.int32)
 
@@ -97,7 +98,7 @@ def divergence(
     if normalizer is None:
         targets = np.zeros(len(logits), dtype=np.intp)
         normalizer = score_rows(logits, targets, threads).normalizer
-    total, step = np.empty(len(logits)), _block_rows(logits)
+    total, step = np.empty(len(logits)), _block_rows(logits, threads)
 
     def compare(span: slice) -> None:
         shape = step, logits.shape[1]
@@ -123,9 +124,10 @@ def divergence(
     return total
 
 
-def _block_rows(logits: np.ndarray) -> int:
+def _block_rows(logits: np.ndarray, threads: Threads) -> int:
     _, n_vocab = logits.shape
-    return max(1, int(_BLOCK_ELEMENTS // n_vocab))
+    elements = _BLOCK_ELEMENTS if threads.n_threads <= 2 else _SHARED_BLOCK_ELEMENTS
+    return max(1, int(elements // n_vocab))
 
 
 def _blocks(span: slice, step: int) -> list[slice]:

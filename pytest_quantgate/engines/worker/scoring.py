@@ -56,6 +56,12 @@ def computes_here(device: str) -> bool:
     return read_placement(device).is_cpu
 
 
+def _output_device(device: str) -> str:
+    """Return the device that multiplies with the output matrix, "" for the processor."""
+    placement = read_placement(device)
+    return "" if placement.is_cpu else placement.devices[-1]
+
+
 def first_scored(n_ctx: int) -> int:
     """Return the first position of a chunk whose logits are used."""
     return n_ctx // 2
@@ -205,6 +211,8 @@ class Scorer:
         """Free the model and all that is kept; a quantizer that runs next needs the memory."""
         if self._model is not None:
             self._model.close()
+        if self._store is not None:
+            self._store.close()
         self._model = self._weights_key = self._context_key = None
         self._tokens = self._text = self._store = None
 
@@ -212,7 +220,8 @@ class Scorer:
         """Return the model in a context as it is asked for; what is there already is kept."""
         weights_key = (request.model, request.device, request.repack)
         if self._model is None or self._weights_key != weights_key:
-            store = self._store  # of the reference, which the next model is compared with too
+            # The reference's distribution stays: the next model is compared with it too.
+            store, self._store = self._store, None
             self.close()
             self._store = store
             self._model = Model(request, log=self._log, send=self._send)
@@ -248,9 +257,12 @@ class Scorer:
         """Return the reference's distribution; its matrix is kept from cell to cell."""
         if not request.reference or request.output_matrix is None:
             return None
-        store = self._store
-        if store is None or not store.is_of(request.reference, request.output_matrix):
-            store = ReferenceStore(request.reference, request.output_matrix, self._threads)
+        store, place = self._store, (request.reference, request.output_matrix)
+        device = _output_device(request.device)
+        if store is None or not store.is_of(*place, device):
+            if store is not None:
+                store.close()
+            store = ReferenceStore(*place, self._threads, device)
         self._store = store
         return store
 

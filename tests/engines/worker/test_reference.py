@@ -21,12 +21,9 @@ from pytest_quantgate.engines.messages import (
     Score,
     ScoredChunk,
 )
-from pytest_quantgate.engines.worker import reference
-from pytest_quantgate.engines.worker.reference import (
-    FLOOR_LIMIT_NATS,
-    OutputMatrix,
-    ReferenceStore,
-)
+from pytest_quantgate.engines.worker import output_matrix as matrices
+from pytest_quantgate.engines.worker.output_matrix import DeviceMatrix, OutputMatrix
+from pytest_quantgate.engines.worker.reference import FLOOR_LIMIT_NATS, ReferenceStore
 from pytest_quantgate.engines.worker.rows import score_rows
 from pytest_quantgate.engines.worker.threads import Threads
 from pytest_quantgate.errors import CellCrashed
@@ -188,7 +185,7 @@ def test_a_matrix_that_is_not_the_models_is_noticed(tmp_path: Path) -> None:
         Threads(2),
     )
     store.write(0, hidden, logits)
-    assert store.facts() == {"mode": "logits", "floor_nats": 0}
+    assert store.facts() == {"mode": "logits", "floor_nats": 0, "device": ""}
     normalizer = score_rows(logits, np.zeros(5, dtype=int)).normalizer
     np.testing.assert_allclose(store.divergence(0, logits, normalizer), 0, atol=1e-6)
 
@@ -199,8 +196,8 @@ def test_logits_are_the_product_with_the_output_matrix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tensor_type: int, kept_bytes: int
 ) -> None:
     """In slices, which end with a smaller one, and again from what is kept."""
-    monkeypatch.setattr(reference, "_SLICE_BYTES", 4 * 16 * 150)
-    monkeypatch.setattr(reference, "_KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(matrices, "_SLICE_BYTES", 4 * 16 * 150)
+    monkeypatch.setattr(matrices, "_KEPT_BYTES", kept_bytes)
     random = np.random.default_rng(3)
     weights = random.normal(size=(400, 16)).astype(np.float16).astype(np.float32)
     stored: dict[int, np.ndarray] = {
@@ -224,6 +221,32 @@ def test_logits_are_the_product_with_the_output_matrix(
         hidden = random.normal(size=(count, 16)).astype(np.float16)
         expected = hidden.astype(np.float32) @ weights.T
         np.testing.assert_allclose(matrix.logits(hidden), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_devices_own_product_gives_its_logits_back(tmp_path: Path) -> None:
+    """What the device's kernel rounds on the way is in the logits that are kept by it too."""
+    random = np.random.default_rng(3)
+    weights = random.normal(size=(400, 64)).astype(np.float16)
+    (tmp_path / "w.bin").write_bytes(weights.tobytes())
+    place = MatrixPlace(
+        path=str(tmp_path / "w.bin"), offset_bytes=0, tensor_type=1, n_vocab=400, n_embd=64
+    )
+    hidden = random.normal(size=(6, 64)).astype(np.float32)
+    matrix = DeviceMatrix(place, "CPU", 6)
+    logits = matrix.logits(hidden)[:5].copy()
+    matrix.close()
+    expected = hidden[:5] @ weights.astype(np.float32).T
+    np.testing.assert_allclose(logits, expected, rtol=1e-2, atol=5e-2)
+    assert (logits != expected).any(), "another kernel than numpy's"
+
+    store = ReferenceStore(str(tmp_path), place, Threads(2), "CPU")
+    store.write(0, hidden[:5], logits)
+    facts = store.facts()
+    assert facts is not None
+    assert (facts["mode"], facts["device"]) == ("hidden", "CPU")
+    normalizer = score_rows(logits, np.zeros(5, dtype=int)).normalizer
+    np.testing.assert_allclose(store.divergence(0, logits, normalizer), 0, atol=1e-9)
+    store.close()
 
 
 def test_batches_of_every_size_are_compared(
