@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -11,7 +12,15 @@ from typing import cast
 from pytest_quantgate.engines.engine import OnReply
 from pytest_quantgate.engines.interpreter import check_interpreter
 from pytest_quantgate.engines.kept_identity import identity_key, keep_identity, read_identity
-from pytest_quantgate.engines.messages import Identify, Identity, Message, ReplyT, Request
+from pytest_quantgate.engines.messages import (
+    BeginComparison,
+    ComparisonBegun,
+    Identify,
+    Identity,
+    Message,
+    ReplyT,
+    Request,
+)
 from pytest_quantgate.engines.worker_process import ENTRY, Place, Worker
 from pytest_quantgate.errors import CellCrashed, CellError
 
@@ -51,6 +60,7 @@ class LlamaCppPython:
             place=place,
         )
         self._worker = self._make_worker()
+        self._beside = _Beside(self._make_worker(log=log.with_suffix(".beside.log")))
         self.python = None if python == sys.executable else python
         self._log = log
         self._stall_s = stall_s
@@ -94,7 +104,12 @@ class LlamaCppPython:
         self._check()
         if self._unusable is not None:
             raise self._unusable
-        if request.alone:
+        if isinstance(request, BeginComparison):
+            self._beside.begin(request.comparison)
+            reply: Message = ComparisonBegun()
+        elif self._beside.has_begun(request):
+            reply = self._beside.result()
+        elif request.alone:
             reply = self._ask_alone(request, on_reply)
         else:
             reply = self._worker.request(request, on_reply)
@@ -114,5 +129,45 @@ class LlamaCppPython:
             worker.close()
 
     def close(self) -> None:
-        """End the worker."""
+        """End the workers."""
         self._worker.close()
+        self._beside.close()
+
+
+class _Beside:
+    """A second worker, for what takes the processor while the first one's device computes.
+
+    A process of its own: in one, the threads of both would wait for the interpreter's lock.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._thread: ThreadPoolExecutor | None = None
+        self._request: Message | None = None
+        self._reply: Future[Message] | None = None
+
+    def begin(self, request: Message) -> None:
+        """Begin with a request; what was begun before and not asked for is given up."""
+        if self._reply is not None:
+            self.close()
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1)
+        self._request = request
+        self._reply = self._thread.submit(self._worker.request, request)
+
+    def has_begun(self, request: Message) -> bool:
+        """Return whether this is what was begun last."""
+        return self._reply is not None and self._request == request
+
+    def result(self) -> Message:
+        """Wait for the reply, or raise the error, of what was begun."""
+        assert self._reply is not None
+        reply, self._reply = self._reply, None
+        return reply.result()
+
+    def close(self) -> None:
+        """End the worker; what it was at is given up."""
+        self._worker.close()
+        if self._thread is not None:
+            self._thread.shutdown()
+        self._thread = self._reply = None

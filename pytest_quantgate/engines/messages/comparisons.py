@@ -135,12 +135,15 @@ class CompareExperts(Request[ExpertsCompared]):
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonBegun(Message):
-    """The experts are compared beside what is asked next."""
+    """The experts are compared while the device computes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BeginComparison(Request[ComparisonBegun]):
-    """Compare experts on the processor while it is idle; :class:`CompareExperts` then waits."""
+    """Compare experts while the device computes, in a process of their own.
+
+    The same :class:`CompareExperts` then waits for it. Engines answer this one themselves.
+    """
 
     reply: ClassVar[type[Message]] = ComparisonBegun
 

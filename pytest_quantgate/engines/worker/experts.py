@@ -6,13 +6,11 @@ Runs in the worker alone: standard library, numpy and llama_cpp.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
 from pytest_quantgate.engines.messages import (
     CompareExperts,
-    ComparisonBegun,
     ExpertErrors,
     ExpertMatrix,
     ExpertsCompared,
@@ -67,33 +65,6 @@ def compare_experts(request: CompareExperts, send: Callable[[Message], None]) ->
     finally:
         threads.close()
     return ExpertsCompared(rows=tuple(rows[number] for number in range(len(matrices))))
-
-
-class ExpertComparer:
-    """Compares experts, at once or beside what the worker does next."""
-
-    def __init__(self, send: Callable[[Message], None]) -> None:
-        self._send = send
-        self._pool = ThreadPoolExecutor(1)
-        self._begun: CompareExperts | None = None
-        self._result: Future[ExpertsCompared] | None = None
-
-    def begin(self, request: CompareExperts) -> ComparisonBegun:
-        """Begin with a comparison; one that was begun before and not asked for is forgotten.
-
-        Its progress is not told: a reply would come between those of other requests.
-        """
-        self._begun = request
-        self._result = self._pool.submit(compare_experts, request, lambda _message: None)
-        return ComparisonBegun()
-
-    def compare(self, request: CompareExperts) -> ExpertsCompared:
-        """Return what was begun, else compare now."""
-        begun, result = self._begun, self._result
-        self._begun = self._result = None
-        if result is not None and begun == request:
-            return result.result()
-        return compare_experts(request, self._send)
 
 
 def _compare(codecs: NativeCodecs, matrix: ExpertMatrix, max_rows: int) -> ExpertErrors:

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import pytest_quantgate.engines.worker.loading  # noqa: F401 # before numpy, which the others import
 from pytest_quantgate.engines.messages import (
-    BeginComparison,
     CollectImatrix,
     CompareBatches,
     CompareExperts,
@@ -42,7 +41,7 @@ from pytest_quantgate.engines.worker.batches import compare_batches
 from pytest_quantgate.engines.worker.coding import Coder, WrongValueError
 from pytest_quantgate.engines.worker.devices import list_devices
 from pytest_quantgate.engines.worker.errors import EngineRefusal, KeptDamaged
-from pytest_quantgate.engines.worker.experts import ExpertComparer
+from pytest_quantgate.engines.worker.experts import compare_experts
 from pytest_quantgate.engines.worker.identity import identify
 from pytest_quantgate.engines.worker.imatrix import collect_imatrix
 from pytest_quantgate.engines.worker.llama import LogTap
@@ -78,11 +77,10 @@ def serve(channel: Channel) -> None:
     log = LogTap()
     scorer = Scorer(send, log)
     coder = Coder()
-    experts = ExpertComparer(send)
     items: Iterable[object] = channel
     for item in items:
         try:
-            send(_answer(from_wire(item), scorer, coder, experts, log, send))
+            send(_answer(from_wire(item), scorer, coder, log, send))
         except WrongValueError as error:
             send(Failed(kind="VALUE", reason=str(error)))
         except EngineRefusal as error:
@@ -104,7 +102,6 @@ def _answer(
     request: Message,
     scorer: Scorer,
     coder: Coder,
-    experts: ExpertComparer,
     log: LogTap,
     send: Any,
 ) -> Message:
@@ -132,9 +129,7 @@ def _answer(
             scorer.close()
             return compare_oracle(request, log, send)
         case CompareExperts():
-            return experts.compare(request)
-        case BeginComparison():
-            return experts.begin(request.comparison)
+            return compare_experts(request, send)
         case SweepConditions():
             scorer.close()
             return sweep_conditions(request, log, send)
