@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -33,17 +34,19 @@ class FileHashes:
     def __init__(self, hashes: Hashes) -> None:
         self._hashes = hashes
 
-    def prefetch(self, file: GgufFile) -> threading.Thread:
-        """Begin to hash a model in the background; who asks for its identity then waits for it.
+    def prefetch(self, files: Sequence[GgufFile]) -> threading.Thread:
+        """Begin to hash files in the background, one after the other, each with all processors.
 
-        What goes wrong is left to the one who asks.
+        Who asks for the identity of the one at work waits for it. What goes wrong is left to the
+        one who asks.
         """
 
         def work() -> None:
-            with contextlib.suppress(QuantgateError, OSError):
-                self.digests(file)
+            for file in files:
+                with contextlib.suppress(QuantgateError, OSError):
+                    self.digests(file)
 
-        thread = threading.Thread(target=work, name=f"hash {file.files[0].name}", daemon=True)
+        thread = threading.Thread(target=work, name="hash files", daemon=True)
         thread.start()
         return thread
 

@@ -77,10 +77,9 @@ class Files:
         self._shapes = ShapeFiles(cache)
 
     def prefetch(self, model: Model) -> None:
-        """Begin to hash a model's own files in the background."""
+        """Begin to hash a model's own files in the background, one after the other."""
         if model.shape is None:
-            for file in [model.source] if model.source else model.files.values():
-                self._hashes.prefetch(file)
+            self._hashes.prefetch([model.source] if model.source else list(model.files.values()))
 
     def source_like(self, model: Model, stored: str | None) -> str | None:
         """Return the identity of a model's source where a stored hash is of the same bytes.
@@ -140,6 +139,22 @@ class Files:
         header, _ = self._quantized(origin, origin_id, target, imatrix, engine, on_reply)
         return self._describe(header, source_id, engine, imatrix)
 
+    def present(
+        self, model: Model, target: Format, imatrix: Imatrix | None, engine: Engine
+    ) -> GgufFile | None:
+        """Return the header of :meth:`cell_file`'s file where that is there, None otherwise."""
+        if model.shape is not None:
+            return None
+        if model.source is None:
+            return model.files.get(target.name)
+        if model.is_requantized:
+            return None
+        if target.is_full_precision and target.name == model.source.main_type():
+            return model.source
+        key = _quantized_key(self._hashes.identity(model.source), target, imatrix, engine)
+        path = self._cache.artifact_path(key, ".gguf")
+        return read_gguf(path) if path.exists() else None
+
     def describe_shape(self, shape: Shape, target: Format, engine: Engine) -> CellFile:
         """Return a shape's file without making it.
 
@@ -159,14 +174,7 @@ class Files:
         on_reply: OnReply,
     ) -> tuple[GgufFile, str]:
         """Return a quantized file and its identity."""
-        key = key_of(
-            kind="quantized",
-            source=source_id,
-            file_type=target.file_type.number,
-            overrides=override_numbers(target),
-            imatrix=imatrix.sha256 if imatrix is not None else None,
-            quantizer=engine.identity().quantizer_sha256,
-        )
+        key = _quantized_key(source_id, target, imatrix, engine)
 
         def make(path: Path) -> dict[str, Any]:
             with self._hold_device():
@@ -215,6 +223,18 @@ class Files:
                 f" {pinned}; get the right file or change its sha256 under"
                 f" [tool.quantgate.models.{model.name}]"
             )
+
+
+def _quantized_key(source_id: str, target: Format, imatrix: Imatrix | None, engine: Engine) -> str:
+    """Return the key of all that makes a quantized file."""
+    return key_of(
+        kind="quantized",
+        source=source_id,
+        file_type=target.file_type.number,
+        overrides=override_numbers(target),
+        imatrix=imatrix.sha256 if imatrix is not None else None,
+        quantizer=engine.identity().quantizer_sha256,
+    )
 
 
 def _describe_shape(shape: Shape, header: GgufFile, sha256: str | None, engine: Engine) -> CellFile:

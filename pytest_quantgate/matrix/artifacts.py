@@ -16,6 +16,7 @@ from pytest_quantgate.engines.engine import Engine, OnReply
 from pytest_quantgate.engines.messages import Message, Progress
 from pytest_quantgate.engines.pool import EnginePool
 from pytest_quantgate.errors import CellError
+from pytest_quantgate.gguf.reader import GgufFile
 from pytest_quantgate.matrix.resolved import ResolvedCell
 from pytest_quantgate.results.events import CollectingImatrix, Event, Quantizing, Steps
 from pytest_quantgate.storage.cache import Cache
@@ -76,6 +77,12 @@ class CellArtifacts:
                 cell.model, cell.format, self.imatrix(cell), cell.quantizer, self._on_reply(cell)
             )
         return self._cell_files[key]
+
+    def present_file(self, cell: ResolvedCell) -> GgufFile | None:
+        """Return the header of a cell's file where nothing is to be made for it, else None."""
+        if cell.cell.imatrix is not None:
+            return None
+        return self.files.present(cell.model, cell.format, None, cell.quantizer)
 
     def described_file(self, cell: ResolvedCell) -> CellFile:
         """Return a cell's file as :meth:`file` does, but do not make a shape's."""

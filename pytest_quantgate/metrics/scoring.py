@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_quantgate.artifacts.files import CellFile
 from pytest_quantgate.engines.conditions import Conditions
@@ -213,6 +213,7 @@ def _score(
         output_matrix=_output_matrix(session.artifacts.file(reference)),
         route_chunks=recorded if is_cpu else (),
         token_ids=_token_ids(session, cell),
+        **_next_model(session, cell),
     )
     with session.hold_device(request.device, cell):
         engine.ask(request, on_reply)
@@ -228,6 +229,27 @@ def _score(
     if scored != wanted:
         raise CellError(f"the engine scored {len(scored)} of {len(wanted)} chunks")
     return gathering.finish(plan.n_chunks)
+
+
+def _next_model(session: Session, cell: ResolvedCell) -> dict[str, Any]:
+    """Return the fields of a request that name the file which the matrix has next.
+
+    Of the same model on the same GPU alone; lanes give their cells out as they become free.
+    """
+    if session.lane is not None or cell.placement.is_cpu:
+        return {}
+    cells = [item for item in session.matrix.cells if item.device == cell.cell.device]
+    places = [place for place, item in enumerate(cells) if item.id == cell.id]
+    following = cells[places[0] + 1] if places and places[0] + 1 < len(cells) else None
+    if following is None or (following.model, following.engine) != (
+        cell.cell.model,
+        cell.cell.engine,
+    ):
+        return {}
+    file = session.artifacts.present_file(session.resolve(following))
+    if file is None:
+        return {}
+    return {"next_model": str(file.files[0]), "next_model_bytes": file.n_bytes}
 
 
 def _token_ids(session: Session, cell: ResolvedCell) -> str:

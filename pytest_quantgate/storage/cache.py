@@ -117,6 +117,10 @@ class Cache:
         finally:
             lock.release()
 
+    def artifact_path(self, key: str, suffix: str) -> Path:
+        """Return where the file of a key is, or will be."""
+        return self.sub("artifacts") / f"{key}{suffix}"
+
     def artifact(
         self,
         key: str,
@@ -134,7 +138,7 @@ class Cache:
 
         """
         identify = identify or self.hashes.sha256
-        path = self.sub("artifacts") / f"{key}{suffix}"
+        path = self.artifact_path(key, suffix)
         state, entry = self._verified.get(path, (None, None))
         if entry is not None and path.exists() and FileState.of(path) == state:
             return entry

@@ -87,7 +87,7 @@ def test_a_model_hashed_in_the_background_is_not_hashed_again(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashes, file = hashes_in(tmp_path), read_gguf(tiny_model)
-    hashes.prefetch(file).join()
+    hashes.prefetch([file]).join()
     monkeypatch.setattr("pytest_quantgate.artifacts.file_hashes.digest_file", None)
     assert hashes.identity(file) == identity_of([digest_file(tiny_model)])
     assert hashes.is_known(file, "gguf-")
@@ -98,7 +98,7 @@ def test_what_goes_wrong_in_the_background_is_told_to_who_asks(tmp_path: Path) -
     path = write_small(tmp_path / "small.gguf")
     hashes, file = hashes_in(tmp_path), read_gguf(path)
     path.write_bytes(path.read_bytes()[:-200])
-    hashes.prefetch(file).join()
+    hashes.prefetch([file]).join()
     with pytest.raises(ModelFileError, match="truncated"):
         hashes.identity(file)
 

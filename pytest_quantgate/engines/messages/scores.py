@@ -72,6 +72,8 @@ class Score(BatchedRequest[Scored]):
     compared with; ``output_matrix`` is where the reference's output matrix is. At the
     chunks of ``route_chunks`` the chosen experts are recorded. ``token_ids`` is a file that
     :class:`Tokenize` wrote for this text with an equal vocabulary; with "" the text is tokenized.
+    ``next_model``, "" for none, will be asked for next and is loaded meanwhile where the device
+    has room for its ``next_model_bytes`` too.
     """
 
     reply: ClassVar[type[Message]] = Scored
@@ -84,6 +86,8 @@ class Score(BatchedRequest[Scored]):
     output_matrix: MatrixPlace | None = None
     route_chunks: tuple[int, ...] = ()
     token_ids: ReadFile = ""
+    next_model: ReadFile = ""
+    next_model_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

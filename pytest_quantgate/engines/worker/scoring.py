@@ -9,6 +9,7 @@ Runs in the worker alone: standard library, numpy and llama_cpp.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from pytest_quantgate.engines.messages import (
     Tokenized,
 )
 from pytest_quantgate.engines.messages.placement import read_placement
+from pytest_quantgate.engines.worker.devices import device_memory, devices
 from pytest_quantgate.engines.worker.errors import EngineRefusal
 from pytest_quantgate.engines.worker.graph import Nodes, Watch, watch_names
 from pytest_quantgate.engines.worker.llama import LogTap, Model, Vocabulary, load_vocabulary
@@ -43,6 +45,9 @@ from pytest_quantgate.engines.worker.threads import Threads
 Send = Callable[[Message], None]
 
 _COPIED_ROWS = 16  # by one thread at once
+_MARGIN_BYTES = 2 << 30  # of a device's memory, for contexts and what kernels need
+
+_WeightsKey = tuple[str, str, bool]
 
 
 def read_text(path: str) -> bytes:
@@ -93,7 +98,8 @@ class Scorer:
         self._log = log
         self._threads = Threads()
         self._model: Model | None = None
-        self._weights_key: tuple[str, str, bool] | None = None
+        self._weights_key: _WeightsKey | None = None
+        self._coming = _Coming(log)
         self._context_key: Message | None = None
         self._tokens: np.ndarray | None = None
         self._text: str | None = None
@@ -132,6 +138,7 @@ class Scorer:
         started = clock()
         model = self._open(request)
         load_s = clock() - started
+        self._coming.begin(request)
         tokens = self._tokenize(request, model.vocabulary)
         n_chunks = len(tokens) // request.n_ctx
         for index in request.chunks:
@@ -211,6 +218,7 @@ class Scorer:
         """Free the model and all that is kept; a quantizer that runs next needs the memory."""
         if self._model is not None:
             self._model.close()
+        self._coming.drop()
         if self._store is not None:
             self._store.close()
         self._model = self._weights_key = self._context_key = None
@@ -218,13 +226,14 @@ class Scorer:
 
     def _open(self, request: Score) -> Model:
         """Return the model in a context as it is asked for; what is there already is kept."""
-        weights_key = (request.model, request.device, request.repack)
+        weights_key = _weights_key(request)
         if self._model is None or self._weights_key != weights_key:
             # The reference's distribution stays: the next model is compared with it too.
             store, self._store = self._store, None
+            model = self._coming.take(weights_key)
             self.close()
             self._store = store
-            self._model = Model(request, log=self._log, send=self._send)
+            self._model = model or Model(request, log=self._log, send=self._send)
             self._weights_key = weights_key
         records_routes = bool(request.route_chunks)
         context_key = replace(
@@ -234,6 +243,8 @@ class Scorer:
             reference="",
             output_matrix=None,
             token_ids="",
+            next_model="",
+            next_model_bytes=0,
             route_chunks=(0,) if records_routes else (),
         )
         if self._context_key != context_key:
@@ -274,6 +285,60 @@ class Scorer:
                 self._tokens = vocabulary.tokenize(read_text(request.text))
             self._text = request.text
         return self._tokens
+
+
+def _weights_key(request: Score) -> _WeightsKey:
+    return request.model, request.device, request.repack
+
+
+class _Coming:
+    """The model that will be asked for next, loaded while another one computes on the device.
+
+    Args:
+        log: is told what llama.cpp says.
+
+    """
+
+    def __init__(self, log: LogTap) -> None:
+        self._log = log
+        self._pool = ThreadPoolExecutor(1)
+        self._key: _WeightsKey | None = None
+        self._model: Future[Model] | None = None
+
+    def begin(self, request: Score) -> None:
+        """Begin to load what a request says will be next, if the device has room for it."""
+        if not request.next_model or not _has_room(request):
+            return
+        following = replace(request, model=request.next_model)
+        if self._key == _weights_key(following):
+            return
+        self.drop()
+        self._key = _weights_key(following)
+        self._model = self._pool.submit(Model, following, log=self._log)
+
+    def take(self, key: _WeightsKey) -> Model | None:
+        """Return the model if it is this one; where it could not be loaded that is tried again."""
+        if key != self._key or self._model is None:
+            return None
+        coming, self._model, self._key = self._model, None, None
+        with contextlib.suppress(EngineRefusal):
+            return coming.result()
+        return None
+
+    def drop(self) -> None:
+        """Free the model, if there is one."""
+        model = None if self._key is None else self.take(self._key)
+        if model is not None:
+            model.close()
+
+
+def _has_room(request: Score) -> bool:
+    """Return whether one device holds the next model beside this one, with a margin."""
+    names = read_placement(request.device).devices
+    if len(names) != 1:
+        return False
+    free_bytes, _ = device_memory(devices()[names[0]])
+    return free_bytes > 1.1 * request.next_model_bytes + _MARGIN_BYTES
 
 
 class _Keeper:
