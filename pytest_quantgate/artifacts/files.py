@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from pytest_quantgate.errors import CellUnavailable
 from pytest_quantgate.gguf.digests import TensorDigest, is_identity, tensor_data_sha256
 from pytest_quantgate.gguf.formats import FILE_TYPES, Format
 from pytest_quantgate.gguf.reader import GgufFile, read_gguf
+from pytest_quantgate.results.durations import Stopwatch
 from pytest_quantgate.storage.cache import Cache
 from pytest_quantgate.storage.keys import key_of
 
@@ -56,6 +57,7 @@ class Files:
         cache: where made files are kept.
         n_threads: threads for quantizing.
         hold_device: a context in which nothing else computes on this host's CPU.
+        stopwatch: is told what hashing takes.
         hashes_alone: whether hashing waits for it too: speed is measured, and nothing may be
             hashed beside it on another lane.
 
@@ -67,9 +69,11 @@ class Files:
         n_threads: int,
         hold_device: Callable[[], Any],
         *,
+        stopwatch: Stopwatch,
         hashes_alone: bool = False,
     ) -> None:
-        self._hold_to_hash = hold_device if hashes_alone else nullcontext
+        self._hold_processor = hold_device if hashes_alone else nullcontext
+        self._stopwatch = stopwatch
         self._cache = cache
         self._n_threads = n_threads
         self._hold_device = hold_device
@@ -185,6 +189,11 @@ class Files:
 
         entry = self._cache.artifact(key, ".gguf", make, self._path_identity)
         return read_gguf(entry.path), entry.identity
+
+    @contextmanager
+    def _hold_to_hash(self) -> Iterator[None]:
+        with self._stopwatch.stage("hashing"), self._hold_processor():
+            yield
 
     def _path_identity(self, path: Path) -> str:
         with self._hold_to_hash():

@@ -38,6 +38,7 @@ class Option:
     choices: tuple[str, ...] | None = None
     instead_of: str | None = None
     of_matrix: bool = False
+    is_number: bool = False
 
     @property
     def flag(self) -> str:
@@ -58,6 +59,8 @@ class Option:
             return arguments | {"choices": self.choices, "default": self.choices[0]}
         if self.takes in (Takes.LIST, Takes.EACH):
             arguments["action"] = "append"
+        if self.is_number:
+            arguments["type"] = int
         return arguments | {"metavar": self.metavar}
 
     def read(self, given: Any) -> Any:
@@ -98,6 +101,14 @@ OPTIONS = (
         field="fresh",
         help="measure everything anew, instead of reading from the cache what an earlier run"
         " measured with the same files, engine, hardware and settings; speed is always measured",
+    ),
+    Option(
+        name="durations",
+        field="durations",
+        takes=Takes.ONE,
+        metavar="N",
+        is_number=True,
+        help="print the N slowest cells and where their time went, by stage; 0 is all cells",
     ),
     Option(
         name="codecs",

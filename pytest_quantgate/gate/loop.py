@@ -55,11 +55,12 @@ def answer(
     """
     started = time.perf_counter()
     session.events.append(CellStarted(cell=cell.id))
-    try:
-        resolved = session.resolve(cell)
-        result = _answer(session, resolved, questions, full=full, measured=measured or {})
-    except CellError as error:
-        result = failure(session, cell, error, questions)
+    with session.stopwatch.stage("judging"):
+        try:
+            resolved = session.resolve(cell)
+            result = _answer(session, resolved, questions, full=full, measured=measured or {})
+        except CellError as error:
+            result = failure(session, cell, error, questions)
     session.events.append(CellJudged(cell=cell.id, verdict=result.verdict.kind.value))
     return _recorded(session, cell, result, time.perf_counter() - started)
 
@@ -100,6 +101,7 @@ def _recorded(session: Session, cell: Cell, answer: Answer, seconds_s: float = 0
         cause=verdict.cause,
         judgements=verdict.judgements,
         seconds_s=seconds_s,
+        durations_s=session.stopwatch.take(),
         is_skipped=verdict.kind is VerdictKind.UNSUPPORTED and _is_excused(session, cell),
     )
     return replace(answer, record=record)

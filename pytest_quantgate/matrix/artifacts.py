@@ -18,6 +18,7 @@ from pytest_quantgate.engines.pool import EnginePool
 from pytest_quantgate.errors import CellError
 from pytest_quantgate.gguf.reader import GgufFile
 from pytest_quantgate.matrix.resolved import ResolvedCell
+from pytest_quantgate.results.durations import Stopwatch
 from pytest_quantgate.results.events import CollectingImatrix, Event, Quantizing, Steps
 from pytest_quantgate.storage.cache import Cache
 
@@ -47,13 +48,21 @@ class CellArtifacts:
         n_threads: int,
         emit: Callable[[Event], None],
         hold_processor: Callable[[], AbstractContextManager[None]],
+        stopwatch: Stopwatch,
     ) -> None:
+        self._stopwatch = stopwatch
         self._settings = settings
         self._cache = cache
         self._library = library
         self._engines = engines
         self._emit = emit
-        self.files = Files(cache, n_threads, hold_processor, hashes_alone=settings.profile.speed)
+        self.files = Files(
+            cache,
+            n_threads,
+            hold_processor,
+            stopwatch=stopwatch,
+            hashes_alone=settings.profile.speed,
+        )
         self._imatrices = Imatrices(cache, settings.root, n_threads, hold_processor)
         self._cell_files: dict[tuple[str, str, str | None, str], CellFile] = {}
         self._collected: dict[tuple[str, str], Imatrix] = {}
@@ -73,9 +82,11 @@ class CellArtifacts:
         key = (names.model, names.format.name, names.imatrix, names.quantizer)
         if key not in self._cell_files:
             self._emit(Quantizing(cell=cell.id, done=0, total=0))
-            self._cell_files[key] = self.files.cell_file(
-                cell.model, cell.format, self.imatrix(cell), cell.quantizer, self._on_reply(cell)
-            )
+            imatrix = self.imatrix(cell)
+            with self._stopwatch.stage("quantizing"):
+                self._cell_files[key] = self.files.cell_file(
+                    cell.model, cell.format, imatrix, cell.quantizer, self._on_reply(cell)
+                )
         return self._cell_files[key]
 
     def present_file(self, cell: ResolvedCell) -> GgufFile | None:
@@ -108,13 +119,16 @@ class CellArtifacts:
         key = (cell.cell.model, name)
         if key not in self._collected:
             against = self._settings.profile.against
-            try:
-                collected = self._collect(cell, name, self._engines[against or cell.cell.engine])
-            except CellError:
-                if against is None:
-                    raise
-                engine = self._engines[self._settings.profile.engine]
-                collected = self._collect(cell, name, engine)
+            with self._stopwatch.stage("collecting"):
+                try:
+                    collected = self._collect(
+                        cell, name, self._engines[against or cell.cell.engine]
+                    )
+                except CellError:
+                    if against is None:
+                        raise
+                    engine = self._engines[self._settings.profile.engine]
+                    collected = self._collect(cell, name, engine)
             self._collected[key] = collected
         return self._collected[key]
 

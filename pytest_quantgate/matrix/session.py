@@ -31,6 +31,7 @@ from pytest_quantgate.matrix.matrix import Matrix
 from pytest_quantgate.matrix.resolved import ResolvedCell
 from pytest_quantgate.results.baseline import Baseline, Key
 from pytest_quantgate.results.baseline_store import Found, Store
+from pytest_quantgate.results.durations import Stopwatch
 from pytest_quantgate.results.events import Copying, EventLog, WaitingForDevice
 from pytest_quantgate.results.measurement_store import Measurements
 from pytest_quantgate.results.measurements.speed import SpeedMeasurement
@@ -95,6 +96,7 @@ class Session:
         self.store = Store(settings.baselines_dir, use_shipped=settings.uses_built_in_profile)
         self.matrix = Matrix(settings, self.library, self.store)
         self.measurements = Measurements(self.cache)
+        self.stopwatch = Stopwatch()
         self.artifacts = CellArtifacts(
             settings,
             self.cache,
@@ -103,6 +105,7 @@ class Session:
             self.n_threads,
             self.events.append,
             lambda: self._hold(CPU, None),
+            self.stopwatch,
         )
         self.measured_once: dict[tuple[str, str, bool], Any] = {}
         self.timed: dict[str, tuple[str, SpeedMeasurement]] = {}

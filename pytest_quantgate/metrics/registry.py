@@ -64,12 +64,14 @@ def measure_once(
     if shortly is not None and key not in known:
         short_key = (name, cell.id, True)
         if short_key not in known:
-            known[short_key] = shortly(session, cell)
+            with session.stopwatch.stage(name):
+                known[short_key] = shortly(session, cell)
         return known[short_key]
     if key not in known:
         is_kept = METRICS[name].is_kept
         measure = _read_or_measure if is_kept and not cell.is_shape else _measure
-        known[key] = measure(session, name, cell)
+        with session.stopwatch.stage(name):
+            known[key] = measure(session, name, cell)
     return known[key]
 
 

@@ -215,8 +215,11 @@ def _score(
         token_ids=_token_ids(session, cell),
         **_next_model(session, cell),
     )
-    with session.hold_device(request.device, cell):
-        engine.ask(request, on_reply)
+    watch = session.stopwatch
+    with watch.stage("waiting"), session.hold_device(request.device, cell), watch.stage("decoding"):
+        answer = engine.ask(request, on_reply)
+        watch.move("loading", answer.load_s)
+        watch.move("scoring", answer.scoring_s)
         routed = tuple(index for index in recorded if index in wanted)
         if not is_cpu and routed and gathering.tells_tokens:
             # A GPU's fused router kernels leave no such nodes: the perplexity is measured

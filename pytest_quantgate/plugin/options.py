@@ -35,6 +35,7 @@ class Options:
     plan: bool
     overrides: Overrides
     reason: str | None
+    durations: int | None
     update_baselines: bool
     selected: Mapping[str, tuple[str, ...]]
     """Names of tests, as arguments gave them, by the suite's node id; ``""`` is all of a suite."""
@@ -94,6 +95,7 @@ def read_options(config: pytest.Config) -> Options:
         plan=get("quant_plan"),
         overrides=Overrides.read(get),
         reason=get("quant_reason"),
+        durations=get("quant_durations"),
         update_baselines=bool(get("update_snapshots", False)),
         selected=selected,
     )

@@ -11,6 +11,7 @@ from pytest_quantgate.errors import ConfigError
 from pytest_quantgate.gate.run_record import make_record, read_records
 from pytest_quantgate.matrix.session import Session
 from pytest_quantgate.plugin.state import State
+from pytest_quantgate.reports.durations import durations_tables
 from pytest_quantgate.reports.text import text
 from pytest_quantgate.reports.words import logged
 from pytest_quantgate.reports.write import terminal_blocks, write_report
@@ -85,6 +86,8 @@ def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
     state.close()
     reporter.section("quantization gate", "=")
     blocks = terminal_blocks(record, with_sections=False)
+    if state.options.durations is not None:
+        blocks += durations_tables(record, max(0, state.options.durations))
     reporter.write(text(blocks, colour=reporter.hasmarkup))
     for cell in record.cells:
         if cell.accepted:

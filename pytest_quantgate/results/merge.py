@@ -121,7 +121,7 @@ def _union(parts: Mapping[str, tuple[CellRecord, ...]]) -> tuple[CellRecord, ...
 
 def _content(cell: CellRecord) -> str:
     """Return what a cell says, without how long it took; a NaN equals itself."""
-    return json.dumps(to_plain(replace(cell, seconds_s=0.0)), sort_keys=True)
+    return json.dumps(to_plain(replace(cell, seconds_s=0.0, durations_s={})), sort_keys=True)
 
 
 def _missing(records: Mapping[str, RunRecord], judged: set[str]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from pytest_quantgate.results.baseline import Key, MadeBy
 from pytest_quantgate.results.chunk_table import ChunkTable, Shift
+from pytest_quantgate.results.durations import sum_durations
 from pytest_quantgate.results.effects import Effects
 from pytest_quantgate.results.measurements.divergence import DivergenceMeasurement
 from pytest_quantgate.results.stored_alone import StoredAlone
@@ -89,6 +90,7 @@ class CellRecord:
     judgements: tuple[Judgement, ...] = ()
     accepted: str | None = None
     seconds_s: float = 0.0
+    durations_s: dict[str, float] = field(default_factory=dict)
     key: Key | None = None
     text_sha256: str = ""
     source_sha256: str | None = None
@@ -154,6 +156,7 @@ def merge_records(one: CellRecord, other: CellRecord) -> CellRecord:
         accepted=None if is_red or not accepted else "; ".join(accepted),
         is_skipped=deciding.is_skipped,
         seconds_s=scored.seconds_s + rest.seconds_s,
+        durations_s=sum_durations(scored.durations_s, rest.durations_s),
     )
 
 

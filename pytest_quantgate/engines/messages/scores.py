@@ -59,9 +59,13 @@ class MatrixPlace(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Scored(Message):
-    """All chunks that were asked for have been sent."""
+    """All chunks that were asked for have been sent.
+
+    ``load_s`` is what it took to load the model, ``scoring_s`` what decoding waited for the scores.
+    """
 
     load_s: float
+    scoring_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

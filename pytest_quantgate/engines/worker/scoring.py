@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +146,7 @@ class Scorer:
             if not 0 <= index < n_chunks:
                 raise EngineRefusal(f"the text has {n_chunks} chunks, not a chunk {index}")
         store = self._open_store(request)
-        last_s = clock()
+        last_s, scoring_s = clock(), 0.0
 
         def send(scored: ScoredChunk) -> None:
             nonlocal last_s
@@ -154,21 +155,29 @@ class Scorer:
             last_s = now_s
 
         keeper = None if computes_here(request.device) else _Keeper(self._threads)
+
+        def score(done: Callable[[], ScoredChunk]) -> None:
+            nonlocal scoring_s
+            began = clock()
+            chunk = done()
+            scoring_s += clock() - began
+            send(chunk)
+
         with ThreadPoolExecutor(1) as behind:
             before: Future[ScoredChunk] | None = None
             for index in request.chunks:
                 chunk = chunk_tokens(tokens, index, request.n_ctx, model.vocabulary)
                 decoded = self._decode(model, request, index, chunk)
                 if keeper is None:
-                    send(self._score_chunk(request, store, decoded))
+                    score(partial(self._score_chunk, request, store, decoded))
                     continue
                 kept = replace(decoded, logits=keeper.keep(decoded.logits))
                 if before is not None:
-                    send(before.result())
+                    score(before.result)
                 before = behind.submit(self._score_chunk, request, store, kept)
             if before is not None:
-                send(before.result())
-        return Scored(load_s=load_s)
+                score(before.result)
+        return Scored(load_s=load_s, scoring_s=scoring_s)
 
     def _decode(self, model: Model, request: Score, index: int, chunk: np.ndarray) -> _Decoded:
         first = first_scored(request.n_ctx)

@@ -8,6 +8,7 @@ from pytest_quantgate.gate.compare.common_shift import shifts_of_run
 from pytest_quantgate.gate.compare.comparison import compare_engines
 from pytest_quantgate.reports.across_devices import device_tables
 from pytest_quantgate.reports.common_shift import common_shift_blocks
+from pytest_quantgate.reports.durations import stages_of
 from pytest_quantgate.reports.html.environment import environment
 from pytest_quantgate.reports.html.identity import identity
 from pytest_quantgate.reports.html.plot import Plot
@@ -40,6 +41,7 @@ def run_html(record: RunRecord) -> str:
         .get_template("page.html")
         .render(
             record=record,
+            stages=stages_of(record.cells),
             state=state(record),
             red=find_red(record),
             not_compared=not_compared(record),
