@@ -100,7 +100,7 @@ class _Axis:
             if self.low <= self.scale(value) <= self.high:
                 place = self(value)
                 if not ticks or abs(place - ticks[-1].place) >= _LEAST_GAP:
-                    text = f"{value:,g}{unit}".replace("-", "−")
+                    text = f"{value:,.6g}{unit}".replace("-", "−")
                     ticks.append(Tick(place=place, text=text))
         return tuple(ticks)
 
@@ -161,7 +161,11 @@ def make_plot(
 def _size_ticks(points: Sequence[Point]) -> list[float]:
     """Return round sizes: finer ones where all files are of nearly one size."""
     sizes = [point.size for point in points]
-    factors = (1, 1.5, 2, 3, 4, 5, 6, 8) if max(sizes) < 12 * min(sizes) else (1, 2, 5)
+    factors: tuple[float, ...] = (1, 2, 5)
+    if max(sizes) < 3 * min(sizes):
+        factors = tuple(round(1 + 0.1 * n, 1) for n in (*range(10), *range(10, 90, 5)))
+    elif max(sizes) < 12 * min(sizes):
+        factors = (1, 1.5, 2, 3, 4, 5, 6, 8)
     return [factor * 10.0**power for power in range(-3, 8) for factor in factors]
 
 

@@ -213,3 +213,11 @@ def test_an_upgrade_and_a_calibration_stand_in_it() -> None:
     page = run_html(calibrated())
     assert "OUTLIER" in page
     assert "warning: Q4_0: the limit is low" in page
+
+
+def test_sizes_that_are_near_have_several_ticks() -> None:
+    """Q4_K_M to Q8_0 of a small model: 105 to 145 MB."""
+    points = [point("a", 105.5, 0.06), point("b", 138.4, 0.009), point("c", 144.8, 0.004)]
+    drawn = make_plot(points, "t", "y", is_log=True)
+    assert drawn is not None
+    assert [tick.text for tick in drawn.x_ticks] == ["110", "120", "130", "140", "150"]
