@@ -6,7 +6,6 @@ Measure up to a look, take what stands as the baseline, judge, and stop or go on
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -53,7 +52,6 @@ def answer(
         measured: metrics that were measured already, by name.
 
     """
-    started = time.perf_counter()
     session.events.append(CellStarted(cell=cell.id))
     with session.stopwatch.stage("judging"):
         try:
@@ -62,7 +60,7 @@ def answer(
         except CellError as error:
             result = failure(session, cell, error, questions)
     session.events.append(CellJudged(cell=cell.id, verdict=result.verdict.kind.value))
-    return _recorded(session, cell, result, time.perf_counter() - started)
+    return _recorded(session, cell, result)
 
 
 def source_of(session: Session, cell: ResolvedCell) -> BaselineSource:
@@ -91,17 +89,20 @@ def failure(
     return _recorded(session, cell, source.explain_failure(failed, metrics))
 
 
-def _recorded(session: Session, cell: Cell, answer: Answer, seconds_s: float = 0.0) -> Answer:
-    """Return an answer whose record says what the verdict does."""
-    verdict = answer.verdict
+def _recorded(session: Session, cell: Cell, answer: Answer) -> Answer:
+    """Return an answer whose record says what the verdict does, and where the time went.
+
+    That is all since the cell before: a fixture may have had the file made, before the gate.
+    """
+    verdict, durations_s = answer.verdict, session.stopwatch.take()
     record = replace(
         answer.record,
         verdict=verdict.kind.value,
         reason=verdict.reason,
         cause=verdict.cause,
         judgements=verdict.judgements,
-        seconds_s=seconds_s,
-        durations_s=session.stopwatch.take(),
+        seconds_s=sum(durations_s.values()),
+        durations_s=durations_s,
         is_skipped=verdict.kind is VerdictKind.UNSUPPORTED and _is_excused(session, cell),
     )
     return replace(answer, record=record)

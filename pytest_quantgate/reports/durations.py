@@ -4,30 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pytest_quantgate.reports.blocks import Column, Table, row, words
+from pytest_quantgate.reports.blocks import Column, Row, Table, row, words
 from pytest_quantgate.results.durations import STAGES, sum_durations
 from pytest_quantgate.results.record import CellRecord, RunRecord
 
 _LEAST_S = 0.05
-"""A stage that takes less in every cell has no column."""
+"""A stage that takes less has no column on the page."""
+_LEAST_SHARE = 0.03
+"""A stage that takes a smaller share of its cell is not named in the terminal."""
 
 
 def durations_tables(record: RunRecord, n_cells: int) -> tuple[Table, ...]:
     """Return a table of the slowest cells' seconds by stage; ``n_cells`` 0 is all of them."""
     cells = sorted(record.cells, key=lambda cell: -cell.seconds_s)
-    shown = cells[: n_cells or None]
-    if not shown:
+    if not cells:
         return ()
-    stages = stages_of(shown)
     total = sum_durations(*(cell.durations_s for cell in cells))
-    in_cells_s = sum(cell.seconds_s for cell in cells)
     return (
         Table(
-            title="slowest cells, in seconds",
-            columns=(words("cell"), *map(_seconds, ("all", *stages))),
+            title="slowest cells",
+            columns=(Column(heading="cell", is_left=True), Column(heading="s"), words("of these")),
             rows=(
-                *(row(c.id, *_figures(c.seconds_s, c.durations_s, stages)) for c in shown),
-                row(f"all {len(cells)} cells", *_figures(in_cells_s, total, stages)),
+                *(_row(cell.id, cell.durations_s) for cell in cells[: n_cells or None]),
+                _row(f"all {len(cells)} cells", total),
             ),
             notes=(f"the whole run took {record.seconds_s:.1f} s",),
         ),
@@ -42,9 +41,12 @@ def stages_of(cells: Iterable[CellRecord]) -> tuple[str, ...]:
     return tuple(name for name in STAGES if name in there)
 
 
-def _seconds(name: str) -> Column:
-    return Column(heading=name.replace("_", " "))
-
-
-def _figures(all_s: float, durations_s: dict[str, float], stages: tuple[str, ...]) -> list[str]:
-    return [f"{taken:.1f}" for taken in (all_s, *(durations_s.get(name, 0.0) for name in stages))]
+def _row(name: str, durations_s: dict[str, float]) -> Row:
+    all_s = sum(durations_s.values())
+    longest = sorted(durations_s.items(), key=lambda item: -item[1])
+    stages = (
+        f"{stage.replace('_', ' ')} {taken_s:.1f}"
+        for stage, taken_s in longest
+        if taken_s >= _LEAST_SHARE * all_s
+    )
+    return row(name, f"{all_s:.1f}", ", ".join(stages))
