@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,30 +20,39 @@ from pytest_quantgate.results.record_file import cell_from_plain
 from pytest_quantgate.storage.atomic import read_json
 
 
-def read_records(session: Session) -> tuple[CellRecord, ...]:
-    """Return the cells that tests of this run judged, a cell once, several tests' joined."""
+def read_records(session: Session, unwritten: Sequence[CellRecord] = ()) -> tuple[CellRecord, ...]:
+    """Return the cells that tests of this run judged, a cell once, several tests' joined.
+
+    Args:
+        session: the run's.
+        unwritten: records that are in no file.
+
+    """
     order = {cell.id: number for number, cell in enumerate(session.matrix.cells)}
-    records = _read_folder(session.folder / "records")
+    records = _joined([*_read_folder(session.folder / "records"), *unwritten])
     return tuple(sorted(records, key=lambda record: order.get(record.id, len(order))))
 
 
 def _read_folder(folder: Path) -> list[CellRecord]:
-    records: dict[str, CellRecord] = {}
-    for path in sorted(folder.glob("*.json")):
-        plain = read_json(path)
-        if isinstance(plain, dict):
-            record = cell_from_plain(plain)
-            other = records.get(record.id)
-            records[record.id] = record if other is None else merge_records(other, record)
-    return list(records.values())
+    plain = [read_json(path) for path in sorted(folder.glob("*.json"))]
+    return _joined([cell_from_plain(item) for item in plain if isinstance(item, dict)])
 
 
-def make_record(session: Session) -> RunRecord:
-    """Gather the run's record."""
+def _joined(records: Iterable[CellRecord]) -> list[CellRecord]:
+    by_id: dict[str, CellRecord] = {}
+    for record in records:
+        other = by_id.get(record.id)
+        by_id[record.id] = record if other is None else merge_records(other, record)
+    return list(by_id.values())
+
+
+def make_record(session: Session, unwritten: Sequence[CellRecord] = ()) -> RunRecord:
+    """Gather the run's record; ``unwritten`` are records of cells that are in no file."""
     events, _ = session.events.read(0)
     started_s = min((event.time_s for event in events), default=time.time())
     settings, matrix = session.settings, session.matrix
-    against, shard, cells = settings.profile.against, settings.shard, read_records(session)
+    against, shard = settings.profile.against, settings.shard
+    cells = read_records(session, unwritten)
     return RunRecord(
         profile=settings.profile_name,
         gated=matrix.is_gated,

@@ -30,7 +30,7 @@ from pytest_quantgate.plugin.fixtures import (  # noqa: F401 # found by pytest a
 )
 from pytest_quantgate.plugin.markers import CODEC_FIXTURES, QUANT_FIXTURES, quant_marks
 from pytest_quantgate.plugin.options import add_options
-from pytest_quantgate.plugin.state import STATE, make_state
+from pytest_quantgate.plugin.state import STATE, UNWRITTEN, make_state
 
 if TYPE_CHECKING:
     from pytest_quantgate.engines.engine import Engine
@@ -177,6 +177,9 @@ def pytest_report_teststatus(
         return None  # a collection error is reported here too
     if any(name == "quant_verdict" for name, _ in report.user_properties):
         state.saw_cells = True  # perhaps in another process of pytest-xdist
+    for name, value in report.user_properties:
+        if name == UNWRITTEN:
+            state.unwritten[report.nodeid] = str(value)
     if state.progress is None:
         return None
     answer: tuple[str, str, str] | None = state.progress.test_status(report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Generator, Sequence
 from contextlib import nullcontext
 
@@ -20,7 +21,7 @@ from pytest_quantgate.metrics.registry import properties_of
 from pytest_quantgate.plugin.lanes import questions_of
 from pytest_quantgate.plugin.parametrize import Point
 from pytest_quantgate.plugin.snapshots import store_baseline
-from pytest_quantgate.plugin.state import STATE, State
+from pytest_quantgate.plugin.state import STATE, UNWRITTEN, State
 from pytest_quantgate.reports.words import logged
 from pytest_quantgate.results.record import CellRecord, to_plain
 from pytest_quantgate.results.verdicts import VerdictKind
@@ -47,24 +48,47 @@ def gate(item: pytest.Item) -> Generator[None, None, None]:
     questions = questions_of(item)
     if state.lanes is not None:
         state.lanes.wait(item)
+    problem: CellError | None = None
     try:
         yield
     except CellError as error:
         if not point.is_whole_cell:
             raise
-        result = failure(session, point.cell, error, questions)
-    else:
-        if not questions:
-            return
-        if state.lanes is None:
-            result = answer(session, point.cell, questions)
-        else:
-            result = state.lanes.answer(item, point.cell, questions)
-    if state.options.update_baselines and result.verdict.kind is not VerdictKind.PASS:
-        _accept(item, state, point.cell, questions, result)
+        problem = error
+    if not questions and problem is None:
         return
-    _write_record(session, item, result.record)
+    try:
+        _judge(item, state, point.cell, questions, problem)
+    except CellError as error:  # the machine refuses even what is to be written about the cell
+        result = failure(session, point.cell, error, questions)
+        try:
+            _write_record(session, item, result.record)
+        except CellError:
+            item.user_properties.append((UNWRITTEN, json.dumps(to_plain(result.record))))
+            _add_properties(item, result.record)
+        _report(result)
+
+
+def _judge(
+    item: pytest.Function,
+    state: State,
+    cell: Cell,
+    questions: Sequence[Question],
+    problem: CellError | None,
+) -> None:
+    """Judge a cell, or turn what kept its test from measuring it into its verdict; record it."""
+    session = state.open_session()
+    if problem is not None:
+        result = failure(session, cell, problem, questions)
+    elif state.lanes is None:
+        result = answer(session, cell, questions)
+    else:
+        result = state.lanes.answer(item, cell, questions)
+    if state.options.update_baselines and result.verdict.kind is not VerdictKind.PASS:
+        _accept(item, state, cell, questions, result)
+        return
     _write_others(session, item, result.others)
+    _write_record(session, item, result.record)
     _report(result)
 
 
@@ -100,6 +124,11 @@ def _accept(
 
 
 def _write_record(session: Session, item: pytest.Item, record: CellRecord) -> None:
+    write_json(session.folder / "records" / f"{_file_stem(item)}.json", to_plain(record))
+    _add_properties(item, record)
+
+
+def _add_properties(item: pytest.Item, record: CellRecord) -> None:
     # Plain types only: a numpy scalar here would lose a whole run of pytest-xdist.
     item.user_properties.append(("quant_verdict", record.verdict))
     if record.ppl is not None:
@@ -108,7 +137,6 @@ def _write_record(session: Session, item: pytest.Item, record: CellRecord) -> No
         item.user_properties.append(("quant_file_bytes", int(record.file_bytes)))
     for name, measurement in record.measured.items():
         item.user_properties.extend(properties_of(METRICS[name], measurement).items())
-    write_json(session.folder / "records" / f"{_file_stem(item)}.json", to_plain(record))
 
 
 def _write_others(session: Session, item: pytest.Item, records: Sequence[CellRecord]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -44,6 +44,7 @@ class State:
 
     ``run`` is there once something was asked for; ``saw_cells`` says that a test, perhaps in
     another process of pytest-xdist, judged a cell; ``lost_report`` that one was not written.
+    ``unwritten`` has the records of cells that could not be written, as JSON, by the test's id.
     """
 
     config: pytest.Config
@@ -51,6 +52,7 @@ class State:
     run_id: str
     saw_cells: bool = False
     lost_report: bool = False
+    unwritten: dict[str, str] = field(default_factory=dict)
     session: Session | None = None
     progress: Progress | None = None
     lanes: MeasuresElsewhere | None = None
@@ -121,3 +123,6 @@ def project_folder(config: pytest.Config) -> Path:
 
 
 STATE = pytest.StashKey[State]()
+
+UNWRITTEN = "quant_record"
+"""The property of a test's report that carries its cell's record where none could be written."""

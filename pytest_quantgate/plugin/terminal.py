@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
@@ -15,7 +16,8 @@ from pytest_quantgate.reports.durations import durations_tables
 from pytest_quantgate.reports.text import text
 from pytest_quantgate.reports.words import logged
 from pytest_quantgate.reports.write import terminal_blocks, write_report
-from pytest_quantgate.results.record import RunRecord
+from pytest_quantgate.results.record import CellRecord, RunRecord
+from pytest_quantgate.results.record_file import cell_from_plain
 from pytest_quantgate.results.verdicts import VerdictKind
 
 _WITHOUT_TESTS = (
@@ -48,12 +50,17 @@ def _must_judge(state: State, gate: Session) -> bool:
     return (gate.matrix.is_gated or _must_gate(state, gate)) and bool(gate.matrix.cells)
 
 
+def _unwritten(state: State) -> list[CellRecord]:
+    """Return the records that are in no file, since the disk took none."""
+    return [cell_from_plain(json.loads(text)) for text in state.unwritten.values()]
+
+
 def check_something_judged(session: pytest.Session, state: State) -> None:
     """Make a run red that had to judge or gate cells and did with none; not an empty shard."""
     gate = state.open_session()
     if not _must_judge(state, gate):
         return
-    records = read_records(gate)
+    records = read_records(gate, _unwritten(state))
     if not records or (_must_gate(state, gate) and not any(record.is_gated for record in records)):
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
@@ -68,7 +75,7 @@ def excuse_empty_shard(session: pytest.Session, state: State) -> None:
 def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
     """Print the table and what to do next, and write the report."""
     gate = state.open_session()
-    if not any((gate.folder / "records").glob("*.json")):
+    if not state.unwritten and not any((gate.folder / "records").glob("*.json")):
         # The models are not looked at here: the codecs alone need none of them.
         if state.options.shows_cells and gate.settings.shard is not None:
             _write_reports(reporter, state, gate, make_record(gate))
@@ -82,7 +89,7 @@ def summarize(reporter: pytest.TerminalReporter, state: State) -> None:
             what = "gated run" if gate.matrix.is_gated else "run in CI"
             reporter.write_line(f"quantgate: no cell was judged, so the {what} is red", red=True)
         return
-    record = make_record(gate)
+    record = make_record(gate, _unwritten(state))
     state.close()
     reporter.section("quantization gate", "=")
     blocks = terminal_blocks(record, with_sections=False)

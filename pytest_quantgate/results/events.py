@@ -118,7 +118,10 @@ class EventLog:
             stream.write(line + "\n")
 
     def read(self, position: int) -> tuple[list[Event], int]:
-        """Return the events from a position in the file on, and where the next ones begin."""
+        """Return the events from a position in the file on, and where the next ones begin.
+
+        A line that a full disk or a kill cut off, and what was written behind it, is left out.
+        """
         try:
             with self.path.open("rb") as stream:
                 stream.seek(position)
@@ -126,10 +129,14 @@ class EventLog:
         except FileNotFoundError:
             return [], position
         whole = data[: data.rfind(b"\n") + 1]
-        events = [_event(json.loads(line)) for line in whole.splitlines()]
+        events = [event for line in whole.splitlines() if (event := _event(line)) is not None]
         return events, position + len(whole)
 
 
-def _event(plain: dict[str, object]) -> Event:
+def _event(line: bytes) -> Event | None:
+    try:
+        plain = json.loads(line)
+    except ValueError:
+        return None
     kind = Event.kinds[str(plain.pop("event"))]
-    return kind(**plain)  # type: ignore[arg-type]  # what asdict wrote
+    return kind(**plain)
