@@ -153,3 +153,25 @@ def test_a_text_of_wide_characters_is_refused(tmp_path: Path, encoding: str) -> 
     name = encoding[:6].upper()
     with pytest.raises(ConfigError, match=f"like {name}, not UTF-8; convert it: iconv -f {name}"):
         load_text("wide", texts, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ("Le café. ".encode("latin-1") * 9, "is not UTF-8: byte 0xe9 at 6; convert it"),
+        (b"A story. " * 1000 + b"\xff" + b"of bytes", "is not UTF-8: byte 0xff at 9,000"),
+        (b"A story. " * 1000 + b"\0 and more", "holds a NUL byte, at 9,000"),
+    ],
+    ids=["Latin-1", "a byte", "a late NUL"],
+)
+def test_a_text_that_is_not_utf8_is_refused(tmp_path: Path, data: bytes, problem: str) -> None:
+    """Its characters would be taken for others, and scored without a word."""
+    (tmp_path / "t.txt").write_bytes(data)
+    with pytest.raises(ConfigError, match=problem):
+        load_text("t", {"t": TextSettings(source="t.txt")}, tmp_path)
+
+
+def test_a_text_that_was_cut_within_a_character_is_read(tmp_path: Path) -> None:
+    """As by ``head -c``."""
+    (tmp_path / "t.txt").write_bytes(b"A story. " * 9 + "…".encode()[:2])
+    assert load_text("t", {"t": TextSettings(source="t.txt")}, tmp_path).data.endswith(b"\xe2\x80")

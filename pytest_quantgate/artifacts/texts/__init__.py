@@ -149,11 +149,16 @@ def load_text(name: str, texts: Mapping[str, TextSettings], root: Path) -> Text:
     return make_text(name, data_of)
 
 
+_CUT_BYTES = 3  # of a character of four that was cut
+
+
 def _check_encoding(name: str, path: Path, data: bytes) -> None:
-    """Refuse a text of wide characters, whose bytes mean nothing to a tokenizer.
+    """Refuse what is no text in UTF-8: a tokenizer would take its bytes for other characters.
+
+    The end may be in the middle of a character, as where a text was cut by bytes.
 
     Raises:
-        ConfigError: it begins as UTF-16 or UTF-32 does, or holds NUL bytes as they do.
+        ConfigError: it begins as UTF-16 or UTF-32 does, is of another encoding, or holds NULs.
 
     """
     marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
@@ -163,4 +168,18 @@ def _check_encoding(name: str, path: Path, data: bytes) -> None:
         raise ConfigError(
             f"text {name!r}: the file {path} looks like {encoding}, not UTF-8; convert it:"
             f" iconv -f {encoding} -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix}"
+        )
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(data) - _CUT_BYTES:
+            raise ConfigError(
+                f"text {name!r}: the file {path} is not UTF-8: byte 0x{data[error.start]:02x} at"
+                f" {error.start:,}; convert it from the encoding that it has, such as:"
+                f" iconv -f WINDOWS-1252 -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix}"
+            ) from None
+    if b"\0" in data:
+        raise ConfigError(
+            f"text {name!r}: the file {path} holds a NUL byte, at {data.index(0):,}: it is no plain"
+            f" text; take another file in [tool.quantgate.texts.{name}]"
         )
