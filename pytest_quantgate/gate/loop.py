@@ -138,7 +138,7 @@ def _answer(
         seen = _observe(session, now, before, asked)
         is_final = (n_chunks, look) == looks[-1]
         verdict = _judge(seen, before, asked, source, look, is_final=is_final)
-        if not full and _is_decided(verdict):
+        if not full and _is_decided(verdict) and not _rest_may_differ(seen, before, verdict):
             break
     notes = (
         *now.record.notes,
@@ -313,6 +313,22 @@ def _is_decided(verdict: Verdict) -> bool:
     """Return whether a further look could change nothing."""
     compared = any(item.against in _OF_COMPARISONS for item in verdict.judgements)
     return compared and verdict.kind is not VerdictKind.INCONCLUSIVE
+
+
+def _rest_may_differ(seen: Observation, before: Before, verdict: Verdict) -> bool:
+    """Return whether another file repeats the baseline's values only where it was looked at.
+
+    A damaged row of the embedding or another pre-tokenizer changes the chunks that have its tokens
+    alone. So what is green of few chunks goes on through those that the baseline has.
+    """
+    baseline, record = before.baseline, seen.cell
+    if baseline is None or not verdict.kind.is_green or not len(seen.paired(baseline)):
+        return False
+    is_same_file = dict(baseline.tensors_scored) == record.tensors and (
+        baseline.metadata in (None, record.metadata)
+    )
+    change = seen.paired(baseline).nll()
+    return not is_same_file and 2 * change.chunks_differing < change.chunks
 
 
 def _candidate(now: CellMeasurement, before: Before) -> Baseline | None:

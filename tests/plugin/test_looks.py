@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -98,6 +99,28 @@ def test_an_undecided_cell_goes_on_to_the_end_of_its_baseline(own_cache: Project
         "F16": ("PASS", 8),
         "Q8_0": ("PASS", 8),
         "Q4_0": ("INCONCLUSIVE", 16),
+    }
+
+
+def test_another_file_with_equal_values_goes_on_to_the_end_of_its_baseline(
+    own_cache: Project,
+) -> None:
+    """A damaged row of the embedding changes the chunks that have its token, and no other."""
+    formats = ("F16", "Q8_0")
+    own_cache.configure(formats=formats, profile="looks = [8]")
+    own_cache.use_fake_engine()
+    assert own_cache.accept().ret == pytest.ExitCode.OK
+    _, path = own_cache.baselines
+    stored = json.loads(path.read_text())
+    name, packed = next(iter(stored["size"]["tensors"].items()))
+    stored["size"]["tensors"][name] = re.sub(":[0-9a-f]{8}", ":01234567", packed)
+    path.write_text(json.dumps(stored))
+    own_cache.configure(formats=formats, profile="looks = [8]\nchunks = 8")
+    assert own_cache.matrix("--quant-report=report.json").ret == pytest.ExitCode.OK
+    cells = json.loads((own_cache.root / "report.json").read_text())["cells"]
+    assert {cell["format"]: (cell["verdict"], len(cell["chunks"]["index"])) for cell in cells} == {
+        "F16": ("PASS", 8),
+        "Q8_0": ("PASS", 16),
     }
 
 
