@@ -19,16 +19,20 @@ from pytest_quantgate.results.stored_alone import StoredAlone, StoredPart
 def find_stored_alone(session: Session, records: Sequence[CellRecord]) -> tuple[StoredAlone, ...]:
     """Return what the baselines have and the run compared with nothing.
 
-    A cell that is not judged because it was deselected, left out by the command line, or is of
-    another shard or host, is none: a run of all compares it. Where an old engine stands for the
-    baselines, none counts.
+    A cell that an option left out (``--quant-formats``), or that is of another shard or host, is
+    none: a run of all compares it. One whose test was deselected or skipped, or that a hook took
+    away, is one: else its report would look like that of the whole. Where an old engine stands for
+    the baselines, none counts.
     """
     profile = session.settings.profile
     if profile.against is not None:
         return ()
     is_whole = not session.settings.overrides.changes_cells
     unclaimed = tuple(_unclaimed(session)) if is_whole else ()
-    found = [StoredAlone(what=StoredPart.CELLS, names=unclaimed)]
+    found = [
+        StoredAlone(what=StoredPart.CELLS, names=unclaimed),
+        StoredAlone(what=StoredPart.LEFT_OUT, names=tuple(_left_out(session, records))),
+    ]
     for what, is_measured in (
         (StoredPart.SPEED, profile.speed),
         (StoredPart.MEMORY, profile.memory),
@@ -43,6 +47,14 @@ def find_stored_alone(session: Session, records: Sequence[CellRecord]) -> tuple[
         )
         found.append(StoredAlone(what=what, names=names))
     return tuple(item for item in found if item.names)
+
+
+def _left_out(session: Session, records: Sequence[CellRecord]) -> Iterator[str]:
+    """Return the cells of the run that have a baseline and were not judged."""
+    judged = {record.id for record in records}
+    for cell in session.matrix.cells:
+        if cell.id not in judged and session.store.has_any([session.matrix.key(cell)]):
+            yield cell.id
 
 
 def _stores(session: Session, record: CellRecord, metric: str) -> bool:

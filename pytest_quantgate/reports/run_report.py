@@ -24,7 +24,7 @@ from pytest_quantgate.reports.sections import section_tables
 from pytest_quantgate.reports.words import count
 from pytest_quantgate.results.engine_facts import EngineFacts
 from pytest_quantgate.results.record import CellRecord, RunRecord
-from pytest_quantgate.results.stored_alone import StoredPart
+from pytest_quantgate.results.stored_alone import StoredAlone, StoredPart
 
 _MOST_NAMED = 8
 
@@ -63,12 +63,17 @@ def _gaps(record: RunRecord) -> list[str]:
         metric for cell in _gated(record) for metric in {item.metric for item in cell.not_compared}
     )
     gaps = [f"{metric} of {count(number, 'cell')}" for metric, number in metrics.items()]
-    return gaps + [
-        count(len(item.names), "stored baseline")
-        if item.what is StoredPart.CELLS
-        else f"stored {item.what.name.lower()} of {count(len(item.names), 'cell')}"
-        for item in record.stored_alone
-    ]
+    return gaps + [_gap(item) for item in record.stored_alone]
+
+
+def _gap(item: StoredAlone) -> str:
+    match item.what:
+        case StoredPart.CELLS:
+            return count(len(item.names), "stored baseline")
+        case StoredPart.LEFT_OUT:
+            return f"{count(len(item.names), 'cell')} left out"
+        case _:
+            return f"stored {item.what.name.lower()} of {count(len(item.names), 'cell')}"
 
 
 def not_compared(record: RunRecord) -> list[Block]:

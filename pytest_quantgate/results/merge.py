@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -54,7 +54,7 @@ def join(records: Mapping[str, RunRecord]) -> RunRecord:
         started=min(record.started for record in records.values()),
         seconds_s=sum(record.seconds_s for record in records.values()),
         warnings=_warnings(ordered),
-        stored_alone=_stored_alone(ordered),
+        stored_alone=_stored_alone(ordered, {cell.id for cell in cells}),
         command=first.command if len({r.command for r in records.values()}) == 1 else "",
         shard=None,
         missing=_missing(ordered, {cell.id for cell in cells}),
@@ -139,12 +139,16 @@ def _engine_names(records: Mapping[str, RunRecord]) -> dict[str, str]:
     return {"cpu_name": " and ".join(dict.fromkeys(names))} if names else {}
 
 
-def _stored_alone(records: Mapping[str, RunRecord]) -> tuple[StoredAlone, ...]:
-    """Return what no shard compared, each name once."""
+def _stored_alone(
+    records: Mapping[str, RunRecord], judged: Collection[str]
+) -> tuple[StoredAlone, ...]:
+    """Return what no shard compared, each name once; a cell left out of one may be another's."""
     names: dict[StoredPart, dict[str, None]] = {}
     for item in chain.from_iterable(record.stored_alone for record in records.values()):
-        names.setdefault(item.what, {}).update(dict.fromkeys(item.names))
-    return tuple(StoredAlone(what=what, names=tuple(each)) for what, each in names.items())
+        known = judged if item.what is StoredPart.LEFT_OUT else ()
+        left = (name for name in item.names if name not in known)
+        names.setdefault(item.what, {}).update(dict.fromkeys(left))
+    return tuple(StoredAlone(what=what, names=tuple(each)) for what, each in names.items() if each)
 
 
 def _warnings(records: Mapping[str, RunRecord]) -> tuple[str, ...]:

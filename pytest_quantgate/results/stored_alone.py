@@ -10,6 +10,7 @@ class StoredPart(Enum):
     """What of the baselines had no counterpart in the run; the value is what a person reads."""
 
     CELLS = "baselines that no profile of the configuration looks up"
+    LEFT_OUT = "baselines of cells that no test of this run judged (-k, a skip, a hook)"
     SPEED = "stored speeds, since the profile measures none (speed = false)"
     MEMORY = "stored memory, since the profile measures none (memory = false)"
 

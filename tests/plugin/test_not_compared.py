@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_quantgate.reports.run_report import state
+from pytest_quantgate.results.merge import join
+from pytest_quantgate.results.record_file import read_record
 from tests.conftest import Project
 
 SPEED = "speed = true\nspeed_processes = 5\nspeed_repetitions = 1\n"
@@ -60,7 +64,45 @@ def test_what_another_profile_or_the_command_line_measures_is_none_of_it(
     assert headline(accepted) == "Quantization gate: all green"
     accepted.configure()
     assert headline(accepted, "--quant-formats=F16") == "Quantization gate: all green"
-    assert headline(accepted, "-k", "Q8_0") == "Quantization gate: all green"
+
+
+@pytest.mark.parametrize("how", ["-k", "skip", "hook"])
+def test_a_cell_that_a_run_leaves_out_is_said(accepted: Project, how: str) -> None:
+    """The report of a part of the matrix does not look like that of the whole."""
+    added = {
+        "skip": """
+import pytest
+@pytest.fixture(autouse=True)
+def _skip_one(request):
+    if "Q4_0" in request.node.name:
+        pytest.skip("it takes too long")
+""",
+        "hook": """
+def pytest_collection_modifyitems(items):
+    items[:] = [item for item in items if "Q4_0" not in item.name]
+""",
+    }
+    with (accepted.root / "conftest.py").open("a") as conftest:
+        conftest.write(added.get(how, ""))
+    narrowed = ("-k", "not Q4_0") if how == "-k" else ()
+    told = "Quantization gate: all green; not compared: 1 cell left out"
+    assert headline(accepted, *narrowed) == told
+    assert "no test of this run judged" in (accepted.root / "report.md").read_text()
+    (alone,) = record(accepted)["stored_alone"]
+    assert alone["names"] == ["tiny-Q4_0-cpu"]
+
+
+def test_a_cell_left_out_of_one_record_may_be_another_ones(accepted: Project) -> None:
+    paths: list[Path] = []
+    for cells in ("Q4_0", "not Q4_0"):
+        accepted.matrix("-k", cells, "--quant-report=report.json")
+        paths.append((accepted.root / "report.json").rename(f"{len(paths)}.json"))
+    records = {str(path): read_record(path) for path in paths}
+    assert [state(each) for each in records.values()] == [
+        "all green; not compared: 2 cells left out",
+        "all green; not compared: 1 cell left out",
+    ]
+    assert state(join(records)) == "all green"
 
 
 def test_a_model_that_was_renamed_leaves_its_baselines_behind(accepted: Project) -> None:
