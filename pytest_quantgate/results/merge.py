@@ -74,7 +74,18 @@ def _difference(one: RunRecord, other: RunRecord) -> tuple[str, object, object] 
         for key in dict.fromkeys((*here, *there)):
             if here.get(key) != there.get(key):
                 return f"{what}{key}", here.get(key), there.get(key)
+    here, there = _sources(one), _sources(other)
+    for model in here.keys() & there.keys():
+        if here[model] != there[model]:
+            return f"the hash of the source of model {model}", here[model], there[model]
     return None
+
+
+def _sources(record: RunRecord) -> dict[str, str]:
+    """Return each model's source: a record of before a model was replaced is of another run."""
+    return {
+        cell.model: cell.source_sha256 for cell in record.cells if cell.source_sha256 is not None
+    }
 
 
 def _engine_of(facts: dict[str, Any] | None) -> dict[str, Any] | None:

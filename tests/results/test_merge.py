@@ -151,6 +151,15 @@ def test_what_is_no_part_of_one_run_is_refused(changes: dict[str, Any], told: st
     assert "\n" not in message
 
 
+def test_records_of_two_sources_of_a_model_are_refused() -> None:
+    """A model was replaced between two runs: the older record says nothing of the new one."""
+    parts = {name: record(cell(name, 20, 5, source_sha256=name)) for name in ("F16", "Q8_0")}
+    with pytest.raises(ConfigError, match="the hash of the source of model m is "):
+        join(parts)
+    other = replace(parts["Q8_0"].cells[0], model="other")
+    assert len(join({**parts, "Q8_0": record(other)}).cells) == 2
+
+
 def test_an_engine_that_could_not_be_asked_keeps_nothing_apart() -> None:
     """Its cells say what was wrong with it."""
     broken = shard(2, 2, "Q8_0", engine={"error": "no such interpreter"})
