@@ -103,8 +103,15 @@ class FakeEngine:
         n_tokens = self._n_tokens(request.text)
         n_ctx, chunks = request.n_ctx, n_tokens // request.n_ctx
         spans = [(i * n_ctx + n_ctx // 2 + 1, (i + 1) * n_ctx) for i in range(chunks)]
+        ids = b"other ids" if self._fault("tokenizer") == "splits more" else b"ids"
         return Tokenized(
-            n_tokens=n_tokens, bos=None, token_ids_sha256=(), scored_bytes=tuple(spans)
+            n_tokens=n_tokens,
+            bos=None,
+            token_ids_sha256=tuple(
+                hashlib.sha256(ids + str((index, n_ctx)).encode()).hexdigest()
+                for index in range(chunks)
+            ),
+            scored_bytes=tuple(spans),
         )
 
     def _n_tokens(self, text: str) -> int:

@@ -138,7 +138,8 @@ def _answer(
         seen = _observe(session, now, before, asked)
         is_final = (n_chunks, look) == looks[-1]
         verdict = _judge(seen, before, asked, source, look, is_final=is_final)
-        if not full and _is_decided(verdict) and not _rest_may_differ(seen, before, verdict):
+        rest_may_differ = _rest_may_differ(session, now, seen, before, verdict)
+        if not full and _is_decided(verdict) and not rest_may_differ:
             break
     notes = (
         *now.record.notes,
@@ -250,13 +251,13 @@ def _observe(session: Session, now: CellMeasurement, before: Before, asked: Aske
         reference_file_bytes=reference_bytes,
         text_sha256_with_lf="" if cell.text is None else cell.text.sha256_with_lf,
         domains=() if cell.text is None else tuple(span.name for span in cell.text.domains),
-        same_computation=_is_same_computation(now, before),
+        same_computation=_is_same_computation(session, now, before),
         tokens_changed=before.tokens_changed,
         versus=before.versus,
     )
 
 
-def _is_same_computation(now: CellMeasurement, before: Before) -> bool:
+def _is_same_computation(session: Session, now: CellMeasurement, before: Before) -> bool:
     """Return whether a CPU is bound to give the baseline's values on every chunk."""
     baseline, record = before.baseline, now.record
     if baseline is None or record.made_by is None or not now.cell.placement.is_cpu:
@@ -264,9 +265,25 @@ def _is_same_computation(now: CellMeasurement, before: Before) -> bool:
     names = ("library_sha256", "system_info", "cpu", "n_batch", "n_ubatch")
     return (
         all(getattr(baseline.made_by, name) == getattr(record.made_by, name) for name in names)
-        and dict(baseline.tensors_scored) == record.tensors
-        # Another pre-tokenizer changes some chunks alone, perhaps none of the first ones.
-        and baseline.metadata in (None, record.metadata)
+    ) and _is_same_file(session, now, baseline)
+
+
+def _is_same_file(session: Session, now: CellMeasurement, baseline: Baseline) -> bool:
+    """Return whether a file has a baseline's tensors and settings, and gives its chunks' tokens.
+
+    Another pre-tokenizer or vocabulary changes some chunks alone, perhaps none of the first ones.
+    """
+    if dict(baseline.tensors_scored) != now.record.tensors:
+        return False
+    if baseline.metadata not in (None, now.record.metadata):
+        return False
+    if baseline.perplexity is None:
+        return True
+    chunks = baseline.perplexity.chunks
+    return session.artifacts.chunk_plan(now.cell).gives(
+        session.artifacts.file(now.cell).header,
+        now.cell.engine.identity().library_sha256,
+        dict(zip(chunks.index, chunks.token_ids, strict=True)),
     )
 
 
@@ -315,20 +332,20 @@ def _is_decided(verdict: Verdict) -> bool:
     return compared and verdict.kind is not VerdictKind.INCONCLUSIVE
 
 
-def _rest_may_differ(seen: Observation, before: Before, verdict: Verdict) -> bool:
+def _rest_may_differ(
+    session: Session, now: CellMeasurement, seen: Observation, before: Before, verdict: Verdict
+) -> bool:
     """Return whether another file repeats the baseline's values only where it was looked at.
 
-    A damaged row of the embedding or another pre-tokenizer changes the chunks that have its tokens
-    alone. So what is green of few chunks goes on through those that the baseline has.
+    A damaged row of the embedding changes the chunks that have its token alone. So what is green
+    of few chunks goes on through those that the baseline has.
     """
-    baseline, record = before.baseline, seen.cell
+    baseline = before.baseline
     if baseline is None or not verdict.kind.is_green or not len(seen.paired(baseline)):
         return False
-    is_same_file = dict(baseline.tensors_scored) == record.tensors and (
-        baseline.metadata in (None, record.metadata)
-    )
     change = seen.paired(baseline).nll()
-    return not is_same_file and 2 * change.chunks_differing < change.chunks
+    is_little = 2 * change.chunks_differing < change.chunks
+    return is_little and not _is_same_file(session, now, baseline)
 
 
 def _candidate(now: CellMeasurement, before: Before) -> Baseline | None:

@@ -124,6 +124,21 @@ def test_another_file_with_equal_values_goes_on_to_the_end_of_its_baseline(
     }
 
 
+def test_other_tokens_of_a_chunk_that_no_early_look_scores_are_found(own_cache: Project) -> None:
+    """Another vocabulary has the same tensors and settings; the baseline has all chunks' tokens."""
+    own_cache.configure(formats=("F16",), profile="looks = [8, 16]")
+    own_cache.use_fake_engine()
+    assert own_cache.accept().ret == pytest.ExitCode.OK
+    (path,) = own_cache.baselines
+    stored = json.loads(path.read_text())
+    stored["perplexity"]["chunks"]["token_ids"][12] = "0123456789abcdef"
+    path.write_text(json.dumps(stored))
+    result = own_cache.matrix("--quant-report=report.json")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    (cell,) = json.loads((own_cache.root / "report.json").read_text())["cells"]
+    assert (cell["verdict"], len(cell["chunks"]["index"])) == ("REGRESSED", 16)
+
+
 def test_a_baseline_that_is_shorter_than_the_budget_ends_the_comparison(
     own_cache: Project,
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,20 +16,38 @@ class ChunkPlan:
     """A text's chunks for a model: the order of visits, and each chunk's document and domain.
 
     ``documents`` and ``domains`` are indexed by the chunk's place in the text. ``token_ids`` is the
-    file of the whole text's ids, None for none; ``tokenized_by`` what made them: the hashes of the
-    file's tokenizer and of the engine's libraries.
+    file of the whole text's ids, None for none, and ``hashes`` has the SHA-256 of each chunk's;
+    ``tokenized_by`` what made them: the hashes of the file's tokenizer and of the engine's
+    libraries.
     """
 
     order: tuple[int, ...]
     documents: tuple[int | None, ...]
     domains: tuple[str | None, ...]
     token_ids: Path | None = None
+    hashes: tuple[str, ...] = ()
     tokenized_by: tuple[str, str] = ("", "")
 
     def token_ids_for(self, file: GgufFile, library_sha256: str) -> Path | None:
         """Return the file of the text's ids where this model and engine would give the same."""
-        is_same = self.tokenized_by == (file.tokenizer_sha256, library_sha256)
-        return self.token_ids if is_same else None
+        return self.token_ids if self._is_by(file, library_sha256) else None
+
+    def gives(self, file: GgufFile, library_sha256: str, token_ids: Mapping[int, str]) -> bool:
+        """Return whether this model and engine are known to give chunks these ids.
+
+        Args:
+            file: the model.
+            library_sha256: the engine's libraries.
+            token_ids: chunk → the first digits of its hash.
+
+        """
+        return self._is_by(file, library_sha256) and all(
+            index < len(self.hashes) and self.hashes[index].startswith(digits)
+            for index, digits in token_ids.items()
+        )
+
+    def _is_by(self, file: GgufFile, library_sha256: str) -> bool:
+        return self.tokenized_by == (file.tokenizer_sha256, library_sha256)
 
     @property
     def n_chunks(self) -> int:

@@ -57,7 +57,7 @@ def cut_text(
         stored = cache.sub("chunks") / f"{key}.json"
         token_ids = stored.with_suffix(".npy")
         facts = read_json(stored)
-        if not isinstance(facts, dict):
+        if not isinstance(facts, dict) or "token_ids_sha256" not in facts:
             reply = engine.ask(
                 Tokenize(
                     model=str(model),
@@ -66,7 +66,11 @@ def cut_text(
                     token_ids=str(token_ids),
                 )
             )
-            facts = {"n_tokens": reply.n_tokens, "scored_bytes": reply.scored_bytes}
+            facts = {
+                "n_tokens": reply.n_tokens,
+                "scored_bytes": reply.scored_bytes,
+                "token_ids_sha256": reply.token_ids_sha256,
+            }
             write_json(stored, facts)
     if facts["n_tokens"] < 2 * n_ctx:
         raise ConfigError(too_short.format(f"{facts['n_tokens']:,}"))
@@ -77,5 +81,6 @@ def cut_text(
     return replace(
         plan,
         token_ids=token_ids if token_ids.is_file() else None,
+        hashes=tuple(facts["token_ids_sha256"]),
         tokenized_by=(read_one(model).tokenizer_sha256, engine.identity().library_sha256),
     )
