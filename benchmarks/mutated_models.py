@@ -14,7 +14,6 @@ figures.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import re
 import shutil
@@ -30,6 +29,8 @@ from typing import Any
 from forked_project import REPORT, UPDATE, Ended, ForkedProject
 from gguf_mutations import mutate
 
+from pytest_quantgate.errors import ModelFileError
+from pytest_quantgate.gguf.language_model import check_language_model
 from pytest_quantgate.gguf.reader import read_gguf
 from pytest_quantgate.results.verdicts import VerdictKind
 
@@ -47,7 +48,6 @@ MAX_BYTES = 2 << 30
 
 WHOLE = "whole"
 _TRACEBACK = re.compile(r"INTERNALERROR|Traceback \(most recent call last\)|^E   ", re.MULTILINE)
-_REFUSED = re.compile(r"^ERROR: .*?\bm(\d+)\b.*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +75,16 @@ def damage(original: Original, chance: random.Random) -> bytes:
     for _ in range(chance.randint(1, 4)):
         place = chance.randrange(original.header_bytes, len(data))
         length = len(data[place : place + chance.choice([1, 2, 64, 4096])])
-        match chance.randrange(4):
+        match chance.randrange(12):
             case 0:
-                data[place : place + length] = chance.randbytes(length)
-            case 1:
-                data[place : place + length] = b"\xff" * length
-            case 2:
-                data[place : place + length] = bytes(length)
-            case _:
                 del data[place:]
                 break
+            case 1 | 2 | 3 | 4:
+                data[place : place + length] = chance.randbytes(length)
+            case 5 | 6 | 7:
+                data[place : place + length] = b"\xff" * length
+            case _:
+                data[place : place + length] = bytes(length)
     return bytes(data)
 
 
@@ -128,30 +128,46 @@ class Trial:
     def run(self, mutants: dict[str, bytes]) -> Counter[str]:
         """Run with damaged files, and count what came of each."""
         outcomes: Counter[str] = Counter()
-        left = [WHOLE, *mutants]
         for name, data in mutants.items():
             (self.project.root / f"{name}.gguf").write_bytes(data)
-        while True:
-            (self.project.root / REPORT).unlink(missing_ok=True)
-            self.configure(left)
-            ended = self.project.run(deadline_s=MAX_S_A_CELL * len(FORMATS) * len(left))
-            wrong = _wrong(ended)
-            refused = _REFUSED.search(ended.output) if ended.status == 4 else None
-            if refused is None or wrong:
-                break
-            # It ends the run; the others are tried without it.
-            left.remove(f"m{refused[1]}")
-            outcomes["file: refused in one line"] += 1
-            if not self._says_enough(refused[0].removeprefix("ERROR: ")):
-                wrong = f"the refusal {refused[0]!r}"
-                break
-        if not wrong and ended.status not in {0, 1}:
-            wrong = f"exit status {ended.status}"
+        refused = [name for name in mutants if not self._is_readable(name)]
+        for name in refused:
+            outcomes += self._run_refused(name)
+        names = [WHOLE, *(name for name in mutants if name not in refused)]
+        ended = self._run(names)
+        wrong = _wrong(ended) or (
+            "" if ended.status in {0, 1} else f"exit status {ended.status} of readable files"
+        )
         if wrong:
             outcomes[f"WRONG: {wrong}"] += 1
             print(ended.output)
             return outcomes
-        return outcomes + self._judge(left)
+        return outcomes + self._judge(names)
+
+    def _is_readable(self, name: str) -> bool:
+        """Return whether a file can be read: one that cannot be ends a run for all others."""
+        try:
+            check_language_model(read_gguf(self.project.root / f"{name}.gguf"))
+        except ModelFileError:
+            return False
+        return True
+
+    def _run(self, names: Sequence[str]) -> Ended:
+        (self.project.root / REPORT).unlink(missing_ok=True)
+        self.configure(names)
+        return self.project.run(deadline_s=MAX_S_A_CELL * len(FORMATS) * len(names))
+
+    def _run_refused(self, name: str) -> Counter[str]:
+        """Run with a file that cannot be read: one line names it."""
+        ended = self._run([name])
+        lines = [line for line in ended.output.splitlines() if line.startswith("ERROR: ")]
+        wrong = _wrong(ended)
+        if ended.status != 4 or len(lines) != 1 or f"/{name}.gguf" not in lines[0]:
+            wrong = wrong or f"exit status {ended.status}, {len(lines)} lines of errors"
+        if not wrong and self._says_enough(lines[0].removeprefix("ERROR: ")):
+            return Counter({"file: refused in one line": 1})
+        print(ended.output)
+        return Counter({f"WRONG: {wrong or 'the reason ' + lines[0]}": 1})
 
     def _judge(self, names: Sequence[str]) -> Counter[str]:
         outcomes: Counter[str] = Counter()
@@ -242,7 +258,7 @@ def run(count: int, number: int, folder: Path, models_a_run: int = MODELS_A_RUN)
         done += len(names)
         outcomes += came
         took_s = time.perf_counter() - began_s
-        print(f"{done} files, {took_s:.0f} s, {trial.original.name}: {json.dumps(came)}")
+        print(f"{done} files, {took_s:.0f} s, {trial.original.name}: {dict(came)}", flush=True)
     return outcomes
 
 

@@ -26,6 +26,7 @@ from pytest_quantgate.errors import CellUnsupported
 from pytest_quantgate.gguf.formats import FILE_TYPES, TENSOR_TYPES, Format
 from pytest_quantgate.gguf.reader import GgufFile, Tensor
 from pytest_quantgate.gguf.writer import Buffer, write_gguf
+from pytest_quantgate.storage.arrays import array_of
 from pytest_quantgate.storage.atomic import read_json, write_json
 from pytest_quantgate.storage.cache import Cache, Entry
 from pytest_quantgate.storage.keys import key_of
@@ -141,7 +142,7 @@ class ShapeFiles:
                 )
             )
             row_bytes = rows.shape[1] // kind.block_elements * kind.block_bytes
-            return np.frombuffer(reply.data, dtype=np.uint8).reshape(len(rows), row_bytes)
+            return array_of(reply.data, np.uint8, len(rows), row_bytes)
 
         def make(path: Path) -> dict[str, Any]:
             write_shape(path, shape.header(target.file_type, types), shape.file(types), encode)

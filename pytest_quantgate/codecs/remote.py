@@ -9,6 +9,7 @@ import numpy as np
 
 from pytest_quantgate.engines.messages import Decode, Encode, ListCodecs, MatMul, NativeType, VecDot
 from pytest_quantgate.errors import CellUnsupported
+from pytest_quantgate.storage.arrays import array_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -76,7 +77,7 @@ class WorkerCodecs:
         )
         found = self.type(name)
         row_bytes = source.shape[1] // found.block_elements * found.block_bytes
-        return np.frombuffer(reply.data, dtype=np.uint8).reshape(len(source), row_bytes)
+        return array_of(reply.data, np.uint8, len(source), row_bytes)
 
     def dequantize(self, name: str, data: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Decode ``data`` uint8 (n, bytes) to float32 (n, k)."""
@@ -84,7 +85,7 @@ class WorkerCodecs:
         found = self.type(name)
         reply = self._engine.ask(Decode(**_rows(name, source)))
         columns = source.shape[1] // found.block_bytes * found.block_elements
-        return np.frombuffer(reply.data, dtype=np.float32).reshape(len(source), columns)
+        return array_of(reply.data, np.float32, len(source), columns)
 
     def devices(self) -> list[str]:
         """Return the names of the engine's devices, such as ``CPU`` and ``CUDA0``."""
@@ -100,8 +101,8 @@ class WorkerCodecs:
                 activations=activations.astype(np.float32).tobytes(),
             )
         )
-        products = np.frombuffer(reply.products, dtype=np.float32)
-        return products, np.frombuffer(reply.activations, dtype=np.float32)
+        products = array_of(reply.products, np.float32, len(data))
+        return products, array_of(reply.activations, np.float32, len(activations))
 
     def matmul(
         self,
@@ -124,5 +125,4 @@ class WorkerCodecs:
         )
         if not reply.taken:
             return None
-        products = np.frombuffer(reply.products, dtype=np.float32)
-        return products.reshape(activations.shape[0], data.shape[0])
+        return array_of(reply.products, np.float32, activations.shape[0], data.shape[0])

@@ -298,14 +298,15 @@ def _read_tensors(
         n_dimensions = _number(stream, "<I")
         if n_dimensions > 4:
             raise _Truncated
-        shape = tuple(_number(stream, "<Q") for _ in range(n_dimensions))
+        # A tensor without dimensions has one weight, as ggml reads it.
+        shape = tuple(_number(stream, "<Q") for _ in range(n_dimensions)) or (1,)
         if 0 in shape:
             raise _Truncated
         number, offset = _number(stream, "<I"), _number(stream, "<Q")
         tensor_type = _BY_NUMBER.get(number)
         if tensor_type is None:
             raise ModelFileError(f"{where} has the unknown ggml type {number}")
-        if math.prod(shape[:1]) % tensor_type.block_elements:
+        if shape[0] % tensor_type.block_elements:
             raise ModelFileError(
                 f"{where} has rows of {shape[0]} weights, no multiple of {tensor_type.name}'s"
                 f" {tensor_type.block_elements}; get it again"

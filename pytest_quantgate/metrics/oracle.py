@@ -18,7 +18,7 @@ from pytest_quantgate.errors import RequestUnknown
 from pytest_quantgate.matrix.requests import model_request_fields
 from pytest_quantgate.results.measurements.absent import Absent
 from pytest_quantgate.results.measurements.oracle import OracleMeasurement
-from pytest_quantgate.storage.arrays import read_arrays
+from pytest_quantgate.storage.arrays import array_of, read_arrays
 
 if TYPE_CHECKING:
     from pytest_quantgate.matrix.resolved import ResolvedCell
@@ -71,9 +71,9 @@ def summarize(path: Path, reply: OracleCompared) -> OracleMeasurement:
     """Compare an engine's figures with those in the oracle's file."""
     expected = read_arrays(path)["nll_nats"].astype(np.float64)
     first = (expected.shape[1] + 1) // 2
-    seen = np.frombuffer(reply.nll_nats, dtype=np.float32).reshape(expected.shape)
+    seen = array_of(reply.nll_nats, np.float32, *expected.shape)
     difference = (seen - expected)[:, first:].ravel()
-    kld = np.frombuffer(reply.kld_nats, dtype=np.float64)
+    kld = array_of(reply.kld_nats, np.float64, -1)
     squares = difference**2 / 2
     return OracleMeasurement(
         rows=kld.size,

@@ -34,6 +34,7 @@ from pytest_quantgate.results.measurements.routing import (
     LayerRouting,
     RoutingMeasurement,
 )
+from pytest_quantgate.storage.arrays import array_of
 
 if TYPE_CHECKING:
     from pytest_quantgate.artifacts.files import CellFile
@@ -243,10 +244,10 @@ def _read_experts(
     for row in rows:
         found = _LAYER.match(row.name)
         layer = int(found[1]) if found else -1
-        plain.setdefault(layer, []).append(np.frombuffer(row.relative_rms))
+        plain.setdefault(layer, []).append(array_of(row.relative_rms, np.float64, n_experts))
         if row.weighted:
-            weighted.setdefault(layer, []).append(np.frombuffer(row.weighted))
-        stands.setdefault(layer, []).append(np.frombuffer(row.counterpart, dtype=np.int16))
+            weighted.setdefault(layer, []).append(array_of(row.weighted, np.float64, n_experts))
+        stands.setdefault(layer, []).append(array_of(row.counterpart, np.int16, n_experts))
     joined = []
     for layer, parts in plain.items():
         rms = np.sqrt(np.mean(np.square(parts), axis=0))

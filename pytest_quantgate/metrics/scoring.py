@@ -15,6 +15,7 @@ from pytest_quantgate.artifacts.files import CellFile
 from pytest_quantgate.engines.conditions import Conditions
 from pytest_quantgate.engines.messages import MatrixPlace, Message, Score, ScoredChunk
 from pytest_quantgate.errors import CellError
+from pytest_quantgate.gguf.reader import GgufFile
 from pytest_quantgate.matrix.requests import model_request_fields
 from pytest_quantgate.results.control import MOST_CHANGE
 from pytest_quantgate.results.events import Scoring
@@ -210,7 +211,7 @@ def _score(
         n_ubatch=conditions.n_ubatch,
         reference=str(folder) if can_compare else "",
         captures=captures,
-        output_matrix=_output_matrix(session.artifacts.file(reference)),
+        output_matrix=output_matrix(session.artifacts.file(reference).header),
         route_chunks=recorded if is_cpu else (),
         token_ids=_token_ids(session, cell),
         **_next_model(session, cell),
@@ -262,11 +263,11 @@ def _token_ids(session: Session, cell: ResolvedCell) -> str:
     return str(session.artifacts.chunk_plan(cell).token_ids_for(header, library) or "")
 
 
-def _output_matrix(file: CellFile) -> MatrixPlace | None:
-    """Return where a file's output matrix is: its own, or the tied embedding."""
-    tensors = {tensor.name: tensor for tensor in file.header.tensors}
+def output_matrix(file: GgufFile) -> MatrixPlace | None:
+    """Return where a file's output matrix is: its own, or the tied embedding; None for neither."""
+    tensors = {tensor.name: tensor for tensor in file.tensors}
     found = tensors.get("output.weight") or tensors.get("token_embd.weight")
-    if found is None:
+    if found is None or len(found.shape) != 2:
         return None
     n_embd, n_vocab = found.shape
     return MatrixPlace(

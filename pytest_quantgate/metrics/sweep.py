@@ -14,6 +14,7 @@ from pytest_quantgate.engines.messages.type_errors import TYPE_ERRORS
 from pytest_quantgate.engines.sweep import SHORT, Kind, Point, points
 from pytest_quantgate.matrix.requests import model_request_fields
 from pytest_quantgate.results.measurements.sweep import SweepMeasurement, SweptPoint
+from pytest_quantgate.storage.arrays import array_of
 
 if TYPE_CHECKING:
     from pytest_quantgate.matrix.resolved import ResolvedCell
@@ -79,8 +80,8 @@ def _swept(point: Point, row: ConditionCompared, own: SweptCondition) -> SweptPo
         cache_error=math.hypot(*(TYPE_ERRORS.get(kind, 0.0) for kind in types), 0.0),
         mean_kld_nats=row.mean_kld_nats,
         top_tokens_changed=row.top_tokens_changed,
-        block_starts=tuple(np.frombuffer(row.block_starts, dtype=np.int32).tolist()),
-        block_klds_nats=tuple(np.frombuffer(row.block_kld_nats).tolist()),
+        block_starts=tuple(array_of(row.block_starts, np.int32, -1).tolist()),
+        block_klds_nats=tuple(array_of(row.block_kld_nats, np.float64, -1).tolist()),
         nll_increase_nats=row.nll_increase_nats,
         nll_error_nats=row.nll_error_nats,
         problem=row.problem,

@@ -20,7 +20,7 @@ import numpy as np
 
 from pytest_quantgate.engines.messages import DivergenceSummary
 from pytest_quantgate.results.chunk_table import HASH_DIGITS, ChunkTable
-from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement
+from pytest_quantgate.results.measurements.perplexity import PerplexityMeasurement, agrees
 from pytest_quantgate.results.measurements.routes import Routes
 from pytest_quantgate.storage.arrays import read_arrays
 from pytest_quantgate.storage.atomic import write_atomically
@@ -102,10 +102,7 @@ def _unpack(path: Path) -> PerplexityMeasurement | None:
 
 
 def _is_consistent(measurement: PerplexityMeasurement) -> bool:
-    """Return whether the chunks' sums, counts and hashes are those of their tokens' values.
-
-    The values are rounded to float32, the sums are not.
-    """
+    """Return whether the chunks' sums, counts and hashes are those of their tokens' values."""
     chunks, count = measurement.chunks, len(measurement.chunks)
     if len(set(chunks.index)) < count or min(chunks.tokens, default=1) < 1:
         return False
@@ -116,8 +113,7 @@ def _is_consistent(measurement: PerplexityMeasurement) -> bool:
         if values is not None and sums is not None:
             if values.shape != (count, *values.shape[1:2]) or values.ndim != 2:
                 return False
-            found = values.sum(axis=1, dtype=np.float64)
-            if not np.allclose(found, sums, rtol=1e-5, atol=1e-4, equal_nan=True):
+            if not agrees(values, sums):
                 return False
     for rows in (measurement.nll_nats, measurement.top_tokens, measurement.top_probabilities):
         if rows is not None and [rows.shape[1]] * count != list(chunks.tokens):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_quantgate import errors
+from pytest_quantgate.gate.recording import verdict_of
 from pytest_quantgate.plugin.options import add_options
 from pytest_quantgate.results.verdicts import VerdictKind
 
@@ -26,6 +28,29 @@ def test_every_verdict_is_on_the_page_with_what_comes_next_and_no_other() -> Non
     table = rows("The verdicts")
     assert table.keys() == {kind.value for kind in VerdictKind}
     assert all(following for _, following in table.values())
+
+
+def classes(base: type[Exception] = errors.QuantgateError) -> list[type[Exception]]:
+    """Return an error class of the package and all below it."""
+    below = [kind for kind in base.__subclasses__() if kind.__module__ == errors.__name__]
+    return [base, *(item for kind in below for item in classes(kind))]
+
+
+def test_every_error_has_its_exit_status_or_verdict_and_what_comes_next() -> None:
+    """What becomes a verdict has the verdict's line; what ends the run, a paragraph here."""
+    assert errors.__doc__ is not None
+    in_tree = re.findall(r"── (\w+)", errors.__doc__)
+    assert sorted(kind.__name__ for kind in classes()) == sorted(["QuantgateError", *in_tree])
+    paragraphs = dict(re.findall(r"^`(\w+)`\n: (.*?)(?=\n\n)", PAGE, re.MULTILINE | re.DOTALL))
+    verdicts = rows("The verdicts")
+    for kind in classes():
+        if kind in (errors.QuantgateError, errors.CellError):
+            continue  # only the classes below them are raised as such
+        if issubclass(kind, errors.CellError) and kind.__name__ not in paragraphs:
+            assert verdicts[verdict_of(kind()).value][1], kind
+        else:
+            assert "`quantgate" in paragraphs[kind.__name__], kind
+    assert "exits with 4" in paragraphs["ConfigError"]
 
 
 def test_the_options_that_it_types_exist() -> None:

@@ -249,6 +249,7 @@ NAMED = encode_field("general.architecture", "llama")
         ([NAMED], [("n" * 64, F16, (32,))], "has a name of 64 bytes, and llama.cpp takes 63"),
         ([NAMED], [("ü" * 32, F16, (32,))], "has a name of 64 bytes"),
         ([NAMED], [("a", Q8_0, (33,))], "rows of 33 weights, no multiple of Q8_0's 32"),
+        ([NAMED], [("a", Q8_0, ())], "rows of 1 weights, no multiple of Q8_0's 32"),
     ],
 )
 def test_what_llama_cpp_refuses_without_a_reason(

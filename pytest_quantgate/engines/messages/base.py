@@ -24,6 +24,7 @@ Folder: TypeAlias = Annotated[str, PathUse.FOLDER]
 
 
 _KINDS: dict[str, type[Message]] = {}
+_HINTS: dict[type[Message], dict[str, Any]] = {}
 _PATH_USES: dict[str, dict[str, PathUse]] = {}
 
 
@@ -56,16 +57,46 @@ def from_wire(item: object) -> Message:
     """Rebuild a message.
 
     Raises:
-        ValueError: what came over the channel is no message.
+        ValueError: what came over the channel is no message, or a field is of another type.
 
     """
     if not _is_message(item):
         raise ValueError(f"not a message: {str(item)[:200]!r}")
     name, values = item
     try:
-        return _KINDS[name](**{field: _decode(value) for field, value in values.items()})
+        kind = _KINDS[name]
+        message = kind(**{field: _decode(value) for field, value in values.items()})
     except (KeyError, TypeError) as error:
-        raise ValueError(f"not a {name}: {error}") from error
+        raise ValueError(f"not a {name[:200]}: {error}"[:400]) from error
+    for field, hint in _hints(kind).items():
+        if not _is_of(getattr(message, field), hint):
+            wrong = repr(getattr(message, field))[:200]
+            raise ValueError(f"not a {name}: {field} is {wrong}, not {hint}")
+    return message
+
+
+def _hints(kind: type[Message]) -> dict[str, Any]:
+    """Return the types of a message's fields."""
+    if kind not in _HINTS:
+        hints = typing.get_type_hints(kind)
+        _HINTS[kind] = {item.name: hints[item.name] for item in fields(kind)}
+    return _HINTS[kind]
+
+
+def _is_of(value: object, hint: Any) -> bool:
+    """Return whether a value has a type; a whole number may stand for a float."""
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if arguments[1:] == (...,):
+            arguments = arguments[:1] * len(value)
+        return len(value) == len(arguments) and all(map(_is_of, value, arguments))
+    if arguments:  # of a union
+        return any(_is_of(value, argument) for argument in arguments)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, hint) or (hint is float and isinstance(value, int))
 
 
 def _is_message(item: object) -> TypeGuard[tuple[str, dict[str, Any]]]:

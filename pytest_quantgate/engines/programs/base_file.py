@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_quantgate.errors import CellCrashed
+from pytest_quantgate.storage.environment import environment
 
 _MAGIC = b"_logits_"
 _HEADER = struct.Struct("<8siii")
@@ -70,15 +71,17 @@ class BaseFile:
 
         Raises:
             CellCrashed: it is not.
+            EnvironmentProblem: it cannot be read.
 
         """
-        stat = self.path.stat()
-        state = (self.path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-        if state in _CHECKED:
-            return
-        with self.path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != sha256:
+        with environment("cannot read", self.path):
+            stat = self.path.stat()
+            state = (self.path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+            if state in _CHECKED:
+                return
+            with self.path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != sha256:
             raise CellCrashed(
                 f"the base file {self.path} is not what llama-perplexity wrote; delete"
                 f" {self.path.parent} to have it made again"
@@ -96,9 +99,18 @@ class BaseFile:
                 yield hashlib.sha256(ids).hexdigest()
 
     def write_first(self, n_chunks: int, destination: Path) -> None:
-        """Write a base file of the first chunks alone."""
+        """Write a base file of the first chunks alone.
+
+        Raises:
+            EnvironmentProblem: it cannot be written.
+
+        """
         left = n_chunks * _chunk_bytes(self.n_ctx, self.n_vocab)
-        with self.path.open("rb") as source, destination.open("wb") as stream:
+        with (
+            environment("cannot write", destination),
+            self.path.open("rb") as source,
+            destination.open("wb") as stream,
+        ):
             stream.write(_HEADER.pack(_MAGIC, self.n_ctx, self.n_vocab, n_chunks))
             source.seek(_HEADER.size)
             stream.write(source.read(4 * n_chunks * self.n_ctx))

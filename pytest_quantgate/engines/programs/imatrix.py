@@ -12,6 +12,7 @@ from pytest_quantgate.engines.programs.folder import IMATRIX, Argument, ProgramF
 from pytest_quantgate.engines.programs.tokens import TextCutter
 from pytest_quantgate.errors import CellUnsupported, ModelFileError
 from pytest_quantgate.gguf.reader import GgufFile, read_gguf
+from pytest_quantgate.storage.environment import environment
 
 _COUNTS, _SUMS = ".counts", ".in_sum2"
 
@@ -25,6 +26,7 @@ def collect_imatrix(
         CellCrashed: llama-imatrix did not write a matrix of all the chunks.
         CellUnsupported: llama.cpp refused, or the text is shorter than a chunk.
         CellError: the program is not there or hung.
+        EnvironmentProblem: the disk is full.
 
     """
     cut = cutter.cut(Tokenize(model=request.model, text=request.text, n_ctx=request.n_ctx))
@@ -52,7 +54,8 @@ def collect_imatrix(
             what = f"wrote a matrix of {n_chunks} of {n_requested} chunks"
             raise programs.crash(IMATRIX, code, what)
         arrays = _arrays(matrix)
-    with Path(request.destination).open("wb") as stream:
+    destination = Path(request.destination)
+    with environment("cannot write", destination), destination.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type] # numpy's stub takes no mapping
     return ImatrixCollected(n_chunks=n_requested)
 

@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_quantgate.engines.messages import DivergenceSummary, Message, ScoredChunk, SummedChunk
+from pytest_quantgate.errors import CellCrashed
 from pytest_quantgate.results.chunk_table import HASH_DIGITS, ChunkTable
 from pytest_quantgate.results.measurements.routes import Routes, join_routes, read_routes
+from pytest_quantgate.storage.arrays import array_of
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
@@ -122,6 +124,11 @@ class Gathering:
         return True
 
     def _append(self, index: int, **columns: Any) -> None:
+        if not 0 <= index < len(self._documents) or columns["tokens"] < 1:
+            raise CellCrashed(
+                f"the engine sent chunk {index} of {len(self._documents)} with"
+                f" {columns['tokens']} tokens"
+            )
         self.chunks = self.chunks.append(
             index=index, document=self._documents[index], domain=self._domains[index], **columns
         )
@@ -138,7 +145,7 @@ class Gathering:
         self._seconds_s += reply.seconds_s
 
     def _take_scored(self, reply: ScoredChunk) -> None:
-        nll = np.frombuffer(reply.nll_nats, dtype=np.float32)
+        nll = array_of(reply.nll_nats, np.float32, len(self._nll[0]) if self._nll else -1)
         self._append(
             reply.index,
             tokens=len(nll),
@@ -147,10 +154,14 @@ class Gathering:
             top_tokens=hashlib.sha256(reply.top_tokens).hexdigest()[:HASH_DIGITS],
             kld_sum_nats=reply.kld_sum_nats if reply.kld_nats else None,
         )
+        kld = _values(reply.kld_nats, len(nll))
+        for values, total in ((nll, reply.nll_sum_nats), (kld, reply.kld_sum_nats)):
+            if len(values) and not agrees(values, total):
+                raise CellCrashed(f"the engine sent {total} as the sum of tokens that have another")
         self._nll.append(nll)
-        self._top.append(np.frombuffer(reply.top_tokens, dtype=np.int32))
-        self._top_p.append(np.frombuffer(reply.top_probabilities, dtype=np.float32))
-        self._kld.append(np.frombuffer(reply.kld_nats, dtype=np.float32))
+        self._top.append(array_of(reply.top_tokens, np.int32, len(nll)))
+        self._top_p.append(_values(reply.top_probabilities, len(nll)))
+        self._kld.append(kld)
         self._seconds_s += reply.seconds_s
         self.take_routes(reply)
 
@@ -178,6 +189,18 @@ class Gathering:
 
 def _rows(array: FloatArray | None) -> list[FloatArray]:
     return [] if array is None else list(array)
+
+
+def agrees(values: FloatArray, sums: float | Sequence[float]) -> bool:
+    """Return whether sums are those of rows of values, which are rounded to float32."""
+    with np.errstate(all="ignore"):
+        totals = values.sum(axis=-1, dtype=np.float64)
+        return np.allclose(totals, sums, rtol=1e-5, atol=1e-4, equal_nan=True)
+
+
+def _values(data: bytes, count: int) -> FloatArray:
+    """Return a chunk's values, none where the engine sent none."""
+    return array_of(data, np.float32, count if data else 0)
 
 
 def _stack(rows: list[FloatArray], like: list[FloatArray]) -> FloatArray | None:
