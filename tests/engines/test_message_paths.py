@@ -39,6 +39,7 @@ def test_what_is_read_written_or_both() -> None:
     assert path_uses(Tokenize)["token_ids"] is PathUse.WRITTEN
     assert path_uses(Score) == {
         "model": PathUse.READ,
+        "next_model": PathUse.READ,
         "text": PathUse.READ,
         "token_ids": PathUse.READ,
         "reference": PathUse.FOLDER,
