@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, create_model, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from pytest_quantgate.config.limit import Value
 from pytest_quantgate.config.machines import (
@@ -31,13 +31,19 @@ from pytest_quantgate.config.values import (
 from pytest_quantgate.gguf.formats import DEFAULT_FORMATS
 from pytest_quantgate.storage.environment import path_below
 
+
+def _whole(value: Any) -> Any:
+    """Return a whole number that a record has as 1.0 as the integer that it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 _VALUES: Mapping[Value, object] = {
     Value.POSITIVE: Positive,
     Value.SHARE: Fraction,
     Value.SHARE_FROM_ZERO: FallbackShare,
     Value.INCREASE: AllowedIncrease,
     Value.DECREASE: AllowedDecrease,
-    Value.COUNT: Annotated[int, Field(ge=0, strict=True)],
+    Value.COUNT: Annotated[int, Field(ge=0, strict=True), BeforeValidator(_whole)],
     Value.INCREASE_BY_DOMAIN: AllowedIncreaseByDomain,
 }
 

@@ -105,8 +105,11 @@ def _limit(cell: CellRecord) -> float | None:
 
 
 def formats_table(group: Group, max_kld_nats: float | None) -> Table:
-    """Return the formats by size; a column that is empty in every row is left out."""
-    rows = []
+    """Return the formats by size; a column that is empty in every row is left out.
+
+    So is the advice where no limit says what may ship.
+    """
+    rows, has_limit = [], _has_limit(group, max_kld_nats)
     for cell in group.cells:
         judged = judge(cell, group, max_kld_nats)
         kld, low, high = kld_interval_on(cell, group.chunks)
@@ -121,8 +124,8 @@ def formats_table(group: Group, max_kld_nats: float | None) -> Table:
                 NONE if shift is None else change(*shift),
                 NONE if kld is None else f"{kld:.4f}{interval}",
                 share(same_top_on(cell, group.chunks)),
-                judged.advice.value,
-                judged.why or NONE,
+                judged.advice.value if has_limit else NONE,
+                judged.why or NONE if has_limit else NONE,
             )
         )
     figures = [Column(heading=name) for name in ("size MB", "bits per weight", "PPL")]
@@ -135,7 +138,17 @@ def formats_table(group: Group, max_kld_nats: float | None) -> Table:
         words("advice"),
         words("what decides"),
     ]
-    return _without_empty(columns, rows, notes=twin_notes(group.cells))
+    notes = twin_notes(group.cells)
+    if not has_limit:
+        notes.append("no limit says which formats may ship; give one with --max-kld NATS")
+    return _without_empty(columns, rows, notes=notes)
+
+
+def _has_limit(group: Group, max_kld_nats: float | None) -> bool:
+    """Return whether something says of a format whether it may ship: a limit, or the gate."""
+    if max_kld_nats is not None:
+        return True
+    return any(cell.is_red or _limit(cell) is not None for cell in group.cells)
 
 
 def _without_empty(

@@ -12,6 +12,8 @@ import pytest
 
 from pytest_quantgate.cli.main import main
 from pytest_quantgate.config.limit import MAX_MEAN_KLD_NATS
+from pytest_quantgate.config.limits import default_limits
+from pytest_quantgate.gguf.formats import FILE_TYPES, Format
 from pytest_quantgate.reports.card import Advice, card_groups, formats_table, front_matter, judge
 from pytest_quantgate.reports.chunks import kld_interval_on
 from pytest_quantgate.reports.write import write_report
@@ -114,3 +116,29 @@ def test_a_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["card", str(path), "-o", str(tmp_path / "card.pdf")]) == 2
     assert main(["card", str(path), "--model", "x"]) == 2
     assert "no model 'x'; name one with --model: m" in capsys.readouterr().err
+
+
+def test_without_a_limit_no_format_has_advice() -> None:
+    """Rather than two columns that say the same in every row."""
+    made = measured(verdict="PASS", limits={"kld_mean_max": MAX_MEAN_KLD_NATS})
+    (group,) = card_groups(made, None)
+    table = formats_table(group, None)
+    assert "advice" not in [column.heading for column in table.columns]
+    assert any("--max-kld" in str(note) for note in table.notes)
+    table = formats_table(group, 0.05)
+    assert [column.heading for column in table.columns][-2:] == ["advice", "what decides"]
+    assert not any("--max-kld" in str(note) for note in table.notes)
+
+
+def test_every_default_limit_of_a_record_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A count comes back from JSON as a number with a point."""
+    defaults = default_limits(Format(name="Q4_K_M", file_type=FILE_TYPES["Q4_K_M"])).model_dump(
+        mode="json", exclude_none=True
+    )
+    assert any(isinstance(value, int) for value in defaults.values())
+    path = tmp_path / "r.json"
+    write_report(path, measured(limits=defaults))
+    assert main(["card", str(path)]) == 0
+    assert "# m" in capsys.readouterr().out
