@@ -21,12 +21,19 @@ from pathlib import Path
 
 import numpy as np
 
-from pytest_quantgate.artifacts.imatrix import COUNTS, SUMS, read_imatrix, write_imatrix
+from pytest_quantgate.artifacts.imatrix import (
+    COUNTS,
+    SUMS,
+    dropped_weights,
+    read_imatrix,
+    write_imatrix,
+)
 from pytest_quantgate.errors import CellInvalid, ConfigError
 from pytest_quantgate.gguf.embedded import EMBEDDED
-from pytest_quantgate.gguf.formats import find_format
+from pytest_quantgate.gguf.formats import TENSOR_TYPES, find_format
 from pytest_quantgate.gguf.language_model import check_language_model
 from pytest_quantgate.gguf.reader import GgufFile, read_gguf
+from pytest_quantgate.gguf.writer import encode_field, encode_header
 from pytest_quantgate.results.measurements.size import measure_size
 
 MAX_S = 2.0
@@ -68,15 +75,35 @@ def matrix_seed(model: GgufFile, folder: Path) -> Seed:
     data = path.read_bytes()
 
     def read(path: Path) -> None:
-        read_imatrix("mutated", path, "", model).rows()
+        matrix = read_imatrix("mutated", path, "", model)
+        matrix.rows()
+        dropped_weights(matrix.entries, model)
+        for tensor in model.tensors[:40]:
+            if len(tensor.shape) > 1:
+                matrix.mean_squares(tensor.name, tensor.shape[2] if len(tensor.shape) > 2 else 1)
 
     return Seed(name="importance matrix", header=data, n_bytes=len(data), read=read)
 
 
+def quantized_seed(model: GgufFile) -> Seed:
+    """Return a header whose matrices are of a quantized type, as a seed."""
+    q4_0, f32 = TENSOR_TYPES["Q4_0"], TENSOR_TYPES["F32"]
+    fields = {"general.architecture": "llama", "tokenizer.ggml.model": "gpt2"}
+    header = encode_header(
+        [encode_field(name, value) for name, value in fields.items()],
+        [
+            (tensor.name, f32 if tensor.shape[0] % 32 else q4_0, tensor.shape)
+            for tensor in model.tensors
+        ],
+    )
+    return Seed(name="quantized", header=header, n_bytes=model.n_bytes, read=_read_model)
+
+
 def seeds(folder: Path) -> list[Seed]:
-    """Return the embedded models and a matrix of one of them."""
+    """Return the embedded models, and a matrix and a quantized header of one of them."""
     models = sorted(EMBEDDED.glob("*.gguf"))
-    return [*map(model_seed, models), matrix_seed(read_gguf(models[0]), folder)]
+    first = read_gguf(models[0])
+    return [*map(model_seed, models), matrix_seed(first, folder), quantized_seed(first)]
 
 
 def _read_model(path: Path) -> None:

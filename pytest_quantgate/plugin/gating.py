@@ -61,12 +61,14 @@ def gate(item: pytest.Item) -> Generator[None, None, None]:
         _judge(item, state, point.cell, questions, problem)
     except CellError as error:  # the machine refuses even what is to be written about the cell
         result = failure(session, point.cell, error, questions)
-        try:
-            _write_record(session, item, result.record)
-        except CellError:
-            item.user_properties.append((UNWRITTEN, json.dumps(to_plain(result.record))))
-            _add_properties(item, result.record)
-        _report(result)
+    else:
+        return
+    try:
+        _write_record(session, item, result.record)
+    except CellError:
+        item.user_properties.append((UNWRITTEN, json.dumps(to_plain(result.record))))
+        _add_properties(item, result.record)
+    _report(result)
 
 
 def _judge(

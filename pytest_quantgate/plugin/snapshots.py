@@ -21,6 +21,7 @@ from pytest_quantgate.results.baseline import Baseline
 from pytest_quantgate.results.baseline_file import dump
 from pytest_quantgate.results.baseline_store import Store
 from pytest_quantgate.storage.atomic import write_atomically
+from pytest_quantgate.storage.environment import environment
 
 
 def extension_for(path: Path) -> type[SingleFileSnapshotExtension]:
@@ -70,11 +71,20 @@ def store_baseline(item: pytest.Item, store: Store, candidate: Baseline) -> None
         store: says which file is the baseline's.
         candidate: what is accepted.
 
+    Raises:
+        EnvironmentProblem: it cannot be written.
+
     """
+    path = store.path(candidate.key)
     assertion = SnapshotAssertion(
         session=syrupy_session(item.config),
-        extension_class=extension_for(store.path(candidate.key)),
+        extension_class=extension_for(path),
         test_location=PyTestLocation(item),
         update_snapshots=item.config.option.update_snapshots,
     )
-    assert candidate == assertion
+    is_stored = candidate == assertion
+    for result in assertion.executions.values():
+        if result.exception is not None:  # syrupy keeps what it met, and says only that it failed
+            with environment("cannot write", path):
+                raise result.exception
+    assert is_stored

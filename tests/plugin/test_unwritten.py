@@ -39,10 +39,21 @@ def test_a_record_that_cannot_be_written_is_in_the_report(
     result.stdout.fnmatch_lines(["*UNAVAILABLE: cannot write *.json: No space left on device; *"])
     result.stdout.fnmatch_lines(["1 of 3 cells red*"])
     result.stdout.no_fnmatch_line("E  *")
+    result.stdout.no_fnmatch_line("*During handling*")
     record = json.loads((own_cache.root / "report.json").read_text())
     verdicts = {cell["format"]: cell["verdict"] for cell in record["cells"]}
     assert verdicts.keys() == {"F16", "Q8_0", "Q4_0"}
     assert verdicts["Q8_0"] == "UNAVAILABLE"
+
+
+def test_a_baseline_that_cannot_be_written_is_not_accepted(own_cache: Project) -> None:
+    own_cache.use_fake_engine()
+    (own_cache.root / "baselines").write_text("a file where the folder should be")
+    result = own_cache.accept()
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*UNAVAILABLE: cannot write *-c64.json: *", "3 of 3 cells red*"])
+    result.stdout.no_fnmatch_line("E  *")
+    result.stdout.no_fnmatch_line("*During handling*")
 
 
 def test_nothing_can_be_written(own_cache: Project, monkeypatch: pytest.MonkeyPatch) -> None:
