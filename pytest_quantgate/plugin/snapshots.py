@@ -7,6 +7,7 @@ so this extension discovers nothing; ``quantgate doctor`` knows the orphans.
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,9 @@ def extension_for(path: Path) -> type[SingleFileSnapshotExtension]:
 
         @classmethod
         def write_snapshot_collection(cls, *, snapshot_collection: Any, **_kwargs: Any) -> None:
+            # What a killed run left half-written; the baseline's lock is held.
+            for left in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+                left.unlink(missing_ok=True)
             for snapshot in snapshot_collection:
                 write_atomically(path, str(snapshot.data).encode())
 

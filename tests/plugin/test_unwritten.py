@@ -56,6 +56,16 @@ def test_a_baseline_that_cannot_be_written_is_not_accepted(own_cache: Project) -
     result.stdout.no_fnmatch_line("*During handling*")
 
 
+def test_what_a_killed_run_left_of_a_baseline_goes(own_cache: Project) -> None:
+    own_cache.use_fake_engine()
+    left = own_cache.root / "baselines" / "tiny" / "F16-cpu-story-c64.json.0.partial"
+    left.parent.mkdir(parents=True)
+    left.write_text("{")
+    assert own_cache.accept().ret == pytest.ExitCode.OK
+    assert left.with_suffix("").with_suffix("").is_file()
+    assert not left.exists()
+
+
 def test_nothing_can_be_written(own_cache: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     own_cache.use_fake_engine()
     fill_disk(monkeypatch, when="")
