@@ -123,7 +123,7 @@ def test_three_hosts_measure_the_built_in_profile_as_one_machine_does(
     for devices, name in (("away", "away.json"), ("cpu", "here.json")):
         given = (f"--quant-devices={devices}", f"--quant-report={name}", "--quant-fresh")
         own_cache.matrix(*given).assert_outcomes(passed=28)
-    apart = ("id", "device", "seconds_s")
+    apart = ("id", "device", "seconds_s", "durations_s")
     away, here = (
         {
             (cell["model"], cell["format"]): {k: v for k, v in cell.items() if k not in apart}

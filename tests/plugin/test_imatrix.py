@@ -78,9 +78,9 @@ def test_formats_of_eight_bits_and_mxfp4_ignore_the_matrix_byte_for_byte(
     assert cells["tiny-Q2_K_S-notes-cpu"]["tensors_by_type"]["Q2_K"] > 0
     result.stdout.fnmatch_lines(
         [
-            "Q4_K_M + notes *",
-            "note: Q8_0 + notes: Q8_0 ignores the matrix: same bytes",
-            "note: MXFP4_MOE + notes: MXFP4_MOE ignores the matrix: same bytes",
+            "Q4_K_M-notes *",
+            "note: Q8_0-notes: Q8_0 ignores the matrix: same bytes",
+            "note: MXFP4_MOE-notes: MXFP4_MOE ignores the matrix: same bytes",
             "*importance matrix*--quant-imatrix calibration*",
         ]
     )
