@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -177,6 +177,7 @@ class Scorer:
                 before = behind.submit(self._score_chunk, request, store, kept)
             if before is not None:
                 score(before.result)
+        self._coming.wait()
         return Scored(load_s=load_s, scoring_s=scoring_s)
 
     def _decode(self, model: Model, request: Score, index: int, chunk: np.ndarray) -> _Decoded:
@@ -333,6 +334,11 @@ class _Coming:
         with contextlib.suppress(EngineRefusal):
             return coming.result()
         return None
+
+    def wait(self) -> None:
+        """Wait until it is loaded: once a request is answered, others may use the device."""
+        if self._model is not None:
+            wait([self._model])
 
     def drop(self) -> None:
         """Free the model, if there is one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +41,13 @@ def request_of_first(tmp_path: Path, story: Path) -> Score:
 
 
 @pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def ready() -> list[str]:
+    """The paths of the models that are loaded, which takes longer than two chunks."""
+    return []
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch, ready: list[str]) -> list[str]:
     """The paths of the models that were loaded, on a device with room for two."""
     paths: list[str] = []
 
@@ -48,6 +55,8 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def __init__(self, request: Score, **options: object) -> None:
             paths.append(request.model)
             super().__init__(request, **options)  # type: ignore[arg-type] # as they were given
+            time.sleep(0.3)
+            ready.append(request.model)
 
     monkeypatch.setattr(scoring, "Model", Counted)
     monkeypatch.setattr(scoring, "_has_room", lambda _request: True)
@@ -62,7 +71,7 @@ def figures(scorer: Scorer, replies: list[Message], request: Score) -> list[floa
 
 
 def test_the_next_model_is_loaded_once_and_gives_its_own_figures(
-    request_of_first: Score, loaded: list[str]
+    request_of_first: Score, loaded: list[str], ready: list[str]
 ) -> None:
     """It is taken when it is asked for, and another one in its place is loaded as ever."""
     replies: list[Message] = []
@@ -71,6 +80,8 @@ def test_the_next_model_is_loaded_once_and_gives_its_own_figures(
     of_second = replace(request_of_first, model=second, next_model="", next_model_bytes=0)
     alone = figures(scorer, replies, of_second)
     figures(scorer, replies, request_of_first)
+    assert loaded == [second, first, second]
+    assert len(ready) == 3, "a device that others may use now would still be loaded to"
     assert figures(scorer, replies, of_second) == alone
     assert loaded == [second, first, second]
     figures(scorer, replies, request_of_first)
